@@ -1,0 +1,51 @@
+# wlsweep: two commands are all the set-up there is - `make sweep` and `make test`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+EXTRA ?= cpu
+SWEEP ?= search_spaces/demo.toml
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := locks/$(EXTRA).lock
+
+.PHONY: help sweep test test-fast lint format types locks clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  variables: SWEEP=search_spaces/iclr19.toml  ARGS="--only 0-6 --data papers.json"  EXTRA=gpu  PYTHON=python3.12'
+
+# torch comes first, with what its own build (CPU or CUDA) needs; everything else is the compiled lock, as it is.
+$(VENV)/.installed-$(EXTRA): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "wlsweep needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12"; exit 1; }
+	@echo "making $(VENV) from $(LOCK) (about 3 minutes, 4 GB; once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep '^torch==' $(LOCK))"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r <(grep -v '^torch==' $(LOCK))
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.installed-* && touch $@
+
+sweep: $(VENV)/.installed-$(EXTRA)  ## run a sweep (default: the 19 demo conditions); run again to go on
+	@$(BIN)/wlsweep run $(SWEEP) $(ARGS)
+
+test: lint types  ## everything that CI runs: lint, types, all tests
+	@$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed-$(EXTRA)  ## the tests that start no engine (seconds)
+	@$(BIN)/python -m pytest -m "not slow and not slurm"
+
+lint: $(VENV)/.installed-$(EXTRA)  ## ruff: lint and format check
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-$(EXTRA)  ## ruff: fix and format
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+types: $(VENV)/.installed-$(EXTRA)  ## mypy --strict on the package
+	@$(BIN)/mypy
+
+locks:  ## recompile the lock files from pyproject.toml (needs uv)
+	uv pip compile -q --no-annotate --no-header pyproject.toml --extra cpu --extra dev --excludes locks/cpu-excludes.txt --overrides locks/cpu-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/cpu.lock
+	uv pip compile -q --no-annotate --no-header pyproject.toml --extra gpu --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/gpu.lock
+
+clean:  ## delete the environment and caches (runs/ stays)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
