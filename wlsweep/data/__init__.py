@@ -1,0 +1,1 @@
+"""From ShareGPT rows to token tables and the manifests of the training mixes."""
