@@ -115,7 +115,7 @@ def draw_papers(n: int, words: int, seed: list[int]) -> list[dict[str, Any]]:
 def ensure_synthetic(config: SyntheticPapers, cache: Path) -> SyntheticFiles:
     """Write the three files of a world under `cache`, or find them there; the same bytes on every machine."""
     key = hashlib.sha256(json.dumps([VERSION, STRENGTH, config.model_dump()]).encode()).hexdigest()[:12]
-    folder = cache / "synthetic" / key
+    folder = cache.resolve() / "synthetic" / key
     files = SyntheticFiles(folder / "base.jsonl", folder / "train.jsonl", folder / "test.jsonl")
     sizes = (config.base_rows, config.train_rows, config.test_rows)
     for part, (path, n) in enumerate(zip(files, sizes, strict=True)):
