@@ -64,18 +64,23 @@ def split_human_turn(text: str) -> tuple[str, str]:
     return (text[: found.end()], text[found.end() :]) if found else ("", text)
 
 
+def parse_label(text: str) -> str | None:
+    """The label that a text boxes, read strictly: None if it boxes none, or two different ones."""
+    labels = set(_LABEL.findall(text))
+    return str(labels.pop()) if len(labels) == 1 else None
+
+
 def label_of(answer: str) -> str:
     """The label that an answer boxes.
 
     Raises:
         ValueError: if it boxes none, or two different ones.
     """
-    labels = _LABEL.findall(answer)
-    if not labels:
-        raise _BadRowError(f"no \\boxed{{Accept}} or \\boxed{{Reject}} in the answer {_excerpt(answer)}")
-    if len(set(labels)) > 1:
-        raise _BadRowError(f"two different labels in the answer {_excerpt(answer)}")
-    return str(labels[-1])
+    label = parse_label(answer)
+    if label is None:
+        many = "two different labels" if _LABEL.search(answer) else "no \\boxed{Accept} or \\boxed{Reject}"
+        raise _BadRowError(f"{many} in the answer {_excerpt(answer)}")
+    return label
 
 
 def parse_row(raw: object) -> Row:
@@ -126,6 +131,15 @@ def parse_row(raw: object) -> Row:
         paper=paper,
         true_log_odds=_log_odds_of(meta.get("true_log_odds")),
     )
+
+
+def to_sharegpt(row: Row) -> dict[str, Any]:
+    """The row as ShareGPT, with the plain answer `\\boxed{LABEL}`; `parse_row` reads it back to the same row."""
+    turns = [] if row.system is None else [{"from": "system", "value": row.system}]
+    turns.append({"from": "human", "value": row.instruction + row.paper})
+    turns.append({"from": "gpt", "value": f"\\boxed{{{row.label}}}"})
+    meta = {"submission_id": row.row_id, "year": row.year, "true_log_odds": row.true_log_odds}
+    return {"conversations": turns, "_metadata": {name: value for name, value in meta.items() if value is not None}}
 
 
 def read_rows(path: Path) -> Iterator[Row]:
