@@ -14,6 +14,7 @@ these attempts. Ownership ends everything: when the trial actor goes, so do desk
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import traceback
@@ -35,6 +36,7 @@ from wlsweep.sweep.lease import hold
 State = Literal["done", "failed", "stopped", "elsewhere"]
 LEASE_PATIENCE_S = 20.0
 """How long a group waits for the lease of a condition: an owner that was just killed needs some seconds to die."""
+_DESK = "wlsweep-desk-"
 IDLE_S = 14 * 24 * 3600
 """Longest wait of the other ranks for the next condition."""
 
@@ -71,6 +73,7 @@ class Desk:
         self.lines: list[dict[str, Any]] = []
         self.outcome: Outcome | None = None
         self.taker = ""
+        self.closed = False
         self.changed = asyncio.Condition()
 
     async def assign(self, assignment: Assignment) -> None:
@@ -82,16 +85,17 @@ class Desk:
     async def take(self, taker: str) -> Assignment | None:
         """Wait for a condition that is not finished; called by rank 0 whenever it is free or was started again.
 
-        A taker that was replaced by a later one (its process is dead, its call still waits) gets nothing.
+        Nothing is left to take once the desk is closed, nor for a taker that was replaced by a later one (its process
+        is dead, its call still waits).
         """
         async with self.changed:
             self.taker = taker
             self.changed.notify_all()
             while True:
                 await self.changed.wait_for(
-                    lambda: self.taker != taker or (self.assignment is not None and self.outcome is None)
+                    lambda: self.closed or self.taker != taker or (self.assignment is not None and self.outcome is None)
                 )
-                if self.taker != taker or self.assignment is None:
+                if self.closed or self.taker != taker or self.assignment is None:
                     return None
                 if self.attempts <= self.max_retries:
                     self.attempts += 1
@@ -99,6 +103,12 @@ class Desk:
                 cause = self.cause or "a worker process died without a word (killed, or out of memory)"
                 self.outcome = Outcome("failed", cause, self.attempts)
                 self.changed.notify_all()
+
+    async def close(self) -> None:
+        """Send the group home: its workers end, and their resources are free."""
+        async with self.changed:
+            self.closed = True
+            self.changed.notify_all()
 
     async def note(self, cause: str) -> None:
         """Remember why the group is about to fall."""
@@ -119,12 +129,9 @@ class Desk:
     async def follow(self, seen: int) -> tuple[list[dict[str, Any]], Outcome | None]:
         """New lines since `seen`, and the outcome once there is one; returns empty-handed after a while."""
         async with self.changed:
-            try:
-                await asyncio.wait_for(
-                    self.changed.wait_for(lambda: len(self.lines) > seen or self.outcome is not None), timeout=5
-                )
-            except TimeoutError:
-                pass
+            news = self.changed.wait_for(lambda: len(self.lines) > seen or self.outcome is not None)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(news, timeout=5)
             return self.lines[seen:], self.outcome
 
 
@@ -157,10 +164,12 @@ def _serve(desk: Any, rank: int, me: str, first: Assignment | None) -> None:
     control = dist.new_group(backend="gloo", timeout=timedelta(seconds=IDLE_S))
     assignment = first
     while True:
-        if rank == 0 and assignment is None:
-            assignment = ray.get(desk.take.remote(me))
+        box: list[Any] = [None]
         if rank == 0:
-            assert assignment is not None
+            assignment = assignment or ray.get(desk.take.remote(me))
+            if assignment is None:
+                dist.broadcast_object_list(box, src=0, group=control)
+                return
             run = RunDir(Path(assignment.root))
             with hold(run.lease(assignment.condition.name), assignment.owner, LEASE_PATIENCE_S) as mine:
                 if mine:
@@ -168,11 +177,12 @@ def _serve(desk: Any, rank: int, me: str, first: Assignment | None) -> None:
                     _train(desk, assignment, place)
                 else:
                     ray.get(desk.finish.remote("elsewhere"))
+            assignment = None
         else:
-            box: list[Any] = [None]
             dist.broadcast_object_list(box, src=0, group=control)
+            if box[0] is None:
+                return
             _train(desk, box[0], place)
-        assignment = None
 
 
 @lru_cache(maxsize=8)
@@ -207,7 +217,7 @@ class WarmGroup:
 
     def __init__(self, train: Train, label: str, logs: Path) -> None:
         self.error: BaseException | None = None
-        self.desk = ray.remote(Desk).options(num_cpus=0).remote(train.max_retries)
+        self.desk = ray.remote(Desk).options(num_cpus=0, name=f"{_DESK}{label}").remote(train.max_retries)
         resources: dict[str, float] = {"CPU": train.cpus_per_worker}
         if train.gpu:
             resources["GPU"] = 1
@@ -240,6 +250,14 @@ class WarmGroup:
     def alive(self) -> bool:
         """Whether the group can take conditions."""
         return self._thread.is_alive()
+
+
+def close_groups() -> None:
+    """End every group of this Ray job, whichever process owns it, and wait until its desk is told."""
+    for name in ray.util.list_named_actors():
+        if name.startswith(_DESK):
+            with contextlib.suppress(ray.exceptions.RayActorError, ValueError):
+                ray.get(ray.get_actor(name).close.remote())
 
 
 def worker_environment(train: Train) -> dict[str, str]:

@@ -25,6 +25,7 @@ from wlsweep.conditions import Condition, select
 from wlsweep.config import Sweep
 from wlsweep.errors import WlsweepError
 from wlsweep.paths import RunDir, read_json, write_json
+from wlsweep.process_log import keep_errors_in, show_errors_again
 from wlsweep.provenance import provenance
 from wlsweep.state import RunState, refuse_other_configuration
 from wlsweep.sweep.lease import hold, holder
@@ -59,12 +60,11 @@ class Runner:
         began = time.monotonic()
         refuse_other_configuration(self.run, self.sweep.fingerprint(), self.sweep.name)
         self.run.logs.mkdir(parents=True, exist_ok=True)
-        old = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        self._take_signals()
         try:
             code = self._stages()
         finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
+            show_errors_again()
             self.stop_file.unlink(missing_ok=True)
         write_json(self.run.logs / "seconds.json", {**self.seconds, "all": time.monotonic() - began})
         return code
@@ -73,6 +73,10 @@ class Runner:
     def stopping(self) -> bool:
         """Whether this launch was asked to stop."""
         return self.stop_file.exists()
+
+    def _take_signals(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:
         if self.stopping:
@@ -184,7 +188,9 @@ class Runner:
             from wlsweep.sweep.cluster import cluster_nodes, connect, room
 
             self.view.note("starting Ray")
+            keep_errors_in(self.run.logs / "driver.log")
             connect(self.sweep)
+            self._take_signals()  # Ray takes SIGTERM for itself when it starts
             self.connected = True
             self.room = room(self.sweep, cluster_nodes())
 
@@ -214,7 +220,8 @@ class Runner:
                     self._in_thread(
                         lambda free=free, hear=hear: train_conditions(  # type: ignore[misc]
                             self.sweep, self.run, base, free, self.room.groups, self.owner, self.stop_file, hear
-                        )
+                        ),
+                        saves=True,
                     )
                     tried |= {c.name for c in free} - elsewhere
                 elif all(c.name in tried for c in left):
@@ -227,8 +234,11 @@ class Runner:
         states = RunState(self.run)
         return [c for c in self.chosen if states.trained(c.name) is None]
 
-    def _in_thread(self, work: Callable[[], Any]) -> None:
-        """Run `work` beside the main thread, which is thus free to take signals; Tune would install its own."""
+    def _in_thread(self, work: Callable[[], Any], saves: bool) -> None:
+        """Run `work` beside the main thread, which is thus free to take signals; Tune would install its own.
+
+        When the sweep is to stop, work that `saves` is waited for; other work is left, it loses nothing.
+        """
         errors: list[BaseException] = []
 
         def run() -> None:
@@ -239,7 +249,7 @@ class Runner:
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        while thread.is_alive():
+        while thread.is_alive() and not (self.stopping and not saves):
             thread.join(timeout=0.2)
         if errors:
             raise errors[0]
@@ -251,7 +261,7 @@ class Runner:
             return
         with self.view.during("predict", len(names)):
             self._connect()
-            self._in_thread(lambda: self._predict_names(names))
+            self._in_thread(lambda: self._predict_names(names), saves=False)
         self._drop_models(names)
 
     def _predict_names(self, names: Sequence[str]) -> None:

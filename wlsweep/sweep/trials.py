@@ -17,7 +17,7 @@ import ray.tune
 from wlsweep.conditions import Condition
 from wlsweep.config import Sweep
 from wlsweep.paths import RunDir, write_json
-from wlsweep.sweep.groups import Assignment, Outcome, WarmGroup
+from wlsweep.sweep.groups import Assignment, Outcome, WarmGroup, close_groups
 
 _group: WarmGroup | None = None
 """The group of this trial actor's process; Tune reuses the process for the next trial."""
@@ -139,4 +139,7 @@ def train_conditions(
             callbacks=[_Listener(on_trial)],
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    finally:
+        close_groups()
