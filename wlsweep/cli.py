@@ -90,6 +90,44 @@ def run(
 
 
 @app.command()
+def submit(
+    sweep: Annotated[Path | None, typer.Argument(help="search space, a TOML file", metavar="SWEEP.toml")] = None,
+    site: Annotated[Path | None, typer.Option(help="site file, see cluster/sites/", metavar="SITE.toml")] = None,
+    only: Only = None,
+    nodes: Annotated[int, typer.Option(help="nodes of a job", metavar="N")] = 1,
+    array: Annotated[bool, typer.Option("--array", help="a job array, one small cluster a condition")] = False,
+    data: DataPath = None,
+    out: Annotated[Path | None, typer.Option(help="run directory (default: runs/NAME)", metavar="DIR")] = None,
+    limit: Limit = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="write the script, show the sbatch line, stop")] = False,
+    address: Annotated[
+        Path | None, typer.Option(help="print the address of a run's cluster, for `ray job submit`", metavar="DIR")
+    ] = None,
+    tunnel: Annotated[
+        Path | None, typer.Option(help="print the ssh line for the dashboard of a run's cluster", metavar="DIR")
+    ] = None,
+) -> None:
+    """Run a sweep as a SLURM job, or find the cluster of one that runs."""
+    if address or tunnel:
+        from wlsweep.cluster.attach import environment_line, find_cluster, tunnel_line
+
+        found = find_cluster(address or tunnel or Path())
+        then = f"then open http://127.0.0.1:8265; the token is in {found['token_path']}"
+        typer.echo(found["dashboard"] if address else tunnel_line(found))
+        typer.echo(environment_line(found) if address else then, err=True)
+        return
+    if sweep is None or site is None:
+        raise WlsweepError("submit needs SWEEP.toml and --site SITE.toml (or --address DIR, or --tunnel DIR)")
+    from wlsweep.cluster.site import load_site
+    from wlsweep.cluster.submit import Wish
+    from wlsweep.cluster.submit import submit as submit_job
+
+    loaded = _load(sweep, data, limit)
+    wish = Wish(sweep, out or Path("runs") / loaded.name, only, nodes, array, data, limit)
+    submit_job(loaded, load_site(site), wish, dry_run, typer.echo)
+
+
+@app.command()
 def status(folder: RunFolder, json_: AsJson = False) -> None:
     """Say where each condition of a run stands: done, running, failed (and why) or missing."""
     from wlsweep.paths import existing_run

@@ -46,7 +46,8 @@ def connect(sweep: Sweep) -> None:
 
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
+        # The cluster's processes were started by others: what must hold in them travels with the job.
+        ray.init(runtime_env={"env_vars": _SETTINGS}, **quiet)
     else:
         ray.init(address="local", num_cpus=local_cpus(sweep), include_dashboard=False, **quiet)
     for name in ("ray.tune", "ray.train", "ray.data", "ray.air"):

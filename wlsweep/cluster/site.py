@@ -1,0 +1,150 @@
+"""What one cluster site is like: a TOML file with everything that differs between sites, and nothing else does.
+
+    site = load_site("cluster/sites/gpu-4.toml")
+
+Values end up in a batch script, so each has a narrow pattern here and is quoted there: no value can add a line or a
+command. `setup` alone is shell code, by its purpose; it is as trusted as the person who submits.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wlsweep.errors import WlsweepError
+
+_OURS = set(
+    re.findall(
+        r"[a-z-]+",
+        "array chdir cpus-per-task dependency error exclusive export gres input job-name mem nodes ntasks "
+        "ntasks-per-node no-requeue open-mode output partition account qos requeue signal time wrap get-user-env "
+        "parsable test-only wait",
+    )
+)
+SCRATCH_LENGTH = 30
+"""Longest scratch path: the paths of Ray's sockets below it must stay within 107 characters."""
+
+
+def refuse_control(value: str, what: str = "value") -> str:
+    """The value itself.
+
+    Raises:
+        ValueError: if it holds a newline or another control character.
+    """
+    if any(not c.isprintable() for c in value):
+        raise ValueError(f"{what} {value!r} holds a line break or another control character")
+    return value
+
+
+def _word(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.,:@+-]*", value):
+        raise ValueError(f"{value!r}: only letters, digits and _ . , : @ + - can stand here")
+    return value
+
+
+def _folder(value: str) -> str:
+    refuse_control(value)
+    if not value.startswith("/"):
+        raise ValueError(f"{value!r}: give an absolute path")
+    return value
+
+
+def _time(value: str) -> str:
+    if not re.fullmatch(r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d(:\d\d)?)?", value):
+        raise ValueError(f"{value!r}: write a time as SLURM does: minutes, HH:MM:SS or D-HH:MM:SS")
+    return value
+
+
+def _option(value: str) -> str:
+    m = re.fullmatch(r"--([a-z][a-z-]*)(=[A-Za-z0-9_.,:@+/*&|()\[\]-]+)?", value)
+    if not m:
+        raise ValueError(f"{value!r}: write an sbatch option as --name or --name=value, without spaces and quotes")
+    if m[1] in _OURS:
+        raise ValueError(f"{value!r}: --{m[1]} is set from another key of the site or from the command line")
+    return value
+
+
+Word = Annotated[str, AfterValidator(_word)]
+Folder = Annotated[str, AfterValidator(_folder)]
+Line = Annotated[str, AfterValidator(refuse_control)]
+Host = Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+
+
+class Site(BaseModel):
+    """One cluster, as its users see it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    partition: Word | None = None
+    """SLURM partition; without it the site's default."""
+    account: Word | None = None
+    """Account that is charged."""
+    qos: Word | None = None
+    """Quality of service."""
+    gpus_per_node: int = Field(0, ge=0)
+    """GPUs that one job may use on a node."""
+    gres: Word = "gpu"
+    """GRES name of the GPUs, with a type where the site has several: `gpu` or `gpu:a100`."""
+    cpus_per_node: int = Field(ge=2)
+    """CPU cores that one job may use on a node."""
+    memory_gb: float = Field(ge=1)
+    """Memory that one job may use on a node, in GiB."""
+    time: Annotated[str, AfterValidator(_time)]
+    """Time limit of one job; the sweep goes on in the next."""
+    warning_s: int = Field(300, ge=10, le=65535)
+    """Seconds before the time limit at which running conditions save their checkpoints."""
+    setup: list[Line] = []
+    """Shell lines before anything else: modules, `source .venv/bin/activate`, network settings."""
+    prefix: list[Line] = []
+    """Words before every Python command, such as a container: `["apptainer", "exec", "--nv", "/images/wl.sif"]`."""
+    python: Line = "python"
+    """Python that has wlsweep and its engines installed, after `setup` and within `prefix`."""
+    shared: Folder
+    """Directory that the login node and all compute nodes see under this name; runs must lie in it."""
+    scratch: Folder = "/tmp"  # noqa: S108 - the job makes its own closed directory in it
+    """Node-local directory for temporary files; the job removes what it puts there."""
+    whole_nodes: bool = False
+    """Whether jobs get whole nodes (`--exclusive`) instead of sharing them."""
+    requeue: bool = True
+    """Whether jobs may requeue themselves; where not, a job submits its continuation."""
+    listen: Literal["loopback", "network"] = "loopback"
+    """Where Ray and its dashboard listen: `loopback` limits a cluster to one node, reached by an SSH tunnel; `network`
+    opens them to the site's network, behind the token."""
+    login: Host | None = None
+    """Login node as SSH knows it, for `wlsweep submit --tunnel`; without it the machine that this runs on."""
+    sbatch: list[Annotated[str, AfterValidator(_option)]] = []
+    """Further `#SBATCH` options, such as `--constraint=a100`."""
+
+    @model_validator(mode="after")
+    def _short_scratch(self) -> Self:
+        if len(self.scratch) > SCRATCH_LENGTH:
+            raise ValueError(
+                f"scratch {self.scratch!r} has more than {SCRATCH_LENGTH} characters; Ray's sockets need a short path"
+            )
+        return self
+
+
+def load_site(path: str | Path) -> Site:
+    """Read a site file.
+
+    Raises:
+        WlsweepError: naming the file and every wrong field at once.
+    """
+    path = Path(path)
+    try:
+        return Site.model_validate(tomllib.loads(path.read_bytes().decode("utf-8-sig")))
+    except FileNotFoundError:
+        raise WlsweepError(f"{path}: no such site file; copy one of cluster/sites/ and fill it in") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise WlsweepError(f"{path}: no readable TOML: {e}") from None
+    except ValidationError as e:
+        lines = []
+        for error in e.errors():
+            at = ".".join(str(part) for part in error["loc"]) or "site"
+            message = error["msg"].removeprefix("Value error, ")
+            lines.append(f"  - {at}: {'unknown key' if error['type'] == 'extra_forbidden' else message}")
+        raise WlsweepError(f"{path} is no valid site:\n" + "\n".join(lines)) from None
