@@ -7,6 +7,7 @@ nothing outside its own folder: no user, no address and no service of the host i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -179,7 +180,7 @@ PartitionName=scavenge Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQ
 
     def boot(self, i: int) -> None:
         """Start (again) the machine node`i`."""
-        name, login = f"node{i}", self.first["login"]
+        name = f"node{i}"
         self._start(name)
         self._in_net(
             "login",
@@ -187,17 +188,15 @@ PartitionName=scavenge Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQ
         )
         self._in_net(
             name,
-            f"ip link set lo up; ip addr add {NET}.{i}/24 dev eth0; ip link set eth0 up; ip route add default via {NET}.254",
+            f"ip link set lo up; ip addr add {NET}.{i}/24 dev eth0; ip link set eth0 up; "
+            f"ip route add default via {NET}.254",
         )
-        assert login
         (self.root / "state" / f"{name}.net").touch()
 
     def _start(self, name: str) -> None:
         for mark in ("booted", "net"):
             (self.root / "state" / f"{name}.{mark}").unlink(missing_ok=True)
-        seen = dict.fromkeys([str(REPOSITORY), sys.prefix, str(PYTHON.resolve().parents[1]), sys.base_prefix])
-        if PYTHON.exists():
-            seen[str(PYTHON.parent.parent.resolve())] = None
+        seen = dict.fromkeys(str(p.resolve()) for p in (REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)))
         command = [
             "unshare",
             "--fork",
@@ -226,7 +225,8 @@ PartitionName=scavenge Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQ
     def crash(self, name: str) -> None:
         """Power off: every process of the machine gets SIGKILL, nobody is told."""
         pid = self.first.pop(name)
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
         until(
             lambda: not Path(f"/proc/{pid}/stat").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text(), 20, name
         )

@@ -21,7 +21,7 @@ for ((g = 0; g < gpus; g++)); do mknod -m 666 "$dev/fakegpu$g" c 240 "$g"; done
 mount --rbind "$dev" /dev
 
 # What an unprivileged user must reach though it lies below /tmp or below a closed home is kept aside and put back.
-keep=$lab/machines/$name/keep; mkdir -p "$keep"; mount -t tmpfs -o mode=755 keep "$keep"
+keep=/run/keep; mkdir "$keep"
 i=0
 for path in "$lab" "$@"; do mkdir "$keep/$i"; mount --rbind "$path" "$keep/$i"; i=$((i + 1)); done
 for path in "$@"; do

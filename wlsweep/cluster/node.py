@@ -8,20 +8,23 @@ would end every Ray process of the user on the machine, those of other jobs too.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
 from wlsweep.cluster.inside import FORM_S, ports_from
 
-END_S = 20.0
-"""How long Ray may take to end after SIGTERM before it is killed."""
+END_S = 3.0
+"""How long Ray's processes may take to end after SIGTERM: SLURM sends SIGKILL soon, and files must be gone by then."""
 HEAD_GONE_S = 10
 """After how many seconds without its head a node ends; Ray's own 60 would keep the job's nodes busy."""
 
@@ -48,7 +51,7 @@ def ray_command(python: str, env: Mapping[str, str], head: bool, own_ip: str) ->
         f"--num-gpus={env['WLSWEEP_GPUS']}",
         f"--memory={int(env['WLSWEEP_HEAP_MB']) * mib}",
         f"--object-store-memory={int(env['WLSWEEP_STORE_MB']) * mib}",
-        f"--temp-dir={env['WLSWEEP_SCRATCH']}",
+        f"--temp-dir={env['WLSWEEP_SCRATCH']}/r",  # below a closed folder: Ray opens its own to all
         f"--dashboard-agent-listen-port={ports.agent}",
         f"--metrics-export-port={ports.metrics}",
         "--min-worker-port=0",
@@ -81,27 +84,30 @@ def main() -> int:
     environment = {**os.environ, "TMPDIR": str(scratch)}
     if not head:
         environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = str(HEAD_GONE_S)
-    told = False
-
-    def end(_number: int, _frame: object) -> None:
-        nonlocal told
-        told = True
-        ray.terminate()
-
+    told = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: told.set())
+    ray = psutil.Popen(ray_command(sys.executable, os.environ, head, own_ip), env=environment)
     try:
-        ray = subprocess.Popen(ray_command(sys.executable, os.environ, head, own_ip), env=environment)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, end)
-        while ray.poll() is None and not told:
-            time.sleep(0.2)
-        try:
-            code = ray.wait(END_S)
-        except subprocess.TimeoutExpired:
-            ray.kill()
-            code = ray.wait()
+        while ray.poll() is None and not told.wait(0.2):
+            pass
     finally:
+        end_tree(ray)
         shutil.rmtree(scratch, ignore_errors=True)
-    return 0 if told else code or 1  # a node that ends by itself is a fault
+    return 0 if told.is_set() else ray.returncode or 1  # a node that ends by itself is a fault
+
+
+def end_tree(process: psutil.Process) -> None:
+    """End a process and all that it started: kindly, then, after `END_S`, by SIGKILL. By number, never by name."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        tree = [*process.children(recursive=True), process]
+        for one in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.terminate()
+        for one in psutil.wait_procs(tree, END_S)[1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(tree, END_S)
 
 
 if __name__ == "__main__":
