@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -290,6 +291,26 @@ PartitionName=scavenge Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQ
         """Submit a sweep as the owner; returns the job id."""
         out = self.wlsweep("submit", str(sweep), "--site", str(site or self.site()), *options).stdout
         return next(int(line.split()[1]) for line in out.splitlines() if line.startswith("job:"))
+
+    def variant(self, name: str, **changes) -> Path:
+        """The small sweep under another name, with other values for some keys."""
+        text = re.sub('name = ".*"', f'name = "{name}"', (HERE / "small.toml").read_text())
+        for key, value in changes.items():
+            text, hits = re.subn(rf"^{key} = .*$", f"{key} = {json.dumps(value)}", text, flags=re.M)
+            if not hits:
+                text = text.replace("[train]", f"[train]\n{key} = {json.dumps(value)}")
+        path = self.home() / f"{name}.toml"
+        path.write_text(text)
+        return path
+
+    def steps(self, run: str, condition: str = "baseline_gamma1.0_prop1_2") -> list[str]:
+        """Lines of a condition's metric log so far, one a step."""
+        path = self.home() / "runs" / run / "conditions" / condition / "metrics.jsonl"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def until_step(self, run: str, step: int, seconds: float = 300) -> None:
+        """Wait until a run's first condition has trained for so many steps."""
+        until(lambda: len(self.steps(run)) >= step, seconds, f"{run} has not reached step {step}")
 
     def job(self, job: int | str) -> dict[str, str]:
         """What SLURM says of a job."""

@@ -12,7 +12,9 @@ from tests.slurm.lab import HERE, PYTHON, Lab, until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
-LIST_JOBS = "from ray.job_submission import JobSubmissionClient as C; import sys; print(len(C(sys.argv[1]).list_jobs()))"
+LIST_JOBS = (
+    "from ray.job_submission import JobSubmissionClient as C; import sys; print(len(C(sys.argv[1]).list_jobs()))"
+)
 
 
 def find_address(lab: Lab, run: str, seconds: float = 120) -> tuple[str, dict]:
@@ -60,7 +62,9 @@ def test_a_sweep_over_two_nodes_ends_complete_and_is_reached_by_its_owner_alone(
     without = lab.python("login", "-c", LIST_JOBS, url, check=False, env={"RAY_AUTH_MODE": "disabled"})
     assert without.returncode != 0 and re.search("401|403|[Uu]nauth|token", without.stderr), without.stderr[-500:]
     stranger = lab.python("login", "-c", LIST_JOBS, url, check=False, user="stranger", env=as_client(cluster))
-    assert stranger.returncode != 0 and re.search("[Pp]ermission|token|401|403", stranger.stderr), stranger.stderr[-500:]
+    assert stranger.returncode != 0 and re.search("[Pp]ermission|token|401|403", stranger.stderr), stranger.stderr[
+        -500:
+    ]
     guess = lab.on(
         "login", str(PYTHON), "-c", LIST_JOBS, url, user="stranger", check=False,
         env={"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},

@@ -1,0 +1,66 @@
+"""The two shapes of a job, and launches that meet: nothing collides, nothing is trained twice."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.slurm.lab import HERE, until
+from tests.slurm.test_smoke import left_behind
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+def states_of(lab, run: str) -> list[str]:
+    """Prediction states of a run's conditions."""
+    return [c["predict"] for c in json.loads(lab.wlsweep("status", f"runs/{run}", "--json").stdout)["conditions"]]
+
+
+def done_in(log: str) -> list[str]:
+    """Conditions that a log says were trained."""
+    return [line.split()[-2] for line in log.splitlines() if line.startswith("  train") and line.endswith(" done")]
+
+
+def test_tasks_of_an_array_share_a_node_without_a_collision_and_leave_nothing(lab):
+    sweep = lab.variant("array", cpus_per_worker=1)
+    lab.on("login", "scontrol", "update", "nodename=node2", "state=drain", "reason=test")
+    try:
+        site = lab.site(cpus_per_node=6, memory_gb=8, gpus_per_node=2)
+        job = lab.submit(sweep, "--array", "--only", "0-2", site=site)
+        folder = lab.home() / "runs/array/slurm"
+        until(lambda: len(list(folder.glob("cluster-*.json"))) == 2, 240, "no two clusters at the same time")
+        clusters = [json.loads(p.read_text()) for p in folder.glob("cluster-*.json")]
+        assert {c["head"] for c in clusters} == {"node1"}
+        for key in ("gcs", "dashboard", "metrics_port", "token_path", "attempt"):
+            assert len({c[key] for c in clusters}) == 2, key
+    finally:
+        lab.on("login", "scontrol", "update", "nodename=node2", "state=resume")
+    ids = [job, *range(job + 1, job + 3)]
+    assert [lab.wait(i, 600)["JobState"] for i in ids] == ["COMPLETED"] * 3
+    assert states_of(lab, "array") == ["done"] * 3 + ["missing"]
+    logs = [p.read_text() for p in (lab.home() / "runs/array/logs").glob("attempt_*/job.log")]
+    assert sorted(len(done_in(log)) for log in logs) == [1, 1, 1]
+    assert len(json.loads((lab.home() / "runs/array/metrics/all_metrics.json").read_text())) == 3
+    assert left_behind(lab) == {}
+
+
+def test_two_submissions_of_one_sweep_train_each_condition_once(lab):
+    sweep, site = lab.variant("twice", epochs=4), lab.site(cpus_per_node=5)
+    jobs = [lab.submit(sweep, site=site) for _ in range(2)]
+    assert [lab.wait(j, 700)["JobState"] for j in jobs] == ["COMPLETED"] * 2
+    assert states_of(lab, "twice") == ["done"] * 4
+    logs = [p.read_text() for p in (lab.home() / "runs/twice/logs").glob("attempt_*/job.log")]
+    assert len(logs) == 2
+    trained = [name for log in logs for name in done_in(log)]
+    assert sorted(trained) == sorted(set(trained)) and len(trained) == 4
+
+
+def test_slurm_and_a_plain_machine_give_the_same_numbers(lab):
+    job = lab.submit(HERE / "small.toml", "--nodes", "2", "--out", "runs/small")
+    assert lab.wait(job, 500)["JobState"] == "COMPLETED"
+    lab.wlsweep("run", str(HERE / "small.toml"), "--out", "runs/plain", timeout=600)
+    here, there = (
+        json.loads((lab.home() / f"runs/{r}/metrics/all_metrics.json").read_text()) for r in ("plain", "small")
+    )
+    assert here == pytest.approx(there)
