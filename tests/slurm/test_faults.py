@@ -1,4 +1,4 @@
-"""What clusters do to jobs: signals, preemption, cancellation, dead nodes. The sweep goes on, or stays away, as promised.
+"""What clusters do to jobs: signals, preemption, cancellation, dead nodes. The sweep goes on or stays away, as promised.
 
 That a condition was resumed and not trained anew is read off its metric log: each line holds a measured speed, so the
 lines before the stop can only still be there if nobody trained those steps again.

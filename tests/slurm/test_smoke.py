@@ -26,7 +26,7 @@ def find_address(lab: Lab, run: str, seconds: float = 120) -> tuple[str, dict]:
 
     url = until(attached, seconds, f"no address of {run}", every=2)
     files = (lab.home() / run / "slurm").glob("cluster-*.json")
-    found = next(f for f in map(lambda p: json.loads(p.read_text()), files) if f["dashboard"] == url)
+    found = next(f for f in (json.loads(p.read_text()) for p in files) if f["dashboard"] == url)
     return url, found
 
 
