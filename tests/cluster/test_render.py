@@ -121,11 +121,12 @@ def test_hostile_names_reach_the_sweep_as_they_are(tmp_path, nasty):
     fake.mkdir()
     show = """#!/bin/bash
     if [ "$2 $3" = "wlsweep.cluster.inside begin" ]; then mkdir -p "$4/a"; echo "$4/a"; echo 127.0.0.1:1; fi
-    if [ "$2" = wlsweep.cluster.node ]; then exec sleep 30; fi
+    if [ "$2" = wlsweep.cluster.node ]; then echo $$ >"$WLSWEEP_ATTEMPT/step"; exec sleep 30; fi
     if [ "$2" = wlsweep.cli ]; then printf '%s\\0' "$@" >"$SEEN"; fi
     """
     (fake / "srun").write_text('#!/bin/bash\nwhile [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n')
     (fake / "py thon").write_text(show)
+    (fake / "scancel").write_text('#!/bin/bash\nkill "${2#7.}"\n')
     for f in fake.iterdir():
         f.chmod(0o755)
     site = CPU.model_copy(

@@ -78,6 +78,8 @@ def main() -> int:
     if own_ip is None:
         sys.stderr.write(f"error: the head {host}:{port} does not listen after {FORM_S:.0f} s\n")
         return 1
+    if head:
+        (Path(os.environ["WLSWEEP_ATTEMPT"]) / "step").write_text(os.environ["SLURM_STEP_ID"])
     scratch = Path(os.environ["WLSWEEP_SCRATCH"])
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(mode=0o700)

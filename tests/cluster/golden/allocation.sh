@@ -79,6 +79,9 @@ step=$!
 end_cluster() {
   trap '' USR1 TERM
   rm -f -- "$WLSWEEP_ADDRESS_FILE"
+  # A signal to srun itself would end its tasks by SIGKILL, before they clean up.
+  if kill -0 "$step" 2>/dev/null; then scancel --signal=TERM "$SLURM_JOB_ID.$(cat -- "$WLSWEEP_ATTEMPT/step")"; fi
+  for _ in {1..20}; do kill -0 "$step" 2>/dev/null && sleep 1; done
   kill "$step" 2>/dev/null && wait "$step"
   rm -f -- "$RAY_AUTH_TOKEN_PATH"
   rm -rf -- "$TMPDIR"
