@@ -155,7 +155,9 @@ def load_mix(run: RunDir, k: int) -> TokenRows:
     manifest = pq.read_table(run.manifest(k))
     ids = np.repeat(np.array(manifest["row_id"].to_pylist(), dtype=object), manifest["multiplicity"].to_numpy())
     wanted = record["mixes"][f"1/{k}"]
-    rows = _token_rows(run, [record["tokens"][part] for part in ("train", "pool") if part in record["tokens"]], ids)
+    rows = _token_rows(
+        run, [record["tokens"][part] for part in ("train", "pool") if part in record["tokens"]], ids.tolist()
+    )
     if (found := (int(rows.accept.sum()), int((~rows.accept).sum()))) != (wanted["accepts"], wanted["rejects"]):
         raise WlsweepError(
             f"{run.manifest(k)} has {found[0]} accepts and {found[1]} rejects, {run.data_json} says "

@@ -27,7 +27,7 @@ STALE_S = 60.0
 
 def _machine() -> str:
     """Host and process-number space, so that a process number means the same process."""
-    return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
 
 
 def _started(pid: int) -> str | None:

@@ -71,7 +71,7 @@ def train_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     ray.tune.report({**line, "state": outcome.state, "cause": outcome.cause or "", "attempts": outcome.attempts})
 
 
-class _Listener(ray.tune.Callback):
+class _Listener(ray.tune.Callback):  # type: ignore[misc] # Ray has no types here
     """Hears of trials in the driver."""
 
     def __init__(self, on_trial: Callable[[str, dict[str, Any]], None]) -> None:

@@ -121,7 +121,7 @@ def teach(
                 len(drawn),
                 torch.device("cpu"),
             )
-            run_forward(model, batch, 1.0).loss.backward()
+            torch.autograd.backward(run_forward(model, batch, 1.0).loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
