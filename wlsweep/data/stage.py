@@ -1,8 +1,8 @@
 """The data stage: from the files of a sweep to manifests, the truth of the test set, and token tables to train on.
 
-`prepare_data` writes, `load_mix` and `load_test` read; `data.json` is written last and is what makes the stage finished.
-A run never mixes two versions of the data: what decides the rows is recorded, and a change is refused once a condition
-has been trained on them.
+`prepare_data` writes, `load_mix` and `load_test` read; `data.json` is written last and makes the stage finished. A run
+never mixes two versions of the data: what decides the rows is recorded, and a change is refused once a condition has
+been trained on them.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ def load_mix(run: RunDir, k: int) -> TokenRows:
     if not run.manifest(k).is_file() or f"1/{k}" not in record["mixes"]:
         raise WlsweepError(f"{run.data} holds no mix 1/{k}; run the data stage again with a search space that has it")
     manifest = pq.read_table(run.manifest(k))
-    ids = np.repeat(np.array(manifest["row_id"].to_pylist(), dtype=object), manifest["multiplicity"].to_numpy())
+    uses = zip(manifest["row_id"].to_pylist(), manifest["multiplicity"].to_pylist(), strict=True)
+    ids = [row_id for row_id, times in uses for _ in range(times)]
     wanted = record["mixes"][f"1/{k}"]
     rows = _token_rows(run, [record["tokens"][part] for part in ("train", "pool") if part in record["tokens"]], ids)
     if (found := (int(rows.accept.sum()), int((~rows.accept).sum()))) != (wanted["accepts"], wanted["rejects"]):
