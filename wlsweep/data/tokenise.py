@@ -138,7 +138,7 @@ def find_answer_tokens(tokenizer: Any) -> AnswerTokens:
     turns = _messages("Judge.", "Paper.")
     prompt = _render(tokenizer, turns, add_generation_prompt=True)
     prompt_ids = _encode(tokenizer, prompt)
-    specials = set(tokenizer.all_special_ids)
+    specials = set(tokenizer.all_special_ids) | {n for n, t in tokenizer.added_tokens_decoder.items() if t.special}
     answers = {}
     for label in LABELS:
         chat = _render(tokenizer, [*turns, {"role": "assistant", "content": ANSWER.format(label)}])
