@@ -23,7 +23,7 @@ def sharegpt(row_id, label, paper="Some paper.", year=2024, system="You review."
     return row
 
 
-def corpus(accepts, rejects, prefix="r", words=30):
+def corpus(accepts, rejects, prefix="r", words=8):
     """Short papers with different texts."""
     labels = ["Accept"] * accepts + ["Reject"] * rejects
     return [

@@ -339,9 +339,13 @@ def _record(
         "notes": shortfalls(sweep.data.resampling, counts, stock),
         "truncated": {name: _truncation(part) for name, part in named.items()},
         "tokens": {name: f"tokens/{part.table.folder.name}" for name, part in named.items()},
-        "answer": parts.train.table.answer._asdict(),
+        "answer": _answer(parts.train.table.answer),
         "tokens_per_row": {name: _lengths(part) for name, part in named.items()},
     }
+
+
+def _answer(answer: AnswerTokens) -> dict[str, Any]:
+    return {**answer._asdict(), "prefix": list(answer.prefix), "suffix": list(answer.suffix)}  # as JSON reads it back
 
 
 def _truncation(part: _Part) -> dict[str, Any]:
