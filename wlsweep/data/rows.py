@@ -37,7 +37,7 @@ class Row(NamedTuple):
     row_id: str
     """`_metadata.submission_id`, or `text-` and the start of `row_hash` where there is none."""
     row_hash: str
-    """sha256 (hex) of the paper's text with white space collapsed; label, system and instruction are no part of it."""
+    """sha256 (hex) of the paper's text without white space; label, system and instruction are no part of it."""
     year: int | None
     label: str
     """One of `wlsweep.schema.LABELS`."""
@@ -55,8 +55,11 @@ class _BadRowError(ValueError):
 
 
 def text_hash(text: str) -> str:
-    """sha256 (hex) of a text with white space collapsed, so that line breaks and indents make no difference."""
-    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
+    """sha256 (hex) of a text's UTF-8 without ASCII white space, so that line breaks and indents make no difference.
+
+    Deleting bytes takes a tenth of the time of collapsing white space, which was two thirds of reading a source.
+    """
+    return hashlib.sha256(text.encode().translate(None, b" \t\n\r\v\f")).hexdigest()
 
 
 def split_human_turn(text: str) -> tuple[str, str]:
