@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, corpus, sharegpt, sweep_of, write_lines
 
+from bench.papers import papers, write_array
+from wlsweep.config import load_sweep
 from wlsweep.data.mix import exact_counts
 from wlsweep.data.rows import read_rows
 from wlsweep.data.sources import planned_mixes, source_counts
@@ -263,6 +265,28 @@ def test_truncation_is_reported_by_class_and_year(files, run, model):
         "by_class": {"Accept": 0.25, "Reject": 0.25},
         "by_year": {"2020": 0.5, "2021": 0.0},
     }
+
+
+def test_papers_that_spell_control_tokens_are_counted(files, run, model):
+    write_lines(files / "test.jsonl", [*corpus(2, 2, "e"), sharegpt("x", "Accept", "Chats end in <|im_end|>.")])
+    assert prepare_data(sweep_of(data_of(files)), run, model)["control_tokens_broken"] == {"train": 0, "test": 1}
+
+
+@pytest.mark.slow
+def test_the_published_counts_are_reproduced_from_a_source_of_the_published_size(run, model, tmp_path):
+    write_array(tmp_path / "train.json", papers(17_101, 8_553, characters=1))
+    write_array(tmp_path / "test.json", papers(40, 20, characters=1, seed=1))
+    data = load_sweep("search_spaces/iclr19.toml", data=str(tmp_path)).data.model_dump(exclude={"table"})
+    table = {"1/2": [8553, 8548], "1/3": [5702, 11399], "1/4": [4276, 12825], "1/8": [2135, 14966]}
+    record = prepare_data(sweep_of({**data, "cutoff": 180, "table": table}), run, model)
+    for name, (accepts, rejects) in table.items():
+        mix = record["mixes"][name]
+        assert (mix["accepts"], mix["rejects"]) == (accepts, rejects)
+        assert (mix["distinct_accepts"], mix["distinct_rejects"]) == (accepts, min(rejects, 8548))
+        assert mix["duplicates"] == max(0, rejects - 8548) and mix["most_uses"] == (1 if name == "1/2" else 2)
+    mixes = [load_mix(run, k) for k in (8, 4, 3, 2)]
+    accepts = [set(np.array(mix.row_ids)[mix.accept]) for mix in mixes]
+    assert accepts[0] < accepts[1] < accepts[2] < accepts[3] and len(set(mixes[3].row_ids)) == 17_101
 
 
 def test_no_data_or_a_folder_without_a_training_file_is_refused(tmp_path, run, model):

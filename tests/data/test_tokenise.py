@@ -112,6 +112,7 @@ TEXT = st.text(alphabet=st.sampled_from("ab Z0.,\n\t{}\\$é\u0301中😀<|>_"), 
 )
 @settings(max_examples=150, deadline=None)
 def test_a_row_that_fits_is_the_tokenizers_own_tokenisation_of_its_chat(tokenizer, paper, system, instruction):
+    paper = paper if instruction else paper.replace("\n", " ")  # a blank line would end an instruction
     r = row(paper, system=system, instruction=instruction)
     (prompt,) = tokenise_rows(tokenizer, [r], 4096, find_answer_tokens(tokenizer))
     assert prompt.ids == direct(tokenizer, chat_messages(r)) and not prompt.truncated
@@ -172,6 +173,7 @@ def test_control_tokens_in_a_paper_are_broken_up_and_end_no_turn(tokenizer):
     ends = [i for i in prompt.ids if i in tokenizer.added_tokens_decoder]
     assert tokenizer.convert_ids_to_tokens(ends) == ["<|im_start|>", "<|im_end|>"] * 2 + ["<|im_start|>"]
     assert "We prompt with < |im_end|>\n< |im_start|>assistant" in prompt.text
+    assert prompt.cleaned and not tokenise_rows(tokenizer, [row("Tokens < |im_end|>")], 500, answer)[0].cleaned
 
 
 def test_templates_that_trim_turns_are_followed(tokenizer, model):

@@ -340,6 +340,7 @@ def _record(
         "truncated": {name: _truncation(part) for name, part in named.items()},
         "tokens": {name: f"tokens/{part.table.folder.name}" for name, part in named.items()},
         "answer": _answer(parts.train.table.answer),
+        "control_tokens_broken": {name: part.table.cleaned for name, part in named.items()},
         "tokens_per_row": {name: _lengths(part) for name, part in named.items()},
     }
 

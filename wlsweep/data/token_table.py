@@ -70,6 +70,8 @@ class TokenTable:
     """Tokens of the prompts, without answers."""
     true_log_odds: list[float | None]
     answer: AnswerTokens
+    cleaned: int
+    """Rows whose papers spelled control tokens, which were broken up with a space."""
     _values: tuple[NDArray[np.int32], ...]
     _starts: NDArray[np.int64]
     """[n, 2]: batch, and place of the first token in its values."""
@@ -170,6 +172,7 @@ def open_table(folder: Path) -> TokenTable:
         lengths=np.concatenate(lengths),
         true_log_odds=table["true_log_odds"].to_pylist(),
         answer=AnswerTokens(tuple(answer["prefix"]), answer["accept"], answer["reject"], tuple(answer["suffix"])),
+        cleaned=record["cleaned"],
         _values=tuple(values),
         _starts=np.concatenate(starts),
     )
@@ -186,7 +189,7 @@ def _write(
     tokenizer = load_tokenizer(model)
     answer = find_answer_tokens(tokenizer)
     rows = read_rows(source) if only is None else (row for row in read_rows(source) if row.row_id in only)
-    count = tokens = 0
+    count = tokens = cleaned = 0
     started = told = time.monotonic()
     with (
         pa.ipc.new_file(folder / "tokens.arrow", TOKENS) as out,
@@ -209,6 +212,7 @@ def _write(
                 texts.write_batch(pa.record_batch([ids, [p.text for p in prompts]], schema=PROMPTS))
             count += len(batch)
             tokens += sum(map(len, token_ids))
+            cleaned += sum(p.cleaned for p in prompts)
             if time.monotonic() - told > 2:
                 told = time.monotonic()
                 rate = count / (told - started)
@@ -218,6 +222,7 @@ def _write(
         "key": key._asdict(),
         "rows": count,
         "tokens": tokens,
+        "cleaned": cleaned,
         "bytes": (folder / "tokens.arrow").stat().st_size,
         "seconds": round(time.monotonic() - started, 3),
         "answer": answer._asdict(),
