@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -265,6 +266,40 @@ def test_truncation_is_reported_by_class_and_year(files, run, model):
         "by_class": {"Accept": 0.25, "Reject": 0.25},
         "by_year": {"2020": 0.5, "2021": 0.0},
     }
+
+
+@pytest.mark.parametrize("bad", [b"", b"[", b'{"conversations": []}\n', b"\xff\xfe", b"PAR1PAR1"])
+@pytest.mark.parametrize("role", ["train", "test"])
+def test_a_bad_file_leaves_nothing_half_made(files, run, model, role, bad):
+    (files / f"{role}.jsonl").write_bytes(bad)
+    with pytest.raises(WlsweepError, match=rf"{role}\.jsonl"):
+        prepare_data(sweep_of(data_of(files)), run, model)
+    assert not run.root.exists()
+    assert not list((run.cache / "tokens").glob(".*")) if role == "test" else not list((run.cache / "tokens").iterdir())
+
+
+def test_a_stage_that_was_killed_before_its_record_is_done_again(files, run, model):
+    sweep = sweep_of(data_of(files))
+    prepare_data(sweep, run, model)
+    whole = snapshot(run.data)
+    run.data_json.unlink()
+    run.manifest(3).unlink()
+    prepare_data(sweep, run, model)
+    assert snapshot(run.data) == whole
+
+
+def test_another_source_template_or_cutoff_never_finds_the_old_tokens(files, model, tmp_path):
+    shutil.copytree(model, tmp_path / "other")
+    template = tmp_path / "other" / "chat_template.jinja"
+    template.write_text(template.read_text().replace("helpful", "harsh"))
+    tables = []
+    for n, (folder, cutoff) in enumerate([(model, 200), (tmp_path / "other", 200), (model, 199), (model, 200)]):
+        if n == 3:
+            write_lines(files / "train.jsonl", corpus(40, 41, "t"))
+        record = prepare_data(sweep_of(data_of(files, cutoff=cutoff)), RunDir(tmp_path / "runs" / str(n)), folder)
+        tables.append((record["tokens"]["train"], record["tokens"]["test"]))
+    assert len({train for train, _ in tables}) == 4
+    assert [test for _, test in tables].index(tables[3][1]) == 0  # the test file did not change: found again
 
 
 def test_papers_that_spell_control_tokens_are_counted(files, run, model):

@@ -121,6 +121,8 @@ def prepare_data(
     ks = sorted({c.k for c in sweep.conditions})
     if earlier is not None and earlier["identity"] == identity and _whole(run, earlier, ks):
         return earlier
+    if earlier is not None:  # before anything is tokenised, and again when the mixes are known
+        _refuse_other_data(run, [n for n in identity if earlier["identity"].get(n) != identity[n]])
     parts = _tokenised(sweep, inputs, identity, model_path, run.cache, on_progress)
     _check_leakage(parts, inputs)
     table = sweep.data.table
@@ -130,7 +132,8 @@ def prepare_data(
     mixes = {k: _draw(parts, count, sweep.data.seed) for k, count in counts.items()}
     record = _record(sweep, states, identity, parts, counts, mixes)
     if earlier is not None:
-        _refuse_other_data(run, earlier, record)
+        both = sorted(set(earlier["mixes"]) & set(record["mixes"]))
+        _refuse_other_data(run, [f"mix {n}" for n in both if earlier["mixes"][n] != record["mixes"][n]])
     for line in record["notes"]:
         on_progress(line)
     run.data_json.unlink(missing_ok=True)  # from here until it is written again the stage is not finished
@@ -244,7 +247,6 @@ def _tokenised(
     selection = "" if limit is None else f"limit={limit} seed={data.seed}" + (f" share={data.test_share}" * split)
 
     def table(role: str, path: Path, texts: bool, only: set[str] | None) -> TokenTable:
-        on_progress(f"tokenising {path} (found in the cache if it was before)")
         key = TableKey(identity[f"{role}_sha256"], identity["tokenizer_sha256"], data.cutoff, selection, texts)
         return ensure_table(key, path, model, cache, on_progress, only)
 
@@ -367,12 +369,8 @@ def _lengths(part: _Part) -> dict[str, Any]:
     return {"mean": float(n.mean()), "max": int(n.max()), "total": int(n.sum())}
 
 
-def _refuse_other_data(run: RunDir, earlier: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+def _refuse_other_data(run: RunDir, changed: Sequence[str]) -> None:
     """Refuse to replace the data that conditions of this run were trained on."""
-    was, now = earlier["identity"], record["identity"]
-    changed = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
-    both = set(earlier["mixes"]) & set(record["mixes"])
-    changed += [f"mix {name}" for name in sorted(both) if earlier["mixes"][name] != record["mixes"][name]]
     trained = sorted(f.parent.name for f in run.root.glob(str(run.trained("*").relative_to(run.root))))
     if changed and trained:
         raise WlsweepError(

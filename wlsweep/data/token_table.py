@@ -12,6 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -133,6 +134,7 @@ def ensure_table(
     """
     folder = cache / "tokens" / key.fingerprint
     if not folder.is_dir():
+        on_progress(f"tokenising {source}")
         with whole_folder(folder) as temporary:
             _write(key, source, model, temporary, on_progress, only)
     return open_table(folder)
@@ -193,7 +195,9 @@ def _write(
     started = told = time.monotonic()
     with (
         pa.ipc.new_file(folder / "tokens.arrow", TOKENS) as out,
-        pq.ParquetWriter(folder / "prompts.parquet", PROMPTS, compression="zstd") as texts,
+        pq.ParquetWriter(folder / "prompts.parquet", PROMPTS, compression="zstd")
+        if key.texts
+        else nullcontext() as texts,
     ):
         for batch in _batched(rows, BATCH):
             try:
@@ -208,7 +212,7 @@ def _write(
             ids, hashes, years, labels, odds = map(list, columns)
             truncated, token_ids = [p.truncated for p in prompts], [p.ids for p in prompts]
             out.write_batch(pa.record_batch([ids, hashes, years, labels, truncated, odds, token_ids], schema=TOKENS))
-            if key.texts:
+            if texts is not None:
                 texts.write_batch(pa.record_batch([ids, [p.text for p in prompts]], schema=PROMPTS))
             count += len(batch)
             tokens += sum(map(len, token_ids))
