@@ -5,7 +5,8 @@ runs/NAME/
   data/                            manifests of the mixes, test.parquet (the truth), data.json
   conditions/CONDITION/            metrics.jsonl, model/, checkpoints/, trained.json | failed.json, lease.json
   predictions/condition=CONDITION/ Parquet
-  metrics/                         all_metrics.json, all_metrics.parquet
+  metrics/                         all_metrics.json, all_metrics.parquet, by_year.parquet, analysis.json
+  export/CONDITION/                predictions.jsonl, on request
   report/                          index.html, plots/
   logs/                            what the engines had to say
 """
@@ -101,6 +102,20 @@ class RunDir:
     def metrics_parquet(self) -> Path:
         """The same, as a table."""
         return self.root / "metrics" / "all_metrics.parquet"
+
+    @property
+    def analysis_json(self) -> Path:
+        """Comparisons, verdicts, curves and what the page is drawn from."""
+        return self.root / "metrics" / "analysis.json"
+
+    @property
+    def by_year_parquet(self) -> Path:
+        """Metrics per condition, year and reading, long."""
+        return self.root / "metrics" / "by_year.parquet"
+
+    def exported(self, name: str) -> Path:
+        """Predictions of one condition as LLaMA-Factory writes them."""
+        return self.root / "export" / name / "predictions.jsonl"
 
     @property
     def report(self) -> Path:

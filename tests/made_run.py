@@ -1,0 +1,188 @@
+"""Run directories whose truth is known: log-odds drawn, shifted by theory and blurred, so every number has an oracle.
+
+A paper's true log-odds are L ~ N(+-d^2/2, d^2) given its label, so that L is its own posterior on balanced rows. The
+baseline says `scale * (L + offset)` plus a blur; a condition says the same plus `shrink * shift`, with its own blur.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wlsweep.conditions import Condition, parse_name
+from wlsweep.config import load_sweep
+from wlsweep.paths import RunDir, write_json
+from wlsweep.schema import PREDICTION, TRUTH
+
+THE_19 = [c.name for c in load_sweep(Path(__file__).parents[1] / "search_spaces" / "demo.toml").conditions]
+
+
+def shift_of(c: Condition) -> float:
+    """ln gamma, signed, plus logit(1/k); from the definition, not from the package."""
+    sign = {"accept": 1, "reject": -1, "baseline": 0}[c.variant]
+    return sign * math.log(c.gamma) + math.log(1 / (c.k - 1))
+
+
+def write_predictions(run: RunDir, name: str, log_odds: np.ndarray, parsed: Sequence[str | None] | None = None) -> Path:
+    """Predictions of one condition for the test set of the run."""
+    truth = pq.read_table(run.test_parquet)
+    n = len(truth)
+    accept = -np.logaddexp(0, -log_odds) - 1e-3
+    reject = -np.logaddexp(0, log_odds) - 1e-3
+    if parsed is None:
+        parsed = np.where(log_odds > 0, "Accept", "Reject").tolist()
+    table = pa.table(
+        {
+            "row_id": truth["row_id"],
+            "row_hash": truth["row_hash"],
+            "year": truth["year"],
+            "label": truth["label"],
+            "text": [f"\\boxed{{{p}}}" if p else "I cannot say" for p in parsed],
+            "parsed": pa.array(parsed, pa.string()),
+            "logprob_accept": accept,
+            "logprob_reject": reject,
+            "p_accept": 1 / (1 + np.exp(-np.clip(log_odds, -700, 700))),
+            "p_other": np.full(n, 1 - math.exp(-1e-3)),
+            "prompt_tokens": pa.array([60] * n, pa.int32()),
+            "truncated": truth["truncated"],
+            "model_fingerprint": [name[:16]] * n,
+        },
+        schema=PREDICTION,
+    )
+    path = run.prediction(name) / "part-0.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+    return path
+
+
+def make_run(
+    root: Path,
+    names: Iterable[str] = THE_19,
+    n: int = 600,
+    seed: int = 0,
+    d: float = 1.4,
+    blur: float = 0.2,
+    shrink: float = 1.0,
+    scale: float = 1.0,
+    offset: float = 0.0,
+    unknown_share: float = 0.01,
+    leave_out: Sequence[str] = (),
+    failed: Sequence[str] = (),
+    synthetic: bool = True,
+    steps: int = 24,
+) -> RunDir:
+    """A finished run (but for `leave_out` and `failed`)."""
+    run = RunDir(Path(root))
+    rng = np.random.default_rng(seed)
+    conditions = [parse_name(name) for name in names]
+    label = np.arange(n) % 2 == 0
+    true = rng.normal(np.where(label, d * d / 2, -d * d / 2), d)
+    truth = pa.table(
+        {
+            "row_id": [f"paper-{i:05d}" for i in range(n)],
+            "row_hash": [f"{i * 2654435761 % 2**32:08x}" for i in range(n)],
+            "year": pa.array((2020 + np.arange(n) // 2 % 6).tolist(), pa.int32()),
+            "label": np.where(label, "Accept", "Reject"),
+            "truncated": rng.random(n) < 0.05,
+            "true_log_odds": pa.array(true if synthetic else [None] * n, pa.float64()),
+            "prompt": [f"Paper {i}. Accept or reject?" for i in range(n)],
+        },
+        schema=TRUTH,
+    )
+    run.data.mkdir(parents=True, exist_ok=True)
+    pq.write_table(truth, run.test_parquet)
+    total = 2000
+    mixes = {}
+    for k in sorted({c.k for c in conditions} | {2}):
+        accepts = round(total / k)
+        rejects = total - accepts
+        mixes[f"1/{k}"] = {
+            "accepts": accepts,
+            "rejects": rejects,
+            "distinct_accepts": accepts,
+            "distinct_rejects": min(rejects, total // 2),
+            "duplicates": max(0, rejects - total // 2),
+        }
+    by = {"by_class": {"Accept": 0.04, "Reject": 0.06}, "by_year": {"2020": 0.05, "2021": 0.05}}
+    write_json(
+        run.data_json,
+        {
+            "source": {"path": "papers.json", "sha256": "0" * 64, "rows": total, "accepts": 1000, "rejects": 1000},
+            "test": {"path": "papers.json", "sha256": "1" * 64, "rows": n, "accepts": n // 2, "rejects": n // 2},
+            "resampling": "oversample",
+            "cutoff": 256,
+            "mixes": mixes,
+            "truncated": {"train": {"share": 0.05, **by}, "test": {"share": 0.05, **by}},
+        },
+    )
+    write_json(
+        run.sweep_json,
+        {
+            "sweep": {"name": "made", "loss": {"format_weight": 1.0, "effective_beta": 0.999}},
+            "conditions": [c.as_dict() | {"index": i} for i, c in enumerate(conditions)],
+            "fingerprint": "0123456789abcdef",
+            "command": "wlsweep run search_spaces/demo.toml --out runs/made",
+            "provenance": {
+                "git": {"sha": "f" * 40, "dirty": False},
+                "versions": {"python": "3.11", "torch": "2.13.0"},
+                "machine": {"cpus": 2, "gpus": []},
+                "seeds": {"data": 0},
+            },
+        },
+    )
+    for c in conditions:
+        said = scale * (true + offset) + rng.normal(0, blur, n) + shrink * shift_of(c)
+        unknown = rng.random(n) < unknown_share
+        run.condition(c.name).mkdir(parents=True, exist_ok=True)
+        if c.name in failed:
+            write_json(
+                run.failed(c.name),
+                {
+                    "condition": c.name,
+                    "stage": "train",
+                    "cause": "RuntimeError: loss is not finite at step 7",
+                    "attempts": 3,
+                    "log": f"logs/{c.name}.log",
+                    "failed_at": "2026-01-01T00:00:00+00:00",
+                },
+            )
+        if c.name in failed or c.name in leave_out:
+            continue
+        lines = [
+            {
+                "step": 10 * (s + 1),
+                "epoch": (s + 1) / steps,
+                "loss": 0.5 + math.exp(-s / 5) + float(rng.normal(0, 0.02)),
+                "bce": 0.45 + math.exp(-s / 5) / 2,
+                "lr": 1e-3 * (1 - s / steps),
+                "grad_norm": 1.0 + float(rng.random()),
+                "tokens_per_s": 40_000 + float(rng.normal(0, 500)),
+                "p_accept_on_accept": 0.6,
+                "p_accept_on_reject": 0.4,
+                "predicted_accept_rate": 0.5,
+            }
+            for s in range(steps)
+        ]
+        run.metric_log(c.name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_json(
+            run.trained(c.name),
+            {
+                "condition": c.name,
+                "steps": 10 * steps,
+                "samples": total,
+                "tokens": 120_000,
+                "seconds": 12.5,
+                "attempts": 1,
+                "proof": {"accept_ratio": c.weights[0], "reject_ratio": c.weights[1]},
+                "model": {"fingerprint": c.name[:16], "bytes": 4_000_000},
+            },
+        )
+        decided = np.where(said > 0, "Accept", "Reject")
+        write_predictions(run, c.name, said, [None if u else str(a) for a, u in zip(decided, unknown, strict=True)])
+    return run

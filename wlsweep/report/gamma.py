@@ -1,0 +1,175 @@
+"""The two figures that the sweep exists for: predicted accept rate and accuracy against gamma.
+
+A panel a variant, a line a proportion, the baseline in both panels, a 95 % interval at every point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wlsweep.conditions import Condition, parse_name
+from wlsweep.report.style import (
+    FAINT,
+    INK,
+    Figure,
+    Trace,
+    base_layout,
+    error_bars,
+    gamma_axis,
+    mark,
+    panels,
+    share_axis,
+)
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A measured condition."""
+
+    condition: Condition
+    entry: Entry
+
+
+def points(entries: Sequence[Entry]) -> list[Point]:
+    """The conditions that have metrics, in order."""
+    return [Point(parse_name(e["name"]), e) for e in entries if e["state"] == "done"]
+
+
+def family(c: Condition) -> str:
+    """What else distinguishes conditions of one proportion: the group without the seed."""
+    return "_".join(part for part in c.group.split("_") if part and not part.startswith("seed"))
+
+
+def against_gamma(
+    entries: Sequence[Entry],
+    metric: str,
+    title: str,
+    slug: str,
+    caption: str,
+    externals: Sequence[Entry] = (),
+    reference: tuple[str, float] | None = None,
+    forecast: dict[str, float] | None = None,
+    zoom: bool = False,
+) -> Figure:
+    """One metric against gamma.
+
+    Args:
+        entries: as in `all_metrics.json`.
+        metric: a share with `_low` and `_high` beside it.
+        title: of the figure, also the y axis.
+        slug: file name of the PNG.
+        caption: what to see.
+        externals: entries that are drawn as horizontal lines.
+        reference: (label, value) of a horizontal line.
+        forecast: expected value by condition name, drawn as small open marks.
+        zoom: fit the y axis to the data instead of 0 to 1.
+    """
+    measured = [p for p in points(entries) if p.entry.get(metric) is not None]
+    gammas = [1.0, *(p.condition.gamma for p in measured)]
+    data: list[Trace] = []
+    shown: set[str] = set()
+    lines = sorted({(p.condition.k, family(p.condition)) for p in measured})
+    for panel, variant in enumerate(("accept", "reject")):
+        axes = {"xaxis": f"x{panel + 1}" if panel else "x", "yaxis": f"y{panel + 1}" if panel else "y"}
+        for place, (k, kind) in enumerate(lines):
+            on = [
+                p
+                for p in measured
+                if p.condition.k == k
+                and (family(p.condition) == kind or (p.condition.variant == "baseline" and family(p.condition) == ""))
+                and p.condition.variant in (variant, "baseline")
+            ]
+            on = sorted(on, key=lambda p: (p.condition.gamma, p.condition.seed))
+            if any(p.condition.variant == variant for p in on) or (on and kind == ""):
+                name = f"1/{k} accepts" + (f", {kind}" if kind else "")
+                data.append(
+                    _line(on, metric, k, name, name not in shown, dodge=place - (len(lines) - 1) / 2, faint=bool(kind))
+                    | axes
+                )
+                shown.add(name)
+                if forecast:
+                    data += [_expected(on, forecast, k, place - (len(lines) - 1) / 2, "theory" not in shown) | axes]
+                    shown.add("theory")
+        span = [min(gammas) / 1.2, max(gammas) * 1.2]
+        flats = [(reference[0], reference[1], "dot", FAINT)] if reference else []
+        flats += [(e["name"], e[metric], "longdashdot", INK) for e in externals if e.get(metric) is not None]
+        for name, value, dash, colour in flats:
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines",
+                    "x": span,
+                    "y": [value, value],
+                    "name": name,
+                    "legendgroup": name,
+                    "showlegend": name not in shown,
+                    "line": {"dash": dash, "color": colour, "width": 1.3},
+                    "hovertemplate": f"{name}: %{{y:.1%}}<extra></extra>",
+                }
+                | axes
+            )
+            shown.add(name)
+    y = share_axis(title, **({"range": _fit(measured, metric)} if zoom else {}))
+    titles = ["accept variant: accepts weigh gamma", "reject variant: rejects weigh gamma"]
+    x = gamma_axis(gammas)
+    return Figure(
+        slug,
+        title,
+        caption,
+        data,
+        base_layout(440) | panels(titles, 2, x, y),
+        base_layout(760, legend={"orientation": "h", "y": -0.1, "yanchor": "top"}) | panels(titles, 1, x, y),
+    )
+
+
+def _line(on: list[Point], metric: str, k: int, name: str, legend: bool, dodge: float, faint: bool) -> Trace:
+    look = mark(k)
+    values = [p.entry[metric] for p in on]
+    lows, highs = ([p.entry.get(f"{metric}_{end}") for p in on] for end in ("low", "high"))
+    baseline = [p.condition.variant == "baseline" for p in on]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": [p.condition.gamma * 2 ** (0.035 * dodge) for p in on],
+        "y": values,
+        "error_y": error_bars(values, lows, highs) | {"color": look.colour},
+        "name": name,
+        "legendgroup": name,
+        "showlegend": legend,
+        "line": {"color": look.colour, "dash": "dot" if faint else look.dash, "width": 1.2 if faint else 2},
+        "marker": {
+            "symbol": ["star" if b else look.symbol + ("-open" if faint else "") for b in baseline],
+            "size": [12 if b else 8 for b in baseline],
+            "color": [INK if b else look.colour for b in baseline],
+        },
+        "customdata": [[p.entry["name"], low, high] for p, low, high in zip(on, lows, highs, strict=True)],
+        "hovertemplate": "%{customdata[0]}<br>%{y:.1%} (%{customdata[1]:.1%} to %{customdata[2]:.1%})<extra></extra>",
+    }
+
+
+def _expected(on: list[Point], forecast: dict[str, float], k: int, dodge: float, legend: bool) -> Trace:
+    known = [p for p in on if p.entry["name"] in forecast and p.condition.variant != "baseline"]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [p.condition.gamma * 2 ** (0.035 * dodge) for p in known],
+        "y": [forecast[p.entry["name"]] for p in known],
+        "name": "theory, from the baseline alone",
+        "legendgroup": "theory",
+        "showlegend": legend,
+        "marker": {"symbol": "line-ew-open", "size": 14, "color": mark(k).colour, "line": {"width": 2}},
+        "hovertemplate": "forecast %{y:.1%}<extra></extra>",
+    }
+
+
+def _fit(measured: list[Point], metric: str) -> list[float]:
+    ends = [p.entry.get(f"{metric}_{end}") or p.entry[metric] for p in measured for end in ("low", "high")]
+    if not ends:
+        return [0, 1]
+    low, high = min(ends), max(ends)
+    room = max(0.05 * (high - low), 0.01)
+    return [max(low - room, 0), min(high + room, 1)]

@@ -1,0 +1,93 @@
+"""`wlsweep report`: one HTML file that needs nothing but a browser, and its figures as PNG.
+
+>>> write_report(existing_run("runs/demo"), png=False).page    # doctest: +SKIP
+PosixPath('runs/demo/report/index.html')
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from wlsweep import __version__
+from wlsweep.analysis.evaluate import Evaluation, current, evaluate
+from wlsweep.paths import RunDir, read_json, whole_file
+from wlsweep.report.blocks import Drawn
+from wlsweep.report.png import write_pngs
+from wlsweep.report.sections import Story, lead, sections
+from wlsweep.report.style import Figure
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """What `write_report` wrote."""
+
+    page: Path
+    pngs: list[Path]
+    note: str
+    """Why there are no PNGs and how to get them; empty where there are."""
+
+
+def write_report(run: RunDir, only: str | None = None, png: bool = True) -> ReportFiles:
+    """Write `report/index.html` and `report/plots/*.png` from what `evaluate` wrote (evaluating first if stale).
+
+    Raises:
+        WlsweepError: as `evaluate` does.
+    """
+    evaluation = current(run, only) or evaluate(run, only)
+    story = told(run, evaluation)
+    html, figures = page(story)
+    with whole_file(run.report) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    if not png:
+        return ReportFiles(run.report, [], "")
+    pngs, note = write_pngs(figures, run.plots)
+    return ReportFiles(run.report, pngs, note)
+
+
+def told(run: RunDir, evaluation: Evaluation) -> Story:
+    """The story of a run."""
+    data = read_json(run.data_json) if run.data_json.exists() else {}
+    return Story(read_json(run.sweep_json), data, evaluation.entries, evaluation.analysis)
+
+
+def page(story: Story) -> tuple[str, list[Figure]]:
+    """The whole HTML and the figures in it, in order."""
+    import jinja2
+    from markupsafe import Markup
+
+    chapters = sections(story)
+    figures = [b.figure for s in chapters for b in s.blocks if isinstance(b, Drawn)]
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    template = environment.from_string((_HERE / "page.html.j2").read_text(encoding="utf-8"))
+    html = template.render(
+        name=story.sweep["sweep"]["name"],
+        lead=lead(story),
+        sections=chapters,
+        version=__version__,
+        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        js=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
+        plotly=Markup(_plotly_js()),
+        figures=Markup(_json(figures)),
+    )
+    return html, figures
+
+
+def _json(figures: Iterable[Figure]) -> str:
+    """Figures as JSON that cannot end the script element that holds it."""
+    plain = {f.slug: {"data": f.data, "wide": f.wide, "narrow": f.narrow} for f in figures}
+    return json.dumps(plain, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+@cache
+def _plotly_js() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())

@@ -1,0 +1,143 @@
+"""How figures look, decided once: a colour, marker and dash per proportion; panels beside each other or stacked.
+
+Colours are those of Okabe and Ito, told apart by all common kinds of colour vision; markers and dashes tell them apart
+in grey. Figures are plain Plotly dictionaries, so that drawing a page needs no Plotly in Python.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Trace = dict[str, Any]
+Layout = dict[str, Any]
+
+INK, FAINT, PAPER = "#222222", "#8a8a8a", "#ffffff"
+GRID = "#e6e6e6"
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C00", "#5B4B8A")
+_MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "hexagon", "star")
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid", "dash")
+_PLACES = {2: 0, 3: 1, 4: 2, 8: 3}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Colour, marker and dash of one proportion."""
+
+    colour: str
+    symbol: str
+    dash: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the page: Plotly data, its layout on a wide and on a narrow screen, and what to see in it."""
+
+    slug: str
+    """Name of the PNG and of the place in the page."""
+    title: str
+    caption: str
+    data: list[Trace]
+    wide: Layout
+    narrow: Layout = field(default_factory=dict)
+    """What differs from `wide` on a narrow screen."""
+
+
+def mark(k: int) -> Mark:
+    """The look of proportion 1/k, the same in every figure of every sweep."""
+    place = _PLACES.get(k, 4 + k % 4)
+    return Mark(_COLOURS[place], _MARKERS[place], _DASHES[place])
+
+
+def base_layout(height: int = 420, **more: Any) -> Layout:
+    """The layout that all figures share."""
+    return {
+        "height": height,
+        "font": {"family": "system-ui, 'Liberation Sans', 'DejaVu Sans', sans-serif", "size": 13, "color": INK},
+        "paper_bgcolor": PAPER,
+        "plot_bgcolor": PAPER,
+        "margin": {"l": 62, "r": 16, "t": 34, "b": 56},
+        "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "xanchor": "left"},
+        "hoverlabel": {"namelength": -1},
+        **more,
+    }
+
+
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """An axis with a light grid."""
+    return {
+        "title": {"text": title, "standoff": 8},
+        "gridcolor": GRID,
+        "linecolor": INK,
+        "ticks": "outside",
+        "zeroline": False,
+        "automargin": True,
+        **more,
+    }
+
+
+def share_axis(title: str, **more: Any) -> dict[str, Any]:
+    """An axis of shares, in percent."""
+    return axis(title, **({"tickformat": ".0%", "range": [0, 1]} | more))
+
+
+def gamma_axis(gammas: list[float]) -> dict[str, Any]:
+    """A log2 axis that names the gammas of the sweep."""
+    from math import log10
+
+    ticks = sorted(set(gammas))
+    return axis(
+        "gamma (log2 scale)",
+        type="log",
+        tickvals=ticks,
+        ticktext=[f"{g:g}" for g in ticks],
+        range=[log10(ticks[0]) - 0.08, log10(ticks[-1]) + 0.08],
+        minor={"ticks": ""},
+    )
+
+
+def panels(
+    titles: list[str], columns: int, x: dict[str, Any], y: dict[str, Any], gap: float = 0.08, row_gap: float = 0.16
+) -> Layout:
+    """Axes x, y, x2, y2, ... of panels in rows of `columns`, with a title above each; y titles on the left only."""
+    rows = -(-len(titles) // columns)
+    width = (1 - gap * (columns - 1)) / columns
+    height = (1 - row_gap * (rows - 1)) / rows
+    out: Layout = {"annotations": []}
+    for i, title in enumerate(titles):
+        row, column = divmod(i, columns)
+        left, top = column * (width + gap), 1 - row * (height + row_gap)
+        suffix = str(i + 1) if i else ""
+        across, up = [left, min(left + width, 1)], [max(top - height, 0), top]
+        out[f"xaxis{suffix}"] = x | {"domain": across, "anchor": f"y{suffix}"}
+        out[f"yaxis{suffix}"] = y | {"domain": up, "anchor": f"x{suffix}"}
+        if column:
+            out[f"yaxis{suffix}"] |= {"title": {"text": ""}}
+        if row < rows - 1 and i + columns < len(titles):
+            out[f"xaxis{suffix}"] |= {"title": {"text": ""}}
+        out["annotations"].append(
+            {
+                "text": f"<b>{title}</b>",
+                "xref": "paper",
+                "yref": "paper",
+                "x": sum(across) / 2,
+                "y": top,
+                "xanchor": "center",
+                "yanchor": "bottom",
+                "showarrow": False,
+                "font": {"size": 13},
+            }
+        )
+    return out
+
+
+def error_bars(values: list[float], lows: list[float | None], highs: list[float | None]) -> dict[str, Any]:
+    """Asymmetric error bars from interval ends."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [0 if h is None else max(h - v, 0) for v, h in zip(values, highs, strict=True)],
+        "arrayminus": [0 if low is None else max(v - low, 0) for v, low in zip(values, lows, strict=True)],
+        "thickness": 1.2,
+        "width": 3,
+    }
