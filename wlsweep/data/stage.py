@@ -159,9 +159,7 @@ def load_mix(run: RunDir, k: int) -> TokenRows:
     uses = zip(manifest["row_id"].to_pylist(), manifest["multiplicity"].to_pylist(), strict=True)
     ids = [row_id for row_id, times in uses for _ in range(times)]
     wanted = record["mixes"][f"1/{k}"]
-    rows = _token_rows(
-        run, [record["tokens"][part] for part in ("train", "pool") if part in record["tokens"]], ids.tolist()
-    )
+    rows = _token_rows(run, [record["tokens"][part] for part in ("train", "pool") if part in record["tokens"]], ids)
     if (found := (int(rows.accept.sum()), int((~rows.accept).sum()))) != (wanted["accepts"], wanted["rejects"]):
         raise WlsweepError(
             f"{run.manifest(k)} has {found[0]} accepts and {found[1]} rejects, {run.data_json} says "

@@ -36,7 +36,7 @@ from wlsweep.errors import WlsweepError
 from wlsweep.paths import read_json, whole_folder, write_json
 from wlsweep.schema import ACCEPT
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same inputs would give another table."""
 BATCH = 128
 """Rows tokenised at a time: enough for all cores, about 100 MB of encodings at a cutoff of 4096."""
