@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, corpus, sharegpt, sweep_of, write_lines
 
 from bench.papers import papers, write_array
+from tests.data.sharegpt import ROOT, corpus, sharegpt, sweep_of, write_lines
 from wlsweep.config import load_sweep
 from wlsweep.data.mix import exact_counts
 from wlsweep.data.rows import read_rows

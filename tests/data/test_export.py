@@ -2,8 +2,8 @@ import json
 from collections import Counter
 
 import pytest
-from conftest import corpus, sweep_of, write_lines
 
+from tests.data.sharegpt import corpus, sweep_of, write_lines
 from wlsweep.data.export import export_sharegpt
 from wlsweep.data.rows import read_rows
 from wlsweep.data.stage import load_mix, load_test, prepare_data

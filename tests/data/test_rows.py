@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import TASK, corpus, sharegpt, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.data.sharegpt import TASK, corpus, sharegpt, write_lines
 from wlsweep.data.rows import parse_label, parse_row, read_rows, split_human_turn, to_sharegpt
 from wlsweep.errors import WlsweepError
 

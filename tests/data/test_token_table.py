@@ -4,8 +4,8 @@ import time
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import corpus, sharegpt, write_lines
 
+from tests.data.sharegpt import corpus, sharegpt, write_lines
 from wlsweep.data.rows import read_rows
 from wlsweep.data.token_table import BATCH, TableKey, ensure_table, open_table
 from wlsweep.data.tokenise import find_answer_tokens, tokenise_rows

@@ -1,9 +1,9 @@
 import pytest
-from conftest import TASK, sharegpt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import papers, qwen_like
+from tests.data.sharegpt import TASK, sharegpt
 from wlsweep.data.rows import parse_row
 from wlsweep.data.tokenise import (
     CutoffError,
