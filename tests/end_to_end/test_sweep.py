@@ -23,7 +23,7 @@ NAMES = [c.name for c in load_sweep(SMALL).conditions]
 
 def start(out, *arguments, space=SMALL):
     command = [sys.executable, "-m", "wlsweep.cli", "run", str(space), "--out", str(out), *arguments]
-    log = Path(f"{out}.{time.monotonic_ns()}.txt").open("w+")
+    log = Path(f"{out}.{time.monotonic_ns()}.txt").open("w+")  # noqa: SIM115 - closed with the test run
     environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "OMP_NUM_THREADS")}
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
     return process, log
@@ -80,7 +80,7 @@ def test_a_sweep_ends_with_every_condition_predicted_and_a_report(undisturbed):
     states = RunState(run).all()
     assert [(s.train, s.predict) for s in states] == [("done", "done")] * len(NAMES)
     metrics = json.loads(run.metrics_json.read_text())
-    assert [m["condition"] for m in metrics] == NAMES
+    assert [m["name"] for m in metrics] == NAMES
     assert run.report.stat().st_size > 10_000
     assert str(run.report) in text and "Traceback" not in text
     assert not run.checkpoints(NAMES[0]).exists()

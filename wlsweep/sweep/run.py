@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 from rich.console import Console
 
-from wlsweep.conditions import Condition, select
+from wlsweep.conditions import Condition, first_stage, select
 from wlsweep.config import Sweep
 from wlsweep.errors import WlsweepError
 from wlsweep.paths import RunDir, read_json, write_json
@@ -61,6 +61,7 @@ class Runner:
         refuse_other_configuration(self.run, self.sweep.fingerprint(), self.sweep.name)
         self.run.logs.mkdir(parents=True, exist_ok=True)
         self._take_signals()
+        keep_errors_in(self.run.logs / "driver.log")
         try:
             code = self._stages()
         finally:
@@ -188,7 +189,6 @@ class Runner:
             from wlsweep.sweep.cluster import cluster_nodes, connect, room
 
             self.view.note("starting Ray")
-            keep_errors_in(self.run.logs / "driver.log")
             connect(self.sweep)
             self._take_signals()  # Ray takes SIGTERM for itself when it starts
             self.connected = True
@@ -207,7 +207,8 @@ class Runner:
 
             while not self.stopping:
                 left = self._untrained()
-                free = [c for c in left if c.name not in tried and not holder(self.run.lease(c.name))]
+                now = [c for c in left if self._can_start(c)]
+                free = [c for c in now if c.name not in tried and not holder(self.run.lease(c.name))]
                 if free:
                     elsewhere: set[str] = set()
 
@@ -224,15 +225,22 @@ class Runner:
                         saves=True,
                     )
                     tried |= {c.name for c in free} - elsewhere
-                elif all(c.name in tried for c in left):
+                elif all(c.name in tried for c in now):
                     break
                 else:
                     self.view.note(f"waiting for {len(left)} conditions that another launch trains")
                     time.sleep(2)
 
     def _untrained(self) -> list[Condition]:
+        """What is not trained yet, with the first stages that two-stage conditions still lack."""
         states = RunState(self.run)
-        return [c for c in self.chosen if states.trained(c.name) is None]
+        left = {c.name: c for c in self.chosen if states.trained(c.name) is None}
+        lacking = [first_stage(c) for c in left.values() if not self._can_start(c)]
+        return list({c.name: c for c in (*lacking, *left.values())}.values())
+
+    def _can_start(self, condition: Condition) -> bool:
+        """Whether the model that a condition starts from is there."""
+        return not condition.two_stage or self.run.model(first_stage(condition).name).is_dir()
 
     def _in_thread(self, work: Callable[[], Any], saves: bool) -> None:
         """Run `work` beside the main thread, which is thus free to take signals; Tune would install its own.
@@ -262,7 +270,7 @@ class Runner:
         with self.view.during("predict", len(names)):
             self._connect()
             self._in_thread(lambda: self._predict_names(names), saves=False)
-        self._drop_models(names)
+        self._drop_models()
 
     def _predict_names(self, names: Sequence[str]) -> None:
         from wlsweep.predict.stage import predict_conditions
@@ -285,16 +293,17 @@ class Runner:
                 self.run.failed(name).unlink(missing_ok=True)
             self.view.on_condition(name, {"state": "failed" if cause else "done", "cause": cause})
 
-    def _drop_models(self, names: Sequence[str]) -> None:
+    def _drop_models(self) -> None:
         """Delete models that need not outlive their predictions; only after these are complete."""
         if self.sweep.keep_models == "all":
             return
         states = RunState(self.run)
         records = {c.name: states.trained(c.name) for c in self.sweep.conditions}
         losses = {n: r["unweighted_loss"] for n, r in records.items() if r and self.run.model(n).is_dir()}
+        awaited = {first_stage(c).name for c in self.sweep.conditions if c.two_stage and not states.trained(c.name)}
         best = min(losses, key=losses.__getitem__) if losses and self.sweep.keep_models == "best" else None
         for name in losses:
-            if name != best and states.predicted(name):
+            if name != best and name not in awaited and states.predicted(name):
                 shutil.rmtree(self.run.model(name))
 
     def _evaluate(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 import ray.tune
 
-from wlsweep.conditions import Condition
+from wlsweep.conditions import Condition, first_stage, parse_name
 from wlsweep.config import Sweep
 from wlsweep.paths import RunDir, write_json
 from wlsweep.sweep.groups import Assignment, Ledger, Outcome, WarmGroup
@@ -36,7 +36,9 @@ def train_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     """One Tune trial: hand the condition to the warm group and pass its metrics on."""
     sweep: Sweep = settings["sweep"]
     run = RunDir(Path(settings["root"]))
-    condition = next(c for c in sweep.conditions if c.name == config["condition"])
+    name = config["condition"]
+    condition = next((c for c in sweep.conditions if c.name == name), None) or parse_name(name)
+    base = str(run.model(first_stage(condition).name)) if condition.two_stage else settings["base"]
     ray.get(settings["ledger"].start.remote())
     stop_file = Path(settings["stop_file"])
     if stop_file.exists():
@@ -44,9 +46,7 @@ def train_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
         return
     run.failed(condition.name).unlink(missing_ok=True)
     group = _warm_group(sweep, run)
-    assignment = Assignment(
-        sweep, condition, settings["root"], settings["base"], settings["stop_file"], settings["owner"]
-    )
+    assignment = Assignment(sweep, condition, settings["root"], base, settings["stop_file"], settings["owner"])
     line, outcome = _follow(group, assignment)
     if outcome.state == "failed":
         write_json(
