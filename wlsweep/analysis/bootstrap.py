@@ -156,7 +156,7 @@ def from_counts(tp: FloatArray, fp: FloatArray, accepts: FloatArray, n: int) -> 
 
 
 def percentile(values: FloatArray) -> Interval | None:
-    """The 95 % percentile interval of draws; None where more than one draw in twenty has no value."""
+    """The 95% percentile interval of draws; None where more than one draw in twenty has no value."""
     known = values[np.isfinite(values)]
     if len(known) < LEVEL * len(values) or not len(known):
         return None

@@ -83,7 +83,7 @@ class RunForecast:
         """For the terminal."""
         lines = [
             f"From {self.baseline} on {self.n:,} test papers alone: the log-odds of every condition are expected to be",
-            "the baseline's plus the shift of its weights and its mix. 95 % intervals count which papers were",
+            "the baseline's plus the shift of its weights and its mix. 95% intervals count which papers were",
             "drawn, and that a re-trained model is calibrated no better than the baseline.",
             "",
             f"{'condition':34} {'shift':>6}  {'predicted accepts %':>19}  {'accuracy %':>18}  measured %",

@@ -115,8 +115,8 @@ def hypotheses(declared: Sequence[Condition], shifts: Mapping[str, float]) -> li
         Hypothesis("H2", "The rate falls as the reject share grows", rate, tuple(mix_steps)),
         Hypothesis("H3", "The extremes lie where they should", rate, tuple(extremes), absent=", ".join(lacking)),
         Hypothesis("S1", "Monotone in gamma and in proportion throughout", rate, (*gamma_steps, *mix_steps)),
-        Hypothesis("S3", "The rates cover 30 to 70 %", rate, tuple(spread), "covers"),
-        Hypothesis("S4", "Accuracy above 60 % for most", "accuracy", tuple(_over(c, 0.6) for c in cells), "most"),
+        Hypothesis("S3", "The rates cover 30 to 70%", rate, tuple(spread), "covers"),
+        Hypothesis("S4", "Accuracy above 60% for most", "accuracy", tuple(_over(c, 0.6) for c in cells), "most"),
         Hypothesis("S5", "Accept above reject at equal gamma and proportion", rate, tuple(opposed)),
         Hypothesis("C1", "Where theory expects no shift, nothing moves", rate, tuple(still)),
     ]

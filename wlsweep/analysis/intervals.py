@@ -1,4 +1,4 @@
-"""95 % intervals in closed form: Wilson for shares, DeLong for AUC, infinitesimal jackknife for average precision.
+"""95% intervals in closed form: Wilson for shares, DeLong for AUC, infinitesimal jackknife for average precision.
 
     >>> wilson([2], [3])[0]
     Interval(low=0.20765..., high=0.93850...)
@@ -23,7 +23,7 @@ LEVEL = 0.95
 
 
 class Interval(NamedTuple):
-    """A 95 % interval."""
+    """A 95% interval."""
 
     low: float
     high: float

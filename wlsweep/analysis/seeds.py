@@ -23,7 +23,7 @@ def cell(c: Condition) -> str:
 
 
 def over_seeds(values: FloatArray, draws: FloatArray) -> dict[str, Any]:
-    """Mean over seeds with a 95 % interval for new seeds' mean on new papers.
+    """Mean over seeds with a 95% interval for new seeds' mean on new papers.
 
     Args:
         values: the metric of every seed, shape (S,), S >= 2.

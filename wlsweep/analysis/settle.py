@@ -1,6 +1,6 @@
 """Which hypotheses a forecast settles, and which conditions the unsettled ones hang on.
 
-A hypothesis is settled where its verdict is the same in at least 97.5 % of the forecast's draws.
+A hypothesis is settled where its verdict is the same in at least 97.5% of the forecast's draws.
 """
 
 from __future__ import annotations

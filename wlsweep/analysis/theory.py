@@ -169,7 +169,7 @@ def moved_threshold(log_odds: FloatArray, accepted: int) -> BoolArray:
 
 
 def slope_of_observed(expected: FloatArray, observed: FloatArray) -> dict[str, float | int | None]:
-    """Least-squares slope of observed on expected shifts over conditions, with its 95 % t interval.
+    """Least-squares slope of observed on expected shifts over conditions, with its 95% t interval.
 
     1 is theory; below 1 the conditions moved less than their weights and mixes ask for. None below three conditions or
     where all expected shifts are equal.

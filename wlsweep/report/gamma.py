@@ -1,6 +1,6 @@
 """The two figures that the sweep exists for: predicted accept rate and accuracy against gamma.
 
-A panel a variant, a line a proportion, the baseline in both panels, a 95 % interval at every point.
+A panel a variant, a line a proportion, the baseline in both panels, a 95% interval at every point.
 """
 
 from __future__ import annotations
@@ -86,14 +86,12 @@ def against_gamma(
             on = sorted(on, key=lambda p: (p.condition.gamma, p.condition.seed))
             if any(p.condition.variant == variant for p in on) or (on and kind == ""):
                 name = f"1/{k} accepts" + (f", {kind}" if kind else "")
-                data.append(
-                    _line(on, metric, k, name, name not in shown, dodge=place - (len(lines) - 1) / 2, faint=bool(kind))
-                    | axes
-                )
-                shown.add(name)
+                dodge = place - (len(lines) - 1) / 2
                 if forecast:
-                    data += [_expected(on, forecast, k, place - (len(lines) - 1) / 2, "theory" not in shown) | axes]
+                    data.insert(0, _expected(on, forecast, k, dodge, "theory" not in shown) | axes)
                     shown.add("theory")
+                data.append(_line(on, metric, k, name, name not in shown, dodge, faint=bool(kind)) | axes)
+                shown.add(name)
         span = [min(gammas) / 1.2, max(gammas) * 1.2]
         flats = [(reference[0], reference[1], "dot", FAINT)] if reference else []
         flats += [(e["name"], e[metric], "longdashdot", INK) for e in externals if e.get(metric) is not None]
@@ -143,7 +141,7 @@ def _line(on: list[Point], metric: str, k: int, name: str, legend: bool, dodge: 
         "line": {"color": look.colour, "dash": "dot" if faint else look.dash, "width": 1.2 if faint else 2},
         "marker": {
             "symbol": ["star" if b else look.symbol + ("-open" if faint else "") for b in baseline],
-            "size": [12 if b else 8 for b in baseline],
+            "size": [14 if b else 9 for b in baseline],
             "color": [INK if b else look.colour for b in baseline],
         },
         "customdata": [[p.entry["name"], low, high] for p, low, high in zip(on, lows, highs, strict=True)],
@@ -161,7 +159,8 @@ def _expected(on: list[Point], forecast: dict[str, float], k: int, dodge: float,
         "name": "theory, from the baseline alone",
         "legendgroup": "theory",
         "showlegend": legend,
-        "marker": {"symbol": "line-ew-open", "size": 14, "color": mark(k).colour, "line": {"width": 2}},
+        "marker": {"symbol": "line-ew-open", "size": 26, "color": mark(k).colour, "line": {"width": 4}},
+        "opacity": 0.35,
         "hovertemplate": "forecast %{y:.1%}<extra></extra>",
     }
 

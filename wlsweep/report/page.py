@@ -16,8 +16,10 @@ from wlsweep import __version__
 from wlsweep.analysis.evaluate import Evaluation, current, evaluate
 from wlsweep.paths import RunDir, read_json, whole_file
 from wlsweep.report.blocks import Drawn
+from wlsweep.report.findings import lead
 from wlsweep.report.png import write_pngs
-from wlsweep.report.sections import Story, lead, sections
+from wlsweep.report.sections import sections
+from wlsweep.report.story import Story
 from wlsweep.report.style import Figure
 
 _HERE = Path(__file__).parent
