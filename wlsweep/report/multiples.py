@@ -60,7 +60,7 @@ def _grid(
         rows = max(1, -(-len(shown) // columns))
         height = 110 + each * rows
         made = base_layout(height, legend={"orientation": "h", "y": -58 / height, "yanchor": "top"})
-        made |= panels(titles, columns, x, y, 0.03, min(0.34 * 1.0 / rows, 0.2))
+        made |= panels(titles, columns, x, y, 0.03 if columns > 2 else 0.09, min(0.34 / rows, 0.2))
         made["annotations"] = [a | {"font": {"size": 11}} for a in made["annotations"]]
         for i in range(len(shown)):  # ticks on the outer axes only
             if i % columns:

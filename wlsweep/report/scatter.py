@@ -58,7 +58,12 @@ def precision_recall(entries: Sequence[Entry], externals: Sequence[Entry], capti
     layout = base_layout(540)
     layout["xaxis"] = share_axis("recall: share of accepted papers that it accepts", range=[0, 1.02])
     layout["yaxis"] = share_axis("precision: share of its accepts that are right", range=_room(data))
-    return Figure("precision_recall", "Precision and recall", caption, data, layout, {"height": 560})
+    narrow = {
+        "height": 560,
+        "xaxis": layout["xaxis"] | {"title": {"text": "recall of accepts"}},
+        "yaxis": layout["yaxis"] | {"title": {"text": "precision of accepts"}},
+    }
+    return Figure("precision_recall", "Precision and recall", caption, data, layout, narrow)
 
 
 def _room(data: Sequence[Trace]) -> list[float]:
