@@ -25,7 +25,7 @@ MIXES = {
 )
 @pytest.mark.parametrize("data", [{}, MIXES], ids=["nominal", "counted"])
 def test_expected_shift_is_what_minimises_the_weighted_loss(name, data):
-    """For a paper of posterior q on the balanced source, the log-odds that minimise expected weighted loss on the mix."""
+    """For a paper of posterior q on the balanced source: the log-odds of least expected weighted loss on the mix."""
     c = parse_name(name)
     a, r = (data or {"mixes": {f"1/{c.k}": {"accepts": 1, "rejects": c.k - 1}}})["mixes"][f"1/{c.k}"].values()
     a2, r2 = data["mixes"]["1/2"].values() if data else (1, 1)

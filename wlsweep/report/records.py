@@ -151,8 +151,8 @@ def years(story: Story) -> Section:
     figure = per_year(
         story.entries,
         story.externals,
-        "Coloured: predicted accept rate; grey dashes: accuracy; dotted: the true accept rate of the year. Whiskers: 95%"
-        " Wilson intervals, wide because a year has few papers.",
+        "Coloured: predicted accept rate; grey dashes: accuracy; dotted: the true accept rate of the year. Whiskers:"
+        " 95% Wilson intervals, wide because a year has few papers.",
     )
     shares = ("predicted_accept_rate", "actual_accept_rate", "accuracy", "recall", "recall_reject", "f1")
     columns = [*((key, "share") for key in shares), ("auc", "plain"), ("brier", "plain")]
