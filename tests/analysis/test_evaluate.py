@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from tests.made_run import THE_19, make_run, shift_of, write_predictions
-from wlsweep.analysis.evaluate import current, evaluate, training_curve
+from wlsweep.analysis.evaluate import current, evaluate, remembered_externals, training_curve
 from wlsweep.analysis.load import load_board
 from wlsweep.analysis.table import summary_table
 from wlsweep.conditions import parse_name
@@ -153,6 +153,8 @@ def test_an_external_model_is_measured_and_compared_in_the_family(tmp_path):
     assert external["accuracy"] == found.entries[1]["accuracy"]
     assert found.analysis["comparisons"][-1]["name"] == "copy"
     assert found.analysis["family"] == 4
+    write_predictions(run, THE_19[2], np.linspace(-1, 1, 200))
+    assert current(run) is None and remembered_externals(run) == [("copy", path)]
 
 
 def test_an_evaluation_is_current_until_predictions_change(tmp_path):

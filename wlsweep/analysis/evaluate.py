@@ -103,10 +103,16 @@ def current(run: RunDir, only: str | None = None) -> Evaluation | None:
     if not (run.analysis_json.exists() and run.metrics_json.exists()):
         return None
     analysis = read_json(run.analysis_json)
-    externals = [(name, Path(path)) for name, path in analysis["inputs"]["externals"]]
-    if analysis["inputs"] != inputs_of(run, only, externals):
+    if analysis["inputs"] != inputs_of(run, only, remembered_externals(run)):
         return None
     return Evaluation(read_json(run.metrics_json), analysis, [])
+
+
+def remembered_externals(run: RunDir) -> list[tuple[str, Path]]:
+    """The external predictions of the last evaluation, so that a report that evaluates again keeps them."""
+    if not run.analysis_json.exists():
+        return []
+    return [(name, Path(path)) for name, path in read_json(run.analysis_json)["inputs"]["externals"]]
 
 
 def _entry(board: Board, name: str) -> dict[str, Any]:

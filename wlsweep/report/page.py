@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from wlsweep import __version__
-from wlsweep.analysis.evaluate import Evaluation, current, evaluate
+from wlsweep.analysis.evaluate import Evaluation, current, evaluate, remembered_externals
 from wlsweep.paths import RunDir, read_json, whole_file
 from wlsweep.report.blocks import Drawn
 from wlsweep.report.findings import lead
@@ -41,7 +41,7 @@ def write_report(run: RunDir, only: str | None = None, png: bool = True) -> Repo
     Raises:
         WlsweepError: as `evaluate` does.
     """
-    evaluation = current(run, only) or evaluate(run, only)
+    evaluation = current(run, only) or evaluate(run, only, remembered_externals(run))
     story = told(run, evaluation)
     html, figures = page(story)
     with whole_file(run.report) as temporary:
