@@ -52,8 +52,8 @@ def test_delong_variance_equals_brute_force_over_pairs():
     a, r = log_odds[accept], log_odds[~accept]
     wins = (a[:, None] > r).astype(float) + 0.5 * (a[:, None] == r)
     variance = wins.mean(axis=1).var(ddof=1) / len(a) + wins.mean(axis=0).var(ddof=1) / len(r)
-    value = float(roc_auc_score(accept, log_odds))
-    got = iv.of_auc(accept, log_odds, value)
+    got = iv.of_auc(accept, log_odds)
+    assert got.value == pytest.approx(roc_auc_score(accept, log_odds), rel=1e-12)
     assert got.high - got.value == pytest.approx(stats.norm.ppf(0.975) * variance**0.5, rel=1e-12)
 
 

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from wlsweep.analysis.intervals import LEVEL, Interval, auc_influence, average_precision_influence
+from wlsweep.analysis.intervals import LEVEL, Interval, auc_influence, average_precision_influence, of_auc
 from wlsweep.analysis.load import BoolArray, FloatArray
-from wlsweep.analysis.metrics import BINS, bin_of, equal_width_edges, log_losses, probability, ranking
+from wlsweep.analysis.metrics import BINS, average_precision, bin_of, equal_width_edges, log_losses, probability
 
 _CHUNK = 500  # draws per product; 500 x 20,000 float32 weights are 40 MB
 _COLUMNS = ("tp", "fp", "brier", "log_loss", "auc", "average_precision", "log_odds", "moved_tp", "moved_fp")
@@ -100,7 +100,6 @@ def columns(accept: BoolArray, log_odds: FloatArray, moved: BoolArray | None = N
     p, decision = probability(log_odds), log_odds > 0
     gaps = np.zeros((len(p), BINS))
     gaps[np.arange(len(p)), bin_of(p, equal_width_edges())] = p - accept
-    auc, precision = ranking(accept, log_odds)
     moved = np.zeros(len(p), dtype=bool) if moved is None else moved
     single = (
         decision & accept,
@@ -114,6 +113,7 @@ def columns(accept: BoolArray, log_odds: FloatArray, moved: BoolArray | None = N
         moved & ~accept,
     )
     values = np.column_stack([*single, gaps]).astype(np.float32)
+    auc, precision = of_auc(accept, log_odds).value, average_precision(accept, log_odds)
     return Columns(values, np.nan if auc is None else auc, np.nan if precision is None else precision)
 
 
