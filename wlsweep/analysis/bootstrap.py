@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from wlsweep.analysis.intervals import LEVEL, Interval, auc_influence, average_precision_influence, of_auc
+from wlsweep.analysis.intervals import LEVEL, Interval, auc, average_precision
 from wlsweep.analysis.load import BoolArray, FloatArray
-from wlsweep.analysis.metrics import BINS, average_precision, bin_of, equal_width_edges, log_losses, probability
+from wlsweep.analysis.metrics import BINS, bin_of, equal_width_edges, log_losses, probability
 
 _CHUNK = 500  # draws per product; 500 x 20,000 float32 weights are 40 MB
 _COLUMNS = ("tp", "fp", "brier", "log_loss", "auc", "average_precision", "log_odds", "moved_tp", "moved_fp")
@@ -101,20 +101,21 @@ def columns(accept: BoolArray, log_odds: FloatArray, moved: BoolArray | None = N
     gaps = np.zeros((len(p), BINS))
     gaps[np.arange(len(p)), bin_of(p, equal_width_edges())] = p - accept
     moved = np.zeros(len(p), dtype=bool) if moved is None else moved
+    area, auc_influence = auc(accept, log_odds)
+    precision, precision_influence = average_precision(accept, log_odds)
     single = (
         decision & accept,
         decision & ~accept,
         (p - accept) ** 2,
         log_losses(accept, log_odds),
-        auc_influence(accept, log_odds),
-        average_precision_influence(accept, log_odds),
+        auc_influence,
+        precision_influence,
         log_odds,
         moved & accept,
         moved & ~accept,
     )
     values = np.column_stack([*single, gaps]).astype(np.float32)
-    auc, precision = of_auc(accept, log_odds).value, average_precision(accept, log_odds)
-    return Columns(values, np.nan if auc is None else auc, np.nan if precision is None else precision)
+    return Columns(values, np.nan if area is None else area, np.nan if precision is None else precision)
 
 
 def draws_of(sums: npt.NDArray[np.float32], accepts: FloatArray, n: int, model: Columns) -> Draws:

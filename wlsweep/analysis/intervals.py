@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wlsweep.analysis.load import BoolArray, FloatArray
-from wlsweep.analysis.metrics import Counts, Rate, average_precision, placements, rates
+from wlsweep.analysis.metrics import Counts, Rate, placements, rates
 
 LEVEL = 0.95
 """Level of every interval."""
@@ -92,14 +92,16 @@ def of_mean(values: FloatArray) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n)
 
 
-def auc_influence(accept: BoolArray, log_odds: FloatArray) -> FloatArray:
-    """Influence of each row on the AUC, shape (n,); zero without both classes."""
+def auc(accept: BoolArray, log_odds: FloatArray) -> tuple[float | None, FloatArray]:
+    """Area under the ROC curve and each row's influence on it, shape (n,); None and zeros without both classes."""
     influence = np.zeros(len(accept))
-    if accept.any() and not accept.all():
-        of_accepts, of_rejects = placements(accept, log_odds)
-        influence[accept] = (of_accepts - of_accepts.mean()) / len(of_accepts)
-        influence[~accept] = (of_rejects - of_rejects.mean()) / len(of_rejects)
-    return influence
+    if not accept.any() or accept.all():
+        return None, influence
+    of_accepts, of_rejects = placements(accept, log_odds)
+    value = float(of_accepts.mean())
+    influence[accept] = (of_accepts - value) / len(of_accepts)
+    influence[~accept] = (of_rejects - value) / len(of_rejects)
+    return value, influence
 
 
 def of_auc(accept: BoolArray, log_odds: FloatArray) -> Estimate:
@@ -107,25 +109,26 @@ def of_auc(accept: BoolArray, log_odds: FloatArray) -> Estimate:
 
     No value without both classes, no interval with fewer than two of one.
     """
+    value, influence = auc(accept, log_odds)
     m, r = int(accept.sum()), int((~accept).sum())
-    if min(m, r) < 1:
-        return Estimate(None, None, None, len(accept))
-    of_accepts, of_rejects = placements(accept, log_odds)
-    value = float(of_accepts.mean())
-    if min(m, r) < 2:
+    if value is None or min(m, r) < 2:
         return Estimate(value, None, None, len(accept))
-    return _normal(value, float(of_accepts.var(ddof=1) / m + of_rejects.var(ddof=1) / r), len(accept))
+    # per class, the sum of squared influences is the biased variance over n; DeLong takes the unbiased one
+    of_accepts, of_rejects = influence[accept], influence[~accept]
+    variance = float((of_accepts**2).sum() * m / (m - 1) + (of_rejects**2).sum() * r / (r - 1))
+    return _normal(value, variance, len(accept))
 
 
-def average_precision_influence(accept: BoolArray, log_odds: FloatArray) -> FloatArray:
-    """Influence of each row on the average precision, shape (n,); zero without an accept.
+def average_precision(accept: BoolArray, log_odds: FloatArray) -> tuple[float | None, FloatArray]:
+    """Average precision (step-wise, as scikit-learn defines it) and each row's influence on it, shape (n,).
 
     AP = sum over score groups g of A_g P_g / A with P_g = (accepts at or above g) / (rows at or above g); its
     derivative by the weight of a row of group k is the row's own term plus what it does to every P_g below it.
+    scikit-learn gives the value (tests compare) but not the influence. None and zeros without an accept.
     """
     total = int(accept.sum())
     if total == 0:
-        return np.zeros(len(accept))
+        return None, np.zeros(len(accept))
     _, group, rows = np.unique(-log_odds, return_inverse=True, return_counts=True)
     hits = np.bincount(group, weights=accept, minlength=len(rows))
     above = np.cumsum(rows)
@@ -134,15 +137,14 @@ def average_precision_influence(accept: BoolArray, log_odds: FloatArray) -> Floa
     per_accept = np.cumsum((hits * (1 - precision) / above)[::-1])[::-1]
     per_reject = np.cumsum((-hits * precision / above)[::-1])[::-1]
     own = np.where(accept, precision[group] - value, 0.0)
-    return np.asarray((own + np.where(accept, per_accept[group], per_reject[group])) / total)
+    return value, np.asarray((own + np.where(accept, per_accept[group], per_reject[group])) / total)
 
 
 def of_average_precision(accept: BoolArray, log_odds: FloatArray) -> Estimate:
     """Average precision with an infinitesimal-jackknife interval, cut to [0, 1]."""
-    value = average_precision(accept, log_odds)
+    value, influence = average_precision(accept, log_odds)
     if value is None or accept.sum() < 2:
         return Estimate(value, None, None, len(accept))
-    influence = average_precision_influence(accept, log_odds)
     return _normal(value, float((influence**2).sum()), len(accept))
 
 

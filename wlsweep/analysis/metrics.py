@@ -128,13 +128,6 @@ def placements(accept: BoolArray, log_odds: FloatArray) -> tuple[FloatArray, Flo
     return of_accepts, of_rejects
 
 
-def average_precision(accept: BoolArray, log_odds: FloatArray) -> float | None:
-    """Mean precision at the accepts (step-wise, as scikit-learn defines it); None without any accept."""
-    from sklearn.metrics import average_precision_score
-
-    return float(average_precision_score(accept, log_odds)) if accept.any() else None
-
-
 def equal_width_edges(bins: int = BINS) -> FloatArray:
     """0, 1/bins, ..., 1."""
     return np.linspace(0.0, 1.0, bins + 1)

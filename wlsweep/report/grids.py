@@ -28,12 +28,12 @@ def heatmap(entries: Sequence[Entry], metric: str, title: str, caption: str, ful
     """
     plain = {c.name: e for e in entries if not family(c := parse_name(e["name"])) and c.seed == 0}
     conditions = {name: parse_name(name) for name in plain}
-    columns = sorted({(c.signed_log_gamma, c.gamma) for c in conditions.values()})
+    columns = sorted({(c.signed_log_gamma, c.variant, c.gamma) for c in conditions.values()})
     rows = sorted({c.k for c in conditions.values()})
     values: list[list[float | None]] = [[None] * len(columns) for _ in rows]
     words = [["not run"] * len(columns) for _ in rows]
     for name, c in conditions.items():
-        i, j = rows.index(c.k), columns.index((c.signed_log_gamma, c.gamma))
+        i, j = rows.index(c.k), columns.index((c.signed_log_gamma, c.variant, c.gamma))
         e = plain[name]
         if e["state"] != "done":
             words[i][j] = e["state"]
@@ -45,8 +45,8 @@ def heatmap(entries: Sequence[Entry], metric: str, title: str, caption: str, ful
             words[i][j] = f"<b>{100 * e[metric]:.0f}</b><br>{100 * low:.0f}-{100 * high:.0f}"
     known = [v for row in values for v in row if v is not None]
     low, high = (0.0, 1.0) if full_range or not known else (min(known), max(known))
-    names = [f"reject {g:g}" if s < 0 else f"accept {g:g}" if s > 0 else "1" for s, g in columns]
-    short = [f"R{g:g}" if s < 0 else f"A{g:g}" if s > 0 else "1" for s, g in columns]
+    names = ["1" if variant == "baseline" else f"{variant} {g:g}" for _, variant, g in columns]
+    short = ["1" if variant == "baseline" else f"{variant[0].upper()}{g:g}" for _, variant, g in columns]
     places = list(range(len(columns)))
     annotations: list[dict[str, Any]] = [
         {
