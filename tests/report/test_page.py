@@ -102,7 +102,7 @@ def test_failed_and_missing_conditions_stay_in_with_their_cause(run):
 
 
 def test_numbers_on_the_page_are_those_of_all_metrics_json(run):
-    html = run.report.read_text()
+    html = run.report.read_text().replace("<wbr>", "")
     for e in json.loads(run.metrics_json.read_text()):
         row = re.search(
             rf"<tr[^>]*><td[^>]*>{re.escape(e['name'])}</td>(.*?)</tr>", html[html.index('id="tables"') :], re.S
@@ -166,7 +166,7 @@ def test_small_empty_and_larger_sweeps_make_a_page(tmp_path, names, left_out):
     html, figures = page(told(made, evaluate(made, draws=DRAWS)))
     for f in figures:
         go.Figure(data=f.data, layout=f.wide | f.narrow)
-    assert all(name in html for name in names)
+    assert all(name in html.replace("<wbr>", "") for name in names)
 
 
 def test_other_seeds_losses_and_gammas_below_one_make_a_page(tmp_path):

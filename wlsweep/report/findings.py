@@ -100,6 +100,7 @@ def gamma_section(story: Story) -> Section:
         story.externals,
         reference,
         forecasts,
+        seeds=story.analysis["seeds"],
     )
     accuracy = against_gamma(
         story.entries,
@@ -110,6 +111,7 @@ def gamma_section(story: Story) -> Section:
         " far from the test set's own. The axis is fitted to the data; whiskers are 95% Wilson intervals.",
         story.externals,
         zoom=True,
+        seeds=story.analysis["seeds"],
     )
     return Section("gamma", title, [], [Drawn(rate), Drawn(accuracy)])
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from wlsweep.conditions import Condition, parse_name
-from wlsweep.report.gamma import Entry, points
-from wlsweep.report.scatter import short
+from wlsweep.report.gamma import Entry, family, points
+from wlsweep.report.scatter import colour_of, short
 from wlsweep.report.style import FAINT, INK, Figure, Trace, axis, base_layout, error_bars, mark, panels, share_axis
 
 MOST_PANELS = 24
@@ -33,7 +33,7 @@ def _look(entry: Entry, external: bool) -> tuple[str, str, str]:
     if external:
         return entry["name"][:24], INK, "x"
     c = parse_name(entry["name"])
-    return short(c), INK if c.variant == "baseline" else mark(c.k).colour, mark(c.k).symbol
+    return short(c), colour_of(c), mark(c.k).symbol
 
 
 def _grid(
@@ -165,6 +165,11 @@ def per_year(entries: Sequence[Entry], externals: Sequence[Entry], caption: str)
     return Figure("per_year", "Year by year", caption + cut_note(entries, externals), data, wide, narrow)
 
 
+def _rank(c: Condition) -> tuple[bool, bool, int]:
+    """Who is drawn first where not all can be: baselines, then what no other axis varies, then seed 0."""
+    return c.variant != "baseline" or c.seed > 0, bool(family(c)), c.seed
+
+
 def _dash(c: Condition) -> str:
     return {"baseline": "solid", "accept": "solid", "reject": "dash"}[c.variant]
 
@@ -200,7 +205,7 @@ def by_mix(
     data: list[Trace] = []
     for i, k in enumerate(ks):
         suffix = str(i + 1) if i else ""
-        shown = sorted(groups[k], key=lambda e: parse_name(e["name"]).variant != "baseline")[:most]
+        shown = sorted(groups[k], key=lambda e: _rank(parse_name(e["name"])))[:most]
         top = max(parse_name(e["name"]).gamma for e in shown)
         for e in shown:
             c = parse_name(e["name"])
@@ -208,7 +213,7 @@ def by_mix(
             if not xs:
                 continue
             plain = c.variant == "baseline"
-            colour = INK if plain else mark(k).colour
+            colour = colour_of(c)
             data.append(
                 {
                     "type": "scatter",
@@ -238,7 +243,9 @@ def by_mix(
             **panels(titles, columns, x, y, 0.07, 0.3 / rows if rows > 1 else 0.1),
         }
 
-    return Figure(slug, title, caption, data, layout(2, 260, 90), layout(1, 250, 210))
+    crowded = len(data) > 20  # a legend as tall as the figure helps nobody on a small screen; the caption says enough
+    narrow = layout(1, 250, 20 if crowded else 210) | {"showlegend": not crowded}
+    return Figure(slug, title, caption, data, layout(2, 260, 90), narrow)
 
 
 def coverage(entries: Sequence[Entry], curves: Mapping[str, Any], caption: str) -> Figure:

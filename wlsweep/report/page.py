@@ -68,6 +68,7 @@ def page(story: Story) -> tuple[str, list[Figure]]:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["breakable"] = lambda text: Markup("_<wbr>").join(text.split("_"))
     template = environment.from_string((_HERE / "page.html.j2").read_text(encoding="utf-8"))
     html = template.render(
         name=story.sweep["sweep"]["name"],

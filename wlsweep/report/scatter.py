@@ -20,6 +20,11 @@ def symbol(c: Condition) -> str:
     return mark(c.k).symbol + ("-open" if c.variant == "reject" else "")
 
 
+def colour_of(c: Condition) -> str:
+    """Colour of a condition: its proportion's; the baseline at 1/2, to which all is compared, is black."""
+    return INK if c.variant == "baseline" and c.k == 2 else mark(c.k).colour
+
+
 def by_proportion(conditions: Sequence[Condition]) -> list[tuple[str, list[int]]]:
     """(legend name, indices) by proportion and variant, in order."""
     out: dict[tuple[int, str], list[int]] = {}
@@ -51,7 +56,7 @@ def precision_recall(entries: Sequence[Entry], externals: Sequence[Entry], capti
     conditions = [p.condition for p in measured]
     for name, found in by_proportion(conditions):
         on = [measured[i] for i in found]
-        data.append(_cross([p.entry for p in on], name, mark(on[0].condition.k).colour, symbol(on[0].condition)))
+        data.append(_cross([p.entry for p in on], name, colour_of(on[0].condition), symbol(on[0].condition)))
     for e in externals:
         if e["precision"] is not None and e["recall"] is not None:
             data.append(_cross([e], e["name"], INK, "x"))
@@ -84,7 +89,7 @@ def _cross(on: Sequence[Entry], name: str, colour: str, shape: str) -> Trace:
         "error_x": bars("recall"),
         "error_y": bars("precision"),
         "name": name,
-        "marker": {"symbol": shape, "size": 11 if shape != "star" else 14, "color": INK if shape == "star" else colour},
+        "marker": {"symbol": shape, "size": 11 if shape != "star" else 14, "color": colour},
         "text": [f"{e['name']}, F1 {e['f1']:.3f}" for e in on],
         "hovertemplate": "%{text}<br>recall %{x:.1%}, precision %{y:.1%}<extra></extra>",
     }
@@ -108,7 +113,7 @@ def forecast_observed(
     for name, found in by_proportion(conditions):
         on = [reached[i] for i in found]
         c = conditions[found[0]]
-        look = {"symbol": symbol(c), "size": 10, "color": mark(c.k).colour}
+        look = {"symbol": symbol(c), "size": 10, "color": colour_of(c)}
         said = [t["forecast"]["predicted_accept_rate"] for t in on]
         seen = [measured[t["name"]] for t in on]
         shared = {
