@@ -11,8 +11,6 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from websockets.sync.client import connect
-
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -90,6 +88,9 @@ class Tab:
 
 @contextmanager
 def tab(executable: str):
+    """A tab of a fresh browser with a profile of its own; both are gone afterwards."""
+    from websockets.sync.client import connect
+
     with tempfile.TemporaryDirectory() as profile:
         browser = subprocess.Popen(
             [executable, *FLAGS, f"--user-data-dir={profile}", "about:blank"],

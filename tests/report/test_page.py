@@ -191,6 +191,16 @@ def test_without_a_browser_the_page_is_whole_and_the_way_to_pngs_is_said(tmp_pat
     assert "install chromium" in files.note.lower()
 
 
+def test_a_browser_that_does_not_start_is_said_and_the_page_is_whole(tmp_path, monkeypatch):
+    broken = tmp_path / "chromium"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    files = write_report(make_run(tmp_path / "run", THE_19[:2], n=20))
+    assert files.page.exists() and files.pngs == []
+    assert f"{broken} did not draw the PNGs" in files.note
+
+
 needs_browser = pytest.mark.skipif(png.browser() is None, reason="no Chromium or Chrome on PATH")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from wlsweep.conditions import parse_name
 from wlsweep.report.blocks import Block, Cell, Drawn, Listing, Row, Section, Table, Verdicts, text
 from wlsweep.report.gamma import against_gamma
-from wlsweep.report.grids import heatmap
+from wlsweep.report.grids import CELLS, heatmap
 from wlsweep.report.multiples import coverage, reliability
 from wlsweep.report.scatter import forecast_observed, forest, precision_recall
 from wlsweep.report.story import Story, count, pct, pct_interval
@@ -266,7 +266,6 @@ def cost(story: Story) -> Section:
     if not story.done:
         return Section("cost", title, [_NOTHING])
     analysis = story.analysis
-    everyone = [*story.entries, *story.externals]
     outside = [e["name"] for e in story.externals]
     blocks: list[Block] = []
     if analysis["comparisons"]:
@@ -281,7 +280,6 @@ def cost(story: Story) -> Section:
                 )
             )
         )
-    cells = "Each cell: percent, with its 95% interval below. "
     wheres = (
         ("predicted_accept_rate", "Predicted accept rate", "Rises to the right, falls downwards.", True),
         ("accuracy", "Accuracy", "Colours span what was measured, not 0 to 100%.", False),
@@ -290,7 +288,7 @@ def cost(story: Story) -> Section:
         ("recall", "Recall of accepts", "Rises as more papers are accepted.", True),
     )
     blocks += [
-        Drawn(heatmap(story.entries, key, f"{name} by gamma and proportion", cells + see, full))
+        Drawn(heatmap(story.entries, key, f"{name} by gamma and proportion", CELLS + see, full))
         for key, name, see, full in wheres
     ]
     blocks.append(
@@ -321,7 +319,8 @@ def cost(story: Story) -> Section:
     blocks.append(
         Drawn(
             coverage(
-                [e for e in everyone if e["name"] not in outside],
+                story.entries,
+                story.externals,
                 analysis["curves"],
                 "Accuracy if only the most confident share of the papers is decided. A curve that rises to the left"
                 " knows what it does not know. Black: baseline; solid: accept variants, dashed: reject variants, paler"

@@ -112,7 +112,7 @@ def against_gamma(
             if any(p.condition.variant == variant for p in on) or (on and kind == ""):
                 name = f"1/{k} accepts" + (f", {kind}" if kind else "")
                 dodge = place - (len(lines) - 1) / 2
-                if forecast:
+                if forecast and any(p.entry["name"] in forecast for p in on):
                     data.insert(0, _expected(on, forecast, k, dodge, "theory" not in shown) | axes)
                     shown.add("theory")
                 data.append(_line(on, metric, k, name, name not in shown, dodge, faint=bool(kind)) | axes)
@@ -125,6 +125,7 @@ def against_gamma(
         span = [min(gammas) / 1.2, max(gammas) * 1.2]
         flats = [(reference[0], reference[1], "dot", FAINT)] if reference else []
         flats += [(e["name"], e[metric], "longdashdot", INK) for e in externals if e.get(metric) is not None]
+        data += [t | axes for e in externals if e.get(metric) is not None for t in _band(e, metric, span)]
         for name, value, dash, colour in flats:
             data.append(
                 {
@@ -176,6 +177,21 @@ def _line(on: list[Point], metric: str, k: int, name: str, legend: bool, dodge: 
         "customdata": [[p.entry["name"], low, high] for p, low, high in zip(on, lows, highs, strict=True)],
         "hovertemplate": "%{customdata[0]}<br>%{y:.1%} (%{customdata[1]:.1%} to %{customdata[2]:.1%})<extra></extra>",
     }
+
+
+def _band(entry: Entry, metric: str, span: list[float]) -> list[Trace]:
+    """The interval of an external model, as a band behind its line."""
+    edge = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": span,
+        "line": {"width": 0},
+        "showlegend": False,
+        "hoverinfo": "skip",
+        "name": entry["name"],
+    }
+    low, high = entry[f"{metric}_low"], entry[f"{metric}_high"]
+    return [edge | {"y": [low, low]}, edge | {"y": [high, high], "fill": "tonexty", "fillcolor": "rgba(60,60,60,0.10)"}]
 
 
 def _stars(on: list[Point], metric: str, k: int, dodge: float, legend: bool) -> Trace:

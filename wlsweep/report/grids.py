@@ -13,7 +13,11 @@ from wlsweep.report.gamma import Entry, family
 from wlsweep.report.style import Figure, axis, base_layout
 
 # cividis (Nunez et al. 2018): even in brightness, so it reads in grey and under colour blindness
+_MOST_COLUMNS = 16  # with more, cells are too narrow for words
 _SCALE = [[0.0, "#00204d"], [0.25, "#414d6b"], [0.5, "#7c7b78"], [0.75, "#bcaf6f"], [1.0, "#ffea46"]]
+
+CELLS = "Each cell: percent, with its 95% interval below. "
+"""How captions explain the words in the cells."""
 
 
 def heatmap(entries: Sequence[Entry], metric: str, title: str, caption: str, full_range: bool = True) -> Figure:
@@ -48,6 +52,7 @@ def heatmap(entries: Sequence[Entry], metric: str, title: str, caption: str, ful
     names = ["1" if variant == "baseline" else f"{variant} {g:g}" for _, variant, g in columns]
     short = ["1" if variant == "baseline" else f"{variant[0].upper()}{g:g}" for _, variant, g in columns]
     places = list(range(len(columns)))
+    every = -(-len(columns) // _MOST_COLUMNS)
     annotations: list[dict[str, Any]] = [
         {
             "x": j,
@@ -58,7 +63,10 @@ def heatmap(entries: Sequence[Entry], metric: str, title: str, caption: str, ful
         }
         for i in range(len(rows))
         for j in places
+        if len(columns) <= _MOST_COLUMNS
     ]
+    if not annotations:
+        caption = caption.replace(CELLS, "Numbers and intervals are in the table; empty cells were not run. ")
     data: list[dict[str, Any]] = [
         {
             "type": "heatmap",
@@ -81,9 +89,10 @@ def heatmap(entries: Sequence[Entry], metric: str, title: str, caption: str, ful
     height = 120 + 46 * len(rows)
     bare = {"gridcolor": "rgba(0,0,0,0)"}
     wide = base_layout(height, annotations=annotations, yaxis=y | bare)
-    wide["xaxis"] = axis("gamma, by the class that it weighs", tickvals=places, ticktext=names) | bare
+    wide["xaxis"] = axis("gamma, by the class that it weighs", tickvals=places[::every], ticktext=names[::every]) | bare
     narrow = {
-        "xaxis": wide["xaxis"] | {"ticktext": short, "title": {"text": "gamma (R: on rejects, A: on accepts)"}},
+        "xaxis": wide["xaxis"]
+        | {"ticktext": short[::every], "title": {"text": "gamma (R: on rejects, A: on accepts)"}},
         "annotations": [a | {"font": a["font"] | {"size": 9}} for a in annotations],
         "margin": {"l": 46, "r": 4, "t": 14, "b": 50},
     }

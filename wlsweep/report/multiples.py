@@ -248,8 +248,8 @@ def by_mix(
     return Figure(slug, title, caption, data, layout(2, 260, 90), narrow)
 
 
-def coverage(entries: Sequence[Entry], curves: Mapping[str, Any], caption: str) -> Figure:
-    """Accuracy on the most confident share of the papers."""
+def coverage(entries: Sequence[Entry], externals: Sequence[Entry], curves: Mapping[str, Any], caption: str) -> Figure:
+    """Accuracy on the most confident share of the papers; externals in every panel."""
 
     def series(e: Entry) -> tuple[list[float], list[float], dict[str, Any] | None]:
         at = curves[e["name"]]["coverage"][1::2]
@@ -258,10 +258,19 @@ def coverage(entries: Sequence[Entry], curves: Mapping[str, Any], caption: str) 
         return [c["coverage"] for c in at], values, bars
 
     done = [p.entry for p in points(entries)]
-    lowest = min((c["accuracy_low"] for e in done for c in curves[e["name"]]["coverage"][1::2]), default=0.0)
+    lowest = min(
+        (c["accuracy_low"] for e in [*done, *externals] for c in curves[e["name"]]["coverage"][1::2]), default=0.0
+    )
     x = share_axis("share of papers decided", range=[0.05, 1.03])
     y = share_axis("accuracy on them", range=[max(0.0, lowest - 0.02), 1.01])
-    return by_mix(done, series, "coverage", "Accuracy on the papers it is sure of", caption, x, y)
+    figure = by_mix(done, series, "coverage", "Accuracy on the papers it is sure of", caption, x, y)
+    panels_drawn = sorted({(t["xaxis"], t["yaxis"]) for t in figure.data})
+    for e in externals:
+        xs, ys, bars = series(e)
+        for i, (xa, ya) in enumerate(panels_drawn):
+            line = _thin(xs, ys, e["name"], INK, "longdashdot") | {"xaxis": xa, "yaxis": ya, "legendgroup": e["name"]}
+            figure.data.append(line | {"error_y": (bars or {}) | {"thickness": 0.7, "width": 0}, "showlegend": not i})
+    return figure
 
 
 def training(

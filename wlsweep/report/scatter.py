@@ -196,6 +196,8 @@ def forest(comparisons: Sequence[Mapping[str, Any]], caption: str, externals: Se
     """Differences in accuracy by condition: against the baseline, and against the baseline with its threshold moved."""
     rows = [c for c in comparisons if c["difference"]["accuracy"] is not None]
     rows = sorted(rows, key=lambda c: -abs(c["difference"]["accuracy"]["value"]))[:MOST_ROWS]
+    if len(rows) < len(comparisons):
+        caption += f" The {len(rows)} largest differences of {len(comparisons)} are shown; the table holds all."
     kept = {c["name"] for c in rows}
     rows = [c for c in comparisons if c["name"] in kept][::-1]
     places = list(range(len(rows)))
