@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from wlsweep.conditions import Balance, Condition, LossKind, Variant, expand
 from wlsweep.errors import WlsweepError
@@ -35,10 +35,19 @@ def _read_proportion(value: object) -> object:
     raise ValueError(f'{value!r}: write a proportion as a share of accepts, such as "1/3"')
 
 
+def _write_proportion(k: int) -> str:
+    return f"1/{k}"
+
+
+Proportion = Annotated[
+    int, BeforeValidator(_read_proportion), PlainSerializer(_write_proportion, return_type=str, when_used="json")
+]
+
+
 class GridBlock(_Model):
     """One product of axes; the search space is the union of its blocks in file order."""
 
-    proportion: list[Annotated[int, BeforeValidator(_read_proportion)]] = Field(min_length=1)
+    proportion: list[Proportion] = Field(min_length=1)
     """Shares of accepts in the training data, each written `"1/k"`."""
     variant: list[Variant] = Field(min_length=1)
     """Whose loss gamma multiplies."""
@@ -92,6 +101,8 @@ class Data(_Model):
     """Literal (accepts, rejects) by proportion, such as `"1/3" = [5702, 11399]`."""
     seed: int = 0
     """Seed of split and subsets."""
+    limit: int | None = Field(None, ge=8)
+    """Rows of every set in a trial run (`wlsweep run --limit`); without it all."""
     cutoff: int = Field(4096, ge=8)
     """Longest row, in tokens; what does not fit is cut from the end of the paper."""
 
@@ -109,7 +120,7 @@ class Data(_Model):
 class TinyBase(_Model):
     """A small Qwen2 with its own byte-level BPE, made locally and deterministically; see `wlsweep.data.base_model`."""
 
-    vocab: int = Field(512, ge=300)
+    vocab: int = Field(1280, ge=300)
     """Tokens of the vocabulary."""
     width: int = Field(64, multiple_of=16)
     """Hidden size; the MLP has twice it."""
@@ -124,8 +135,8 @@ class TinyBase(_Model):
     """Peak learning rate of that first training."""
     batch: Count = 32
     """Its rows per step."""
-    steps: int | None = Field(None, ge=1)
-    """Its steps; without it one pass over the base rows."""
+    epochs: Count = 1
+    """Its passes over the base rows."""
     seed: int = 0
     """Seed of the initial weights."""
 
@@ -222,9 +233,23 @@ class Predict(_Model):
     """Longest answer that is generated."""
     memory_share: float = Field(0.9, gt=0, le=1)
     """Share of a GPU's memory that the engine takes."""
-    swap_tolerance: float = Field(0.02, gt=0)
+    swap_tolerance: float | None = Field(None, gt=0)
     """Largest difference (natural log units) between the engine's label log-probabilities and those that the trained
-    model itself gave on the same rows; beyond it the engine is reloaded, and the condition fails if that is no cure."""
+    model itself gave on the same rows; beyond it the engine is reloaded, and the condition fails if that is no cure.
+    Without it 0.01 for float32 and 0.25 for bfloat16, whose kernels round differently."""
+
+
+class Budget(_Model):
+    """What `wlsweep plan` reckons with; decides nothing else."""
+
+    gpu_memory_gib: float = Field(80, gt=0)
+    """Memory of one GPU."""
+    peak_tflops: float = Field(989, gt=0)
+    """Dense bf16 peak of one GPU (H100 SXM data sheet: 989; A100: 312)."""
+    mfu: float = Field(0.4, gt=0, le=1)
+    """Model FLOP utilisation assumed: the share of the peak that goes into 6 x parameters x tokens."""
+    price_per_gpu_hour: float = Field(2.0, ge=0)
+    """In dollars."""
 
 
 class Sweep(_Model):
@@ -240,6 +265,7 @@ class Sweep(_Model):
     loss: Loss = Loss()
     train: Train
     predict: Predict = Predict()
+    budget: Budget = Budget()
     grid: list[GridBlock] = Field(min_length=1)
 
     @cached_property
@@ -262,8 +288,11 @@ class Sweep(_Model):
         layout = {"workers", "micro_batch", "gpu", "cpus_per_worker", "log_every", "checkpoint_every", "max_retries"}
         kept = self.model_dump(
             exclude={
+                "name": True,
                 "grid": True,
+                "data": {"source", "test", "pool"},  # the rows' own hashes are compared by the data stage
                 "keep_models": True,
+                "budget": True,
                 "train": layout | {"groups"},
                 "predict": {"engines", "gpus_per_engine", "cpus_per_engine", "memory_share"},
             }

@@ -1,0 +1,140 @@
+"""The command line. Each subcommand imports what it needs when it runs, so that `plan` and `status` answer at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wlsweep.errors import WlsweepError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help=__doc__
+    and "Sweeps of weighted "
+    "losses and class mixes over one fine-tuned LLM. Start with: wlsweep run search_spaces/demo.toml",
+)
+
+SweepFile = Annotated[Path, typer.Argument(help="search space, a TOML file", metavar="SWEEP.toml")]
+RunFolder = Annotated[Path, typer.Argument(help="run directory, such as runs/demo", metavar="DIR")]
+Only = Annotated[str | None, typer.Option(help="conditions by index and name: 0  0-6,9  'accept_*'", metavar="SEL")]
+DataPath = Annotated[
+    str | None,
+    typer.Option("--data", help="ShareGPT rows: a file, or a folder with train.* and test.*", metavar="PATH"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
+Limit = Annotated[int | None, typer.Option(help="trial run on N rows of every set, in a run directory of its own")]
+
+
+def _load(path: Path, data: str | None, limit: int | None) -> Any:
+    from wlsweep.config import load_sweep
+
+    sweep = load_sweep(path, data)
+    if limit is None:
+        return sweep
+    if limit < 8:
+        raise WlsweepError(f"--limit {limit}: a trial run needs at least 8 rows of every set")
+    return sweep.model_copy(
+        update={
+            "name": f"{sweep.name}-limit{limit}",
+            "data": sweep.data.model_copy(update={"limit": limit}),
+        }
+    )
+
+
+@app.command()
+def plan(
+    sweep: SweepFile, only: Only = None, data: DataPath = None, limit: Limit = None, json_: AsJson = False
+) -> None:
+    """Say what a sweep would do: conditions, rows, steps, storage, and what it needs to run. Starts nothing."""
+    from wlsweep.plan import make_plan, plan_text
+
+    found = make_plan(_load(sweep, data, limit), only)
+    if json_:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        plan_text(found)
+
+
+@app.command()
+def run(
+    sweep: SweepFile,
+    only: Only = None,
+    data: DataPath = None,
+    out: Annotated[Path | None, typer.Option(help="run directory (default: runs/NAME)", metavar="DIR")] = None,
+    stage: Annotated[
+        str, typer.Option(help="stop after this stage: data, train, predict, evaluate or report", metavar="STAGE")
+    ] = "report",
+    limit: Limit = None,
+) -> None:
+    """Run a sweep, or go on with it: everything that is done is skipped."""
+    from wlsweep.sweep.run import STAGES, run_sweep
+
+    if stage not in STAGES:
+        raise WlsweepError(f"--stage {stage}: expected one of {', '.join(STAGES)}")
+    loaded = _load(sweep, data, limit)
+    folder = out or Path("runs") / loaded.name
+    code = run_sweep(loaded, folder, only, stage, sys.argv[1:])
+    # Ray's and torch's threads need no orderly end, which would cost seconds: everything is on disk.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+    os._exit(code)
+
+
+@app.command()
+def status(folder: RunFolder, json_: AsJson = False) -> None:
+    """Say where each condition of a run stands: done, running, failed (and why) or missing."""
+    from wlsweep.paths import existing_run
+    from wlsweep.state import RunState, status_table
+
+    state = RunState(existing_run(folder))
+    if json_:
+        typer.echo(json.dumps(state.as_json(), indent=1))
+    else:
+        status_table(state)
+
+
+@app.command()
+def evaluate(folder: RunFolder, only: Only = None) -> None:
+    """Compute all metrics from the predictions alone."""
+    from rich.console import Console
+
+    from wlsweep.analysis.evaluate import evaluate as evaluate_run
+    from wlsweep.analysis.table import summary_table
+    from wlsweep.paths import existing_run
+
+    run = existing_run(folder)
+    Console().print(summary_table(evaluate_run(run, only)))
+    typer.echo(f"metrics: {run.metrics_json}\nnext:    wlsweep report {folder}")
+
+
+@app.command()
+def report(folder: RunFolder, only: Only = None) -> None:
+    """Write the HTML page and the figures from the predictions alone."""
+    from wlsweep.paths import existing_run
+    from wlsweep.report.page import write_report
+
+    run = existing_run(folder)
+    write_report(run, only)
+    typer.echo(f"report:  {run.report}")
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one message and exit code 2."""
+    try:
+        app()
+    except WlsweepError as e:
+        typer.echo(f"error: {e}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""ShareGPT rows, read as a stream and judged: the one place that decides what a paper, its label and its id are.
+
+    for row in read_rows(Path("papers.jsonl")): ...
+
+A source of 700 MB is one pass in the memory of a few rows. A file with a bad row is refused as a whole, with every bad
+row named, because a sweep that silently drops rows answers another question than the one asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from wlsweep.errors import WlsweepError, refuse_all
+from wlsweep.schema import LABELS
+
+_LABEL = re.compile(r"\\boxed\{(" + "|".join(LABELS) + r")\}")
+_BLANK_LINE = re.compile(
+    r"\S[^\S\r\n]*(?:\r?\n[^\S\r\n]*){2,}"
+)  # ends a block of text; swallows all blank lines after it
+_ROLES = {"system": "system", "human": "human", "assistant": "assistant", "gpt": "assistant"}
+_SHAPES = (("human", "assistant"), ("system", "human", "assistant"))
+_LONGEST_LINE = 256 << 20  # bytes of one JSON Lines row; above it the file is no JSON Lines file
+_DEEPEST = 100  # nesting of a JSON array's rows; a row needs 3
+_WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")
+_UTF8_BOM = b"\xef\xbb\xbf"
+
+
+class Row(NamedTuple):
+    """One paper. `instruction + paper` is the human turn, character by character."""
+
+    row_id: str
+    """`_metadata.submission_id`, or `text-` and the start of `row_hash` where there is none."""
+    row_hash: str
+    """sha256 (hex) of the paper's text without white space; label, system and instruction are no part of it."""
+    year: int | None
+    label: str
+    """One of `wlsweep.schema.LABELS`."""
+    system: str | None
+    instruction: str
+    """The human turn up to and with its first blank line; empty where there is no blank line."""
+    paper: str
+    """The rest of the human turn; what truncation may shorten."""
+    true_log_odds: float | None
+    """ln P(Accept) / P(Reject) given the text, where the world is synthetic."""
+
+
+class _BadRowError(ValueError):
+    """Why a row is refused."""
+
+
+def text_hash(text: str) -> str:
+    """sha256 (hex) of a text's UTF-8 without ASCII white space, so that line breaks and indents make no difference.
+
+    Deleting bytes takes a tenth of the time of collapsing white space, which was two thirds of reading a source.
+    """
+    return hashlib.sha256(text.encode().translate(None, b" \t\n\r\v\f")).hexdigest()
+
+
+def split_human_turn(text: str) -> tuple[str, str]:
+    """(instruction with the blank line that ends it, paper); the instruction is empty if no blank line ends one."""
+    found = _BLANK_LINE.search(text)
+    return (text[: found.end()], text[found.end() :]) if found else ("", text)
+
+
+def parse_label(text: str) -> str | None:
+    """The label that a text boxes, read strictly: None if it boxes none, or two different ones."""
+    labels = set(_LABEL.findall(text))
+    return str(labels.pop()) if len(labels) == 1 else None
+
+
+def label_of(answer: str) -> str:
+    """The label that an answer boxes.
+
+    Raises:
+        ValueError: if it boxes none, or two different ones.
+    """
+    label = parse_label(answer)
+    if label is None:
+        many = "two different labels" if _LABEL.search(answer) else "no \\boxed{Accept} or \\boxed{Reject}"
+        raise _BadRowError(f"{many} in the answer {_excerpt(answer)}")
+    return label
+
+
+def parse_row(raw: object) -> Row:
+    """Judge one decoded ShareGPT row.
+
+    Raises:
+        ValueError: with the reason why the row cannot be used.
+    """
+    if not isinstance(raw, dict):
+        raise _BadRowError(f'expected an object with "conversations", found {_kind(raw)}')
+    turns = raw.get("conversations")
+    if not isinstance(turns, list):
+        raise _BadRowError(f'"conversations" should be a list of turns, found {_kind(turns)}')
+    roles, texts = [], []
+    for n, turn in enumerate(turns, 1):
+        if not isinstance(turn, dict):
+            raise _BadRowError(f'turn {n}: expected an object with "from" and "value", found {_kind(turn)}')
+        role, text = turn.get("from"), turn.get("value")
+        if not isinstance(role, str) or role not in _ROLES:
+            raise _BadRowError(f'turn {n}: "from" is {_excerpt(role)}; expected one of {", ".join(_ROLES)}')
+        if not isinstance(text, str):
+            raise _BadRowError(f'turn {n}: "value" should be text, found {_kind(text)}')
+        roles.append(_ROLES[role])
+        texts.append(_encodable(text))
+    if tuple(roles) not in _SHAPES:
+        if "assistant" not in roles:
+            raise _BadRowError("no assistant turn")
+        raise _BadRowError(
+            f"turns {', '.join(roles)[:80]}; expected human, assistant with at most a system turn before them"
+        )
+    label = label_of(texts[-1])
+    instruction, paper = split_human_turn(texts[-2])
+    if not paper.strip():
+        raise _BadRowError("the paper is empty (the human turn holds nothing after its first blank line)")
+    meta = raw.get("_metadata")
+    if meta is None:
+        meta = {}
+    if not isinstance(meta, dict):
+        raise _BadRowError(f'"_metadata" should be an object, found {_kind(meta)}')
+    row_hash = text_hash(paper)
+    return Row(
+        row_id=_id_of(meta.get("submission_id")) or f"text-{row_hash[:20]}",
+        row_hash=row_hash,
+        year=_year_of(meta.get("year")),
+        label=label,
+        system=texts[0] if len(texts) == 3 else None,
+        instruction=instruction,
+        paper=paper,
+        true_log_odds=_log_odds_of(meta.get("true_log_odds")),
+    )
+
+
+def to_sharegpt(row: Row) -> dict[str, Any]:
+    """The row as ShareGPT, with the plain answer `\\boxed{LABEL}`; `parse_row` reads it back to the same row."""
+    turns = [] if row.system is None else [{"from": "system", "value": row.system}]
+    turns.append({"from": "human", "value": row.instruction + row.paper})
+    turns.append({"from": "gpt", "value": f"\\boxed{{{row.label}}}"})
+    meta = {"submission_id": row.row_id, "year": row.year, "true_log_odds": row.true_log_odds}
+    return {"conversations": turns, "_metadata": {name: value for name, value in meta.items() if value is not None}}
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Stream the rows of a JSON array, JSON Lines or Parquet file; the content, not the name, tells which it is.
+
+    After the first bad row nothing more is yielded, but the rest is still checked.
+
+    Raises:
+        WlsweepError: at the end of the pass, with file, row number (from 1) and reason of *every* bad row; at once if
+            the file is missing, empty or of no known format. Text before a syntax error in a JSON array is checked,
+            text after it cannot be.
+    """
+    problems: list[str] = []
+    seen: dict[str, tuple[int, str]] = {}
+    count = 0
+    for number, raw in _raw_rows(path):
+        count += 1
+        try:
+            if isinstance(raw, _BadRowError):
+                raise raw
+            row = parse_row(raw)
+            if (first := seen.get(row.row_id)) is not None:
+                other = "" if first[1] == row.label else f", there with the label {first[1]}"
+                raise _BadRowError(f"duplicate id {row.row_id!r}: row {first[0]} has it too{other}")
+        except _BadRowError as e:
+            problems.append(f"row {number}: {e}")
+            continue
+        seen[row.row_id] = (number, row.label)
+        if not problems:
+            yield row
+    refuse_all(f"{path}: rows that cannot be used; mend or remove them (nothing was written):", problems)
+    if not count:
+        raise WlsweepError(f"{path} holds no rows; expected ShareGPT rows as a JSON array, JSON Lines or Parquet")
+
+
+def _raw_rows(path: Path) -> Iterator[tuple[int, object]]:
+    """(row number from 1, decoded row or the reason why it cannot be decoded)."""
+    try:
+        with path.open("rb") as f:
+            start = f.read(4096)
+            if start[:4] == b"PAR1":
+                yield from _parquet_rows(path)
+                return
+            if start[:2] in _WIDE_BOMS:
+                raise WlsweepError(f"{path} is UTF-16 or UTF-32; save it as UTF-8")
+            f.seek(len(_UTF8_BOM) if start.startswith(_UTF8_BOM) else 0)
+            first = start.removeprefix(_UTF8_BOM).lstrip()[:1]
+            if first == b"[":
+                yield from _array_rows(f)
+            elif first == b"{":
+                yield from _line_rows(f)
+            elif first:
+                raise WlsweepError(
+                    f"{path} starts with {first!r}; expected ShareGPT rows as a JSON array, JSON Lines or Parquet"
+                )
+            elif len(start) == 4096:
+                raise WlsweepError(f"{path} starts with 4 kB of white space; expected ShareGPT rows")
+    except OSError as e:
+        raise WlsweepError(f"{path} cannot be read: {e.strerror or e}; check the path given with --data") from None
+
+
+def _array_rows(f: BinaryIO) -> Iterator[tuple[int, object]]:
+    import ijson  # here: reading Parquet or nothing at all needs none
+
+    number = depth = 0
+    builder = ijson.ObjectBuilder()
+    try:
+        for event, value in ijson.basic_parse(f, use_float=True):
+            if event in ("start_map", "start_array"):
+                depth += 1
+                if depth == 1:
+                    continue
+                if depth > _DEEPEST:  # ijson.items would take quadratic time
+                    raise _BadRowError(f"nested more than {_DEEPEST} deep")
+            elif event in ("end_map", "end_array"):
+                depth -= 1
+                if depth == 0:
+                    continue
+            builder.event(event, value)
+            if depth == 1:
+                number += 1
+                yield number, builder.value
+                builder = ijson.ObjectBuilder()
+    except (ijson.JSONError, ValueError, ArithmeticError) as e:
+        yield number + 1, _BadRowError(f"the JSON ends or breaks here ({_first_line(e)}); later rows were not read")
+
+
+def _line_rows(f: BinaryIO) -> Iterator[tuple[int, object]]:
+    number = 0
+    while line := f.readline(_LONGEST_LINE):
+        number += 1
+        if len(line) >= _LONGEST_LINE:
+            yield number, _BadRowError(f"a line of more than {_LONGEST_LINE >> 20} MB; later rows were not read")
+            return
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line.decode())
+        except (ValueError, RecursionError) as e:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+            yield number, _BadRowError(f"no JSON object on this line: {_first_line(e)}")
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, object]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if "conversations" not in names:
+                raise WlsweepError(f"{path} has no column 'conversations'; it has {', '.join(names)[:200]}")
+            columns = [c for c in ("conversations", "_metadata") if c in names]
+            for batch in file.iter_batches(batch_size=16, columns=columns):  # 16 rows of 10 MB still fit anywhere
+                for raw in batch.to_pylist():
+                    number += 1
+                    yield number, raw
+    except (pa.ArrowException, ValueError, OSError) as e:
+        yield number + 1, _BadRowError(f"the Parquet file breaks here ({_first_line(e)}); later rows were not read")
+
+
+def _id_of(value: object) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise _BadRowError(f'"_metadata.submission_id" should be text or a whole number, found {_kind(value)}')
+    text = _encodable(str(value)).strip()
+    if not text:
+        raise _BadRowError('"_metadata.submission_id" is empty')
+    return text
+
+
+def _year_of(value: object) -> int | None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas writes a missing year as NaN
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or not 1 <= value <= 9999:
+        raise _BadRowError(f'"_metadata.year" is {_excerpt(value)}; expected a year such as 2024')
+    return int(value)
+
+
+def _log_odds_of(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e6:
+        raise _BadRowError(f'"_metadata.true_log_odds" is {_excerpt(value)}; expected a finite number')
+    return float(value)
+
+
+def _encodable(text: str) -> str:
+    """Lone surrogates, which no UTF-8 text can hold, become `?`, as the JSON array reader reads them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="replace").decode()
+    return text
+
+
+def _excerpt(value: Any) -> str:
+    if isinstance(value, str) and len(value) > 60:
+        value = f"{value[:30]} ... {value[-25:]}"
+    return repr(value)[:120]
+
+
+def _kind(value: object) -> str:
+    names = {"dict": "an object", "list": "a list", "str": "text", "int": "a number", "float": "a number"}
+    names |= {"bool": "true or false", "NoneType": "nothing"}
+    return names.get(type(value).__name__, type(value).__name__)
+
+
+def _first_line(e: BaseException) -> str:
+    return " ".join((str(e) or type(e).__name__).split("\n")[0].split())[:160]

@@ -1,0 +1,241 @@
+"""Tokenised rows on disk: made once per (source, tokenizer, cutoff), shared by all runs, conditions and ranks.
+
+A table is a folder `tokens/FINGERPRINT/` of the cache: `tokens.arrow` (uncompressed Arrow, so that every rank maps the
+same pages instead of holding its own copy of 190 million tokens), `prompts.parquet` (texts, where they were asked for)
+and `table.json`. The folder appears whole under its name; of two processes that make it at once the first one wins, and
+both have made the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from wlsweep.data.rows import Row, read_rows
+from wlsweep.data.tokenise import (
+    AnswerTokens,
+    CutoffError,
+    find_answer_tokens,
+    load_tokenizer,
+    smallest_cutoff,
+    tokenise_rows,
+)
+from wlsweep.errors import WlsweepError
+from wlsweep.paths import read_json, whole_folder, write_json
+from wlsweep.schema import ACCEPT
+
+FORMAT = 2
+"""Raised whenever the same inputs would give another table."""
+BATCH = 128
+"""Rows tokenised at a time: enough for all cores, about 100 MB of encodings at a cutoff of 4096."""
+
+TOKENS = pa.schema(
+    [
+        pa.field("row_id", pa.string(), nullable=False),
+        pa.field("row_hash", pa.string(), nullable=False),
+        pa.field("year", pa.int32()),
+        pa.field("label", pa.string(), nullable=False),  # Accept | Reject
+        pa.field("truncated", pa.bool_(), nullable=False),
+        pa.field("true_log_odds", pa.float64()),
+        pa.field("prompt_ids", pa.list_(pa.field("token", pa.int32(), nullable=False)), nullable=False),
+    ]
+)
+"""`tokens.arrow`, in the order of the source; prompt_ids: system, instruction, paper, assistant header."""
+PROMPTS = pa.schema([pa.field("row_id", pa.string(), nullable=False), pa.field("prompt", pa.string(), nullable=False)])
+"""`prompts.parquet`: the same rows in the same order."""
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """One tokenised file, mapped into memory: columns of n rows."""
+
+    folder: Path
+    row_ids: list[str]
+    row_hashes: list[str]
+    years: list[int | None]
+    accept: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    lengths: NDArray[np.int32]
+    """Tokens of the prompts, without answers."""
+    true_log_odds: list[float | None]
+    answer: AnswerTokens
+    cleaned: int
+    """Rows whose papers spelled control tokens, which were broken up with a space."""
+    _values: tuple[NDArray[np.int32], ...]
+    _starts: NDArray[np.int64]
+    """[n, 2]: batch, and place of the first token in its values."""
+
+    def __len__(self) -> int:
+        return len(self.row_ids)
+
+    def prompt(self, row: int) -> NDArray[np.int32]:
+        """int32 [length], a read-only view of the mapped file."""
+        batch, start = self._starts[row]
+        values: NDArray[np.int32] = self._values[int(batch)]
+        return values[start : start + self.lengths[row]]
+
+    def texts(self) -> list[str]:
+        """The prompts as text; only of tables that were made with them."""
+        column = pq.read_table(self.folder / "prompts.parquet", columns=["prompt"])["prompt"]
+        return list(column.to_pylist())
+
+
+class TableKey(NamedTuple):
+    """What decides the bytes of a table."""
+
+    source_sha256: str
+    tokenizer_sha256: str
+    """Of vocabulary, special tokens and chat template."""
+    cutoff: int
+    selection: str = ""
+    """Names the subset that a trial run tokenises; empty for all rows."""
+    texts: bool = False
+    """Whether the prompts are kept as text too, as test sets need."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the folder."""
+        return hashlib.sha256(json.dumps([FORMAT, *self]).encode()).hexdigest()[:20]
+
+
+def ensure_table(
+    key: TableKey,
+    source: Path,
+    model: Path | str,
+    cache: Path,
+    on_progress: Callable[[str], None],
+    only: Collection[str] | None = None,
+) -> TokenTable:
+    """The tokenised rows of a file: made on first use, found in the cache later.
+
+    Args:
+        key: of the table; `source` and `model` must be what it was computed from.
+        source: ShareGPT rows.
+        model: folder of the tokenizer.
+        cache: the folder that holds `tokens/`.
+        on_progress: hears a line every few seconds.
+        only: ids of the rows to tokenise, named by `key.selection`; without it all.
+
+    Raises:
+        WlsweepError: for bad rows, an unusable tokenizer or a cutoff that is too small (with the one that is needed).
+            Then nothing is left behind.
+    """
+    folder = cache / "tokens" / key.fingerprint
+    if not folder.is_dir():
+        on_progress(f"tokenising {source}")
+        with whole_folder(folder) as temporary:
+            _write(key, source, model, temporary, on_progress, only)
+    return open_table(folder)
+
+
+def open_table(folder: Path) -> TokenTable:
+    """Map a finished table.
+
+    Raises:
+        WlsweepError: if it is not there or not whole.
+    """
+    record_path, tokens_path = folder / "table.json", folder / "tokens.arrow"
+    if not record_path.is_file():
+        raise WlsweepError(f"{folder}: no token table; run the data stage again (wlsweep run SWEEP.toml --stage data)")
+    record = read_json(record_path)
+    size = tokens_path.stat().st_size if tokens_path.is_file() else -1
+    if size != record["bytes"]:
+        raise WlsweepError(f"{tokens_path} has {size} bytes, expected {record['bytes']}; delete {folder} and run again")
+    reader = pa.ipc.open_file(pa.memory_map(str(tokens_path)))
+    batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    table = pa.Table.from_batches(batches, schema=TOKENS)
+    values, starts, lengths = [], [], []
+    for number, batch in enumerate(batches):
+        column = batch.column("prompt_ids")
+        offsets = column.offsets.to_numpy()
+        values.append(column.values.to_numpy())
+        lengths.append(np.diff(offsets).astype(np.int32))
+        starts.append(np.stack([np.full(len(column), number), offsets[:-1]], axis=1).astype(np.int64))
+    answer = record["answer"]
+    return TokenTable(
+        folder=folder,
+        row_ids=table["row_id"].to_pylist(),
+        row_hashes=table["row_hash"].to_pylist(),
+        years=table["year"].to_pylist(),
+        accept=np.array([label == ACCEPT for label in table["label"].to_pylist()], dtype=bool),
+        truncated=np.array(table["truncated"].to_pylist(), dtype=bool),
+        lengths=np.concatenate(lengths),
+        true_log_odds=table["true_log_odds"].to_pylist(),
+        answer=AnswerTokens(tuple(answer["prefix"]), answer["accept"], answer["reject"], tuple(answer["suffix"])),
+        cleaned=record["cleaned"],
+        _values=tuple(values),
+        _starts=np.concatenate(starts),
+    )
+
+
+def _write(
+    key: TableKey,
+    source: Path,
+    model: Path | str,
+    folder: Path,
+    on_progress: Callable[[str], None],
+    only: Collection[str] | None,
+) -> None:
+    tokenizer = load_tokenizer(model)
+    answer = find_answer_tokens(tokenizer)
+    rows = read_rows(source) if only is None else (row for row in read_rows(source) if row.row_id in only)
+    count = tokens = cleaned = 0
+    started = told = time.monotonic()
+    with (
+        pa.ipc.new_file(folder / "tokens.arrow", TOKENS) as out,
+        pq.ParquetWriter(folder / "prompts.parquet", PROMPTS, compression="zstd")
+        if key.texts
+        else nullcontext() as texts,
+    ):
+        for batch in _batched(rows, BATCH):
+            try:
+                prompts = tokenise_rows(tokenizer, batch, key.cutoff, answer)
+            except CutoffError as e:
+                needed = max(smallest_cutoff(tokenizer, part, answer) for part in (batch, *_batched(rows, BATCH)))
+                raise WlsweepError(
+                    f"{source}: {e} for system prompt, instruction, assistant header, answer and the start of its "
+                    f"paper; set [data] cutoff to at least {needed}"
+                ) from None
+            columns = zip(*[(r.row_id, r.row_hash, r.year, r.label, r.true_log_odds) for r in batch], strict=True)
+            ids, hashes, years, labels, odds = map(list, columns)
+            truncated, token_ids = [p.truncated for p in prompts], [p.ids for p in prompts]
+            out.write_batch(pa.record_batch([ids, hashes, years, labels, truncated, odds, token_ids], schema=TOKENS))
+            if texts is not None:
+                texts.write_batch(pa.record_batch([ids, [p.text for p in prompts]], schema=PROMPTS))
+            count += len(batch)
+            tokens += sum(map(len, token_ids))
+            cleaned += sum(p.cleaned for p in prompts)
+            if time.monotonic() - told > 2:
+                told = time.monotonic()
+                rate = count / (told - started)
+                on_progress(f"tokenising {source.name}: {count:,} rows, {rate:,.0f} rows/s, {tokens:,} tokens kept")
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "key": key._asdict(),
+        "rows": count,
+        "tokens": tokens,
+        "cleaned": cleaned,
+        "bytes": (folder / "tokens.arrow").stat().st_size,
+        "seconds": round(time.monotonic() - started, 3),
+        "answer": answer._asdict(),
+    }
+    write_json(folder / "table.json", record)
+
+
+def _batched(rows: Iterable[Row], size: int) -> Iterator[Sequence[Row]]:
+    """Like itertools.batched, which Python 3.11 has not; goes on where an iterator stands."""
+    iterator = iter(rows)
+    while batch := list(islice(iterator, size)):
+        yield batch

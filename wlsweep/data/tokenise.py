@@ -1,0 +1,316 @@
+"""Chats to tokens: where the answer's label stands, and how a paper is cut so that everything else survives.
+
+A row is always the exact tokenisation of a well-formed chat: a paper that is too long is cut at a character and the
+chat rendered and tokenised again, rather than tokens removed from the middle of a row. ICLR papers run 10-13k tokens,
+so at a cutoff of 4096 most rows are cut; a cut at the end of the *row* would drop the answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wlsweep.data.rows import Row
+from wlsweep.errors import WlsweepError
+from wlsweep.schema import ACCEPT, LABELS, REJECT
+
+ANSWER = r"\boxed{{{}}}"
+"""The whole answer; the chat template ends it with its end-of-turn token."""
+_MARK = "\u2402here goes the paper\u2403"
+_PROBE = " \n<b> a & b 'c' \n"  # white space at both ends and characters that templates trim or escape
+_CHARS_PER_TOKEN = 5
+"""First guess of how many characters of a paper can matter, per token of the cutoff; doubled where it is too few."""
+_TOKENIZER_FILES = ("tokenizer*", "*.jinja", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt")
+
+
+class AnswerTokens(NamedTuple):
+    """Token ids of the two answers, which differ in one token: the decision."""
+
+    prefix: tuple[int, ...]
+    """What stands before the label (`\\boxed{`)."""
+    accept: int
+    reject: int
+    suffix: tuple[int, ...]
+    """What stands after it: `}` and the end-of-turn token."""
+
+    def ids(self, label: str) -> list[int]:
+        """All tokens of the answer with this label."""
+        return [*self.prefix, self.accept if label == ACCEPT else self.reject, *self.suffix]
+
+    @property
+    def length(self) -> int:
+        """Tokens of an answer."""
+        return len(self.prefix) + 1 + len(self.suffix)
+
+
+class Prompt(NamedTuple):
+    """What the model reads of one row, up to and with the assistant header."""
+
+    ids: list[int]
+    text: str
+    truncated: bool
+    cleaned: bool
+    """Whether the paper spelled a control token, which was broken up."""
+
+
+class CutoffError(WlsweepError):
+    """The cutoff has no room for system prompt, instruction, assistant header, answer and one character of paper."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The rendered chat around a paper: the same for all rows that share system prompt and instruction."""
+
+    head: str
+    tail: str
+    strip: bool
+    """Whether the template trims turns."""
+
+    def around(self, paper: str) -> str:
+        return self.head + (paper.rstrip() if self.strip else paper) + self.tail
+
+
+@dataclass
+class _Draft:
+    frame: _Frame
+    paper: str
+    upto: int
+    """Characters of the paper in the current attempt."""
+    cleaned: bool
+    """Whether it differs from the row's."""
+    shrunk: bool = False
+    """Whether a longer attempt was too long."""
+
+
+def load_tokenizer(model: Path | str) -> Any:
+    """The fast tokenizer of a model folder (or of a hub name, where a hub can be reached).
+
+    Raises:
+        WlsweepError: if there is none, or it has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as e:
+        raise WlsweepError(f"{model}: no tokenizer can be loaded: {str(e).splitlines()[0][:200]}") from None
+    if not tokenizer.is_fast:
+        raise WlsweepError(f"{model}: a fast tokenizer (tokenizer.json) is needed for the places where papers are cut")
+    if not tokenizer.chat_template:
+        raise WlsweepError(f"{model}: the tokenizer has no chat template; use an instruct model")
+    return tokenizer
+
+
+def tokenizer_hash(model: Path | str) -> str:
+    """sha256 (hex) of everything that decides tokens: vocabulary, merges, special tokens, chat template.
+
+    For a folder it hashes the files without loading them, so that asking again costs milliseconds.
+
+    Raises:
+        WlsweepError: if there is no tokenizer.
+    """
+    folder = Path(model)
+    digest = hashlib.sha256()
+    if folder.is_dir():
+        files = sorted({f for pattern in _TOKENIZER_FILES for f in folder.glob(pattern) if f.is_file()})
+        if not files:
+            raise WlsweepError(f"{folder} holds no tokenizer (tokenizer.json, tokenizer_config.json)")
+        for f in files:
+            digest.update(f"{f.name}\0{f.stat().st_size}\0".encode() + f.read_bytes())
+    else:
+        tokenizer = load_tokenizer(model)
+        digest.update(tokenizer.backend_tokenizer.to_str().encode() + str(tokenizer.chat_template).encode())
+    return digest.hexdigest()
+
+
+def chat_messages(row: Row) -> list[dict[str, str]]:
+    """The turns before the answer, as chat templates take them."""
+    return _messages(row.system, row.instruction + row.paper)
+
+
+def find_answer_tokens(tokenizer: Any) -> AnswerTokens:
+    """Find the decision tokens in context: tokenise whole chats that end in either answer, and compare.
+
+    Raises:
+        WlsweepError: if the labels are not one token each there, the template does not end a turn with a special token,
+            or the prompt is not tokenised the same with and without an answer after it.
+    """
+    turns = _messages("Judge.", "Paper.")
+    prompt = _render(tokenizer, turns, add_generation_prompt=True)
+    prompt_ids = _encode(tokenizer, prompt)
+    specials = set(tokenizer.all_special_ids) | {n for n, t in tokenizer.added_tokens_decoder.items() if t.special}
+    answers = {}
+    for label in LABELS:
+        chat = _render(tokenizer, [*turns, {"role": "assistant", "content": ANSWER.format(label)}])
+        ids = _encode(tokenizer, chat)
+        if ids[: len(prompt_ids)] != prompt_ids:
+            raise WlsweepError(
+                "the chat template does not write the assistant header that it prompts with before an answer (or the "
+                "answer changes the tokens before it); this model cannot be trained on a prompt and its answer"
+            )
+        rest = ids[len(prompt_ids) :]
+        end = next((n for n, token in enumerate(rest) if token in specials), None)
+        if end is None:
+            raise WlsweepError(
+                "the chat template ends the assistant's turn without a special token, so none can stop it"
+            )
+        answers[label] = rest[: end + 1]
+    accept, reject = answers[ACCEPT], answers[REJECT]
+    same = _common(accept, reject)
+    after = _common(accept[same:][::-1], reject[same:][::-1])
+    for label, ids in answers.items():
+        pieces = [tokenizer.decode([token]) for token in ids]
+        middle = pieces[same : len(pieces) - after]
+        if middle != [label]:
+            raise WlsweepError(
+                f"the tokenizer writes {ANSWER.format(label)} as {' | '.join(pieces)}: the answers differ in "
+                f"{' | '.join(middle) or 'nothing'}, where the one token {label!r} is needed; p(accept) is not defined "
+                "at one position with this tokenizer, use a model whose vocabulary holds both labels"
+            )
+    return AnswerTokens(tuple(accept[:same]), accept[same], reject[same], tuple(accept[same + 1 :]))
+
+
+def tokenise_rows(tokenizer: Any, rows: Sequence[Row], cutoff: int, answer: AnswerTokens) -> list[Prompt]:
+    """Tokenise the prompts of a batch of rows, cutting papers at their end so that prompt and answer fit the cutoff.
+
+    Control tokens that a paper happens to spell (such as `<|im_end|>`) are broken up with a space, or they would end
+    the turn.
+
+    Args:
+        tokenizer: a fast tokenizer with a chat template.
+        rows: any number; a few hundred at a time bound the memory and keep all cores busy.
+        cutoff: longest prompt plus answer, in tokens.
+        answer: of this tokenizer.
+
+    Returns:
+        One prompt a row, in order; `len(ids) + answer.length <= cutoff`.
+
+    Raises:
+        CutoffError: if a row does not fit even with one character of its paper.
+    """
+    budget = cutoff - answer.length
+    frames = _Frames(tokenizer)
+    done: dict[int, Prompt] = {}
+    drafts: dict[int, _Draft] = {}
+    for i, row in enumerate(rows):
+        frame = frames.of(row.system, row.instruction)
+        paper = frames.clean(row.paper)
+        cleaned = paper != row.paper
+        if frame.strip and not row.instruction:
+            paper = paper.lstrip()
+        drafts[i] = _Draft(frame, paper, min(len(paper), _CHARS_PER_TOKEN * cutoff), cleaned)
+    while drafts:
+        texts = [d.frame.around(d.paper[: d.upto]) for d in drafts.values()]
+        for (i, d), text, encoding in zip(list(drafts.items()), texts, _encode_batch(tokenizer, texts), strict=True):
+            if len(encoding) > budget:
+                if d.upto == 1:
+                    needed = len(encoding) + answer.length
+                    raise CutoffError(f"cutoff {cutoff} is too small: row {rows[i].row_id!r} needs {needed} tokens")
+                d.upto, d.shrunk = _shorter(encoding, text, d, budget), True
+            elif d.shrunk or d.upto == len(d.paper):
+                done[i] = Prompt(encoding.ids, text, d.upto < len(d.paper), d.cleaned)
+                del drafts[i]
+            else:
+                d.upto = min(len(d.paper), 2 * d.upto)
+    return [done[i] for i in range(len(rows))]
+
+
+def smallest_cutoff(tokenizer: Any, rows: Sequence[Row], answer: AnswerTokens) -> int:
+    """The smallest cutoff, in tokens, at which none of these rows is refused by `tokenise_rows`."""
+    frames = _Frames(tokenizer)
+    texts = [frames.of(row.system, row.instruction).around(frames.clean(row.paper)[:1]) for row in rows]
+    return max((len(e) for e in _encode_batch(tokenizer, texts)), default=0) + answer.length
+
+
+class _Frames:
+    """The rendered chats around papers, each made once."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.known: dict[tuple[str | None, str], _Frame] = {}
+        special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+        special |= set(tokenizer.all_special_tokens)
+        self.controls = re.compile("|".join(map(re.escape, sorted((t for t in special if len(t) > 1), reverse=True))))
+
+    def clean(self, text: str) -> str:
+        if not self.controls.pattern:
+            return text
+        return self.controls.sub(lambda m: f"{m[0][0]} {m[0][1:]}", text)
+
+    def of(self, system: str | None, instruction: str) -> _Frame:
+        key = (system, instruction)
+        if key not in self.known:
+            self.known[key] = self._make(None if system is None else self.clean(system), self.clean(instruction))
+        return self.known[key]
+
+    def _make(self, system: str | None, instruction: str) -> _Frame:
+        def chat(paper: str) -> str:
+            return _render(self.tokenizer, _messages(system, instruction + paper), add_generation_prompt=True)
+
+        head, found, tail = chat(_MARK).partition(_MARK)
+        trimmed = _PROBE.rstrip() if instruction else _PROBE.strip()
+        frame = _Frame(head, tail, strip=head + trimmed + tail == chat(_PROBE))
+        if not found or (not frame.strip and frame.around(_PROBE) != chat(_PROBE)):
+            raise WlsweepError(
+                "the chat template changes the text of a user turn; wlsweep cannot tell where papers end"
+            )
+        return frame
+
+
+def _shorter(encoding: Any, text: str, d: _Draft, budget: int) -> int:
+    """Characters of the paper for the next attempt: what the budget holds after the tokens behind the paper."""
+    start, end = len(d.frame.head), len(text) - len(d.frame.tail)
+    behind = 0
+    while behind < len(encoding) and encoding.offsets_of(len(encoding) - 1 - behind)[0] >= end:
+        behind += 1
+    last = budget - behind - 1
+    kept = encoding.offsets_of(last)[1] - start if last >= 0 else 1
+    return max(1, min(kept, d.upto - 1))
+
+
+class _Encoding:
+    """A tokenised text: ids now, character offsets of single tokens on demand (lists of all are slow)."""
+
+    def __init__(self, encoding: Any) -> None:
+        self.encoding = encoding
+        self.ids: list[int] = encoding.ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def offsets_of(self, token: int) -> tuple[int, int]:
+        found: tuple[int, int] = self.encoding.token_to_chars(token)
+        return found
+
+
+def _encode_batch(tokenizer: Any, texts: list[str]) -> list[_Encoding]:
+    return [_Encoding(e) for e in tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    return _encode_batch(tokenizer, [text])[0].ids
+
+
+def _messages(system: str | None, user: str) -> list[dict[str, str]]:
+    turns = [] if system is None else [{"role": "system", "content": system}]
+    return [*turns, {"role": "user", "content": user}]
+
+
+def _render(tokenizer: Any, turns: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
+    except TemplateError as e:
+        raise WlsweepError(
+            f"the model's chat template refuses turns {', '.join(t['role'] for t in turns)}: {e}"
+        ) from None
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common start."""
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

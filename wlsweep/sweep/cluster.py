@@ -1,0 +1,107 @@
+"""The Ray cluster: join the one that the environment names or start a local one, and see what fits before work starts."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from typing import NamedTuple
+
+from wlsweep.config import Sweep
+from wlsweep.errors import WlsweepError
+
+_SETTINGS = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a dead worker is noticed, and a report taken
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_usage_stats_enabled": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the sweep has its own metric log
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+class Room(NamedTuple):
+    """How much runs at the same time."""
+
+    groups: int
+    engines: int
+
+
+def local_cpus(sweep: Sweep) -> int:
+    """Logical CPUs of a local cluster: at least what one group and its bookkeeping ask for, whatever the machine has."""
+    return max(
+        os.cpu_count() or 1, sweep.train.workers * sweep.train.cpus_per_worker + 1, sweep.predict.cpus_per_engine + 1
+    )
+
+
+def connect(sweep: Sweep) -> None:
+    """Join the Ray cluster of RAY_ADDRESS (set inside `ray job submit`), or start one on this machine."""
+    for key, value in _SETTINGS.items():
+        os.environ.setdefault(key, value)
+    import ray
+
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+    else:
+        ray.init(address="local", num_cpus=local_cpus(sweep), include_dashboard=False, **quiet)
+    for name in ("ray.tune", "ray.train", "ray.data", "ray.air"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def room(sweep: Sweep, nodes: list[dict[str, float]]) -> Room:
+    """How many groups and engines the nodes hold.
+
+    Args:
+        sweep: what each needs.
+        nodes: resources of each node, such as {"CPU": 64.0, "GPU": 4.0}.
+
+    Raises:
+        WlsweepError: if not even one group or one engine fits, naming what is missing; Ray would wait for ever.
+    """
+    train, predict = sweep.train, sweep.predict
+    need = {"CPU": float(train.cpus_per_worker), "GPU": float(train.gpu)}
+    workers = sum(_fit(node, need) for node in nodes)
+    have = ", ".join(f"{sum(n.get(k, 0) for n in nodes):g} {k}s" for k in ("CPU", "GPU"))
+    problems = []
+    spare = sum(n.get("CPU", 0) for n in nodes) - train.workers * train.cpus_per_worker
+    if workers < train.workers:
+        problems.append(
+            f"training needs {train.workers} workers of {need['CPU']:g} CPUs and {need['GPU']:g} GPUs each; "
+            f"room is for {workers}. Lower train.workers or train.cpus_per_worker, or add nodes"
+        )
+    elif spare < 1:
+        problems.append(
+            f"training takes {train.workers * train.cpus_per_worker} CPUs and needs one more for its own bookkeeping. "
+            "Lower train.cpus_per_worker, or start Ray with one more --num-cpus"
+        )
+    engines = sum(_fit(n, {"CPU": predict.cpus_per_engine, "GPU": predict.gpus_per_engine}) for n in nodes)
+    if engines < 1:
+        problems.append(
+            f"a vLLM engine needs {predict.cpus_per_engine} CPUs and {predict.gpus_per_engine} GPUs on one node. "
+            "Change [predict], or add a node"
+        )
+    if problems:
+        raise WlsweepError(f"the Ray cluster has {have}:\n" + "\n".join(f"  - {p}" for p in problems))
+    groups = max(1, min(workers // train.workers, int(sum(n.get("CPU", 0) for n in nodes) - 1)))
+    if not train.gpu:
+        groups = 1 if train.groups is None else groups
+    return Room(
+        groups=min(groups, train.groups or groups),
+        engines=min(engines, predict.engines or (engines if predict.gpus_per_engine else 1)),
+    )
+
+
+def _fit(node: dict[str, float], need: dict[str, float]) -> int:
+    return min((math.floor(node.get(k, 0) / v) for k, v in need.items() if v), default=0)
+
+
+def cluster_nodes() -> list[dict[str, float]]:
+    """Resources of each living node of the cluster that this process is connected to."""
+    import ray
+
+    return [n["Resources"] for n in ray.nodes() if n["Alive"]]

@@ -1,0 +1,100 @@
+"""A lease keeps two launches off one condition, across processes, nodes and jobs that share the run directory.
+
+    with hold(run.lease(name), owner="job 42") as mine: ...
+
+It is a file made with O_EXCL whose modification time is a heartbeat. A lease without a beat for `STALE_S` seconds, or of a
+process of this machine that is gone, is dead and may be taken over; the take-over is a rename, which one process wins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+BEAT_S = 5.0
+"""Seconds between heartbeats."""
+STALE_S = 60.0
+"""Seconds without a heartbeat after which a holder counts as dead; more than shared file systems cache times."""
+
+
+def _machine() -> str:
+    """Host and process-number space, so that a process number means the same process."""
+    return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
+
+
+def _started(pid: int) -> str | None:
+    """Start time of a process in clock ticks, or None if it is gone: a number alone may have been used again."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def holder(path: Path) -> dict[str, Any] | None:
+    """Who holds a lease now, or None if it is free or its holder is dead."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        found, age = {"owner": "a process that just took it"}, 0.0
+    if found.get("machine") == _machine() and _started(found["pid"]) != found["started"]:
+        return None
+    return found if age < STALE_S else None
+
+
+def _take(path: Path, owner: str) -> bool:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        if holder(path):
+            return False
+        dead = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.dead")
+        try:
+            path.rename(dead)
+        except FileNotFoundError:
+            return False  # another process was faster
+        dead.unlink()
+    mine = {"owner": owner, "machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
+    try:
+        with path.open("x") as f:
+            f.write(json.dumps(mine))
+    except FileExistsError:
+        return False
+    return True
+
+
+@contextmanager
+def hold(path: Path, owner: str, patience_s: float = 0.0) -> Iterator[bool]:
+    """Hold a lease for the length of the block; yields whether it was to be had within `patience_s` seconds."""
+    end = time.monotonic() + patience_s
+    mine = _take(path, owner)
+    while not mine and time.monotonic() < end:
+        time.sleep(0.2)
+        mine = _take(path, owner)
+    if not mine:
+        yield False
+        return
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT_S):
+            path.touch()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield True
+    finally:
+        over.set()
+        thread.join()
+        path.unlink(missing_ok=True)

@@ -1,0 +1,342 @@
+"""A whole sweep: data, training, prediction, evaluation, report; every stage skips what is done.
+
+    data -> token tables -> Tune trials on warm groups -> models -> Ray Data actors -> Parquet -> metrics -> page
+
+Interrupted anywhere - Ctrl-C, SIGTERM, SIGKILL, a lost node - the same command finishes the work.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rich.console import Console
+
+from wlsweep.conditions import Condition, first_stage, select
+from wlsweep.config import Sweep
+from wlsweep.errors import WlsweepError
+from wlsweep.paths import RunDir, read_json, write_json
+from wlsweep.process_log import keep_errors_in, show_errors_again
+from wlsweep.provenance import provenance
+from wlsweep.state import RunState, refuse_other_configuration
+from wlsweep.sweep.lease import hold, holder
+from wlsweep.sweep.view import View
+
+Stage = Literal["data", "train", "predict", "evaluate", "report"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+STOPPED = 75
+"""Exit code of a sweep that was asked to stop and can go on (EX_TEMPFAIL)."""
+FAILED = 1
+"""Exit code of a sweep that ended with failed conditions."""
+
+
+class Runner:
+    """One launch of `wlsweep run`."""
+
+    def __init__(
+        self, sweep: Sweep, run: RunDir, only: str | None, last: Stage, command: str, console: Console
+    ) -> None:
+        self.sweep, self.run, self.last = sweep, run, last
+        self.chosen = select(sweep.conditions, only)
+        self.command = command
+        self.view = View(console)
+        job = os.environ.get("SLURM_JOB_ID")
+        self.owner = f"{socket.gethostname()} process {os.getpid()}" + (f" of job {job}" if job else "")
+        self.stop_file = run.root / f".stop-{uuid.uuid4().hex[:8]}"
+        self.connected = False
+        self.seconds: dict[str, float] = {}
+
+    def go(self) -> int:
+        """Run the stages up to the last one; returns the exit code."""
+        began = time.monotonic()
+        refuse_other_configuration(self.run, self.sweep.fingerprint(), self.sweep.name)
+        self.run.logs.mkdir(parents=True, exist_ok=True)
+        self._take_signals()
+        keep_errors_in(self.run.logs / "driver.log")
+        try:
+            code = self._stages()
+        finally:
+            show_errors_again()
+            self.stop_file.unlink(missing_ok=True)
+        write_json(self.run.logs / "seconds.json", {**self.seconds, "all": time.monotonic() - began})
+        return code
+
+    @property
+    def stopping(self) -> bool:
+        """Whether this launch was asked to stop."""
+        return self.stop_file.exists()
+
+    def _take_signals(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if self.stopping:
+            raise KeyboardInterrupt
+        self.stop_file.touch()
+        self.view.say(
+            f"{signal.Signals(number).name}: running conditions save a checkpoint, then the sweep stops "
+            "(again to end at once)"
+        )
+
+    def _stages(self) -> int:
+        if self._nothing_to_do():
+            self.view.say(f"nothing to do: all {len(self.chosen)} conditions of {self.run.root} are done")
+            self._closing()
+            return 0
+        base = self._timed("data", self._data)
+        if self.last == "data":
+            self.view.say(f"data: {self.run.data_json}")
+            return 0
+        self._timed("train", lambda: self._train(base))
+        if not self.stopping and self.last != "train":
+            self._timed("predict", self._predict)
+            if not self.stopping and self.last != "predict":
+                self._timed("evaluate", self._evaluate)
+                if self.last == "report":
+                    self._timed("report", self._report)
+        states = RunState(self.run)
+        done = [c for c in self.chosen if (states.trained if self.last == "train" else states.predicted)(c.name)]
+        if self.stopping:
+            self.view.say(f"stopped with {len(done)} of {len(self.chosen)} conditions done; go on with: {self.command}")
+            return STOPPED
+        self._closing()
+        if len(done) < len(self.chosen):
+            self.view.say(
+                f"{len(self.chosen) - len(done)} of {len(self.chosen)} conditions are not done "
+                f"(wlsweep status {self.run.root}); try again with: {self.command}"
+            )
+            return FAILED
+        return 0
+
+    def _timed(self, stage: str, work: Callable[[], Any]) -> Any:
+        began = time.monotonic()
+        try:
+            return work()
+        finally:
+            self.seconds[stage] = round(time.monotonic() - began, 2)
+
+    def _nothing_to_do(self) -> bool:
+        """Everything chosen is predicted and reported on, and the data that it came from has not changed."""
+        if not (self.run.sweep_json.is_file() and self.run.data_json.is_file() and self.last == "report"):
+            return False
+        states = RunState(self.run)
+        if [c.name for c in states.conditions] != [c.name for c in self.sweep.conditions]:
+            return False
+        if not all(states.predicted(c.name) for c in self.chosen):
+            return False
+        newest = max(self.run.prediction(c.name).stat().st_mtime for c in self.chosen)
+        if not (self.run.report.is_file() and self.run.report.stat().st_mtime >= newest):
+            return False
+        self._prepare(Path(states.record["base"]))
+        return True
+
+    def _prepare(self, base: Path) -> None:
+        from wlsweep.data.stage import prepare_data
+
+        prepare_data(self.sweep, self.run, base, self.view.note, limit=self.sweep.data.limit)
+
+    def _data(self) -> str:
+        with (
+            self.view.during("data", 0),
+            hold(self.run.root / "data.lease", self.owner, patience_s=24 * 3600) as mine,
+        ):
+            if not mine:
+                raise WlsweepError(f"{self.run.root / 'data.lease'} is held by another launch for a day; is it alive?")
+            base = self._base()
+            self._write_sweep_json(base)
+            self._prepare(Path(base))
+        return base
+
+    def _base(self) -> str:
+        if self.sweep.model.path is not None:
+            return self.sweep.model.path
+        assert self.sweep.model.tiny is not None
+        self.view.note("looking for the tiny base model")
+        from wlsweep.data.stage import base_rows
+        from wlsweep.train.base_model import ensure_tiny_base
+
+        rows = base_rows(self.sweep, self.run)
+        return str(ensure_tiny_base(self.sweep.model.tiny, rows, self.run.cache, self.view.note).resolve())
+
+    def _write_sweep_json(self, base: str) -> None:
+        launch = {"command": self.command, **provenance()}
+        earlier = read_json(self.run.sweep_json)["launches"] if self.run.sweep_json.is_file() else []
+        write_json(
+            self.run.sweep_json,
+            {
+                "sweep": self.sweep.model_dump(mode="json"),
+                "fingerprint": self.sweep.fingerprint(),
+                "conditions": [c.as_dict() for c in self.sweep.conditions],
+                "base": base,
+                "command": self.command,
+                "provenance": launch,
+                "launches": [*earlier, launch],
+            },
+        )
+
+    def _connect(self) -> None:
+        if not self.connected:
+            from wlsweep.sweep.cluster import cluster_nodes, connect, room
+
+            self.view.note("starting Ray")
+            connect(self.sweep)
+            self._take_signals()  # Ray takes SIGTERM for itself when it starts
+            self.connected = True
+            self.room = room(self.sweep, cluster_nodes())
+
+    def _train(self, base: str) -> None:
+        """Train what is not trained; conditions that another launch holds are waited for, and taken over if it dies."""
+        tried: set[str] = set()
+        began = len(self.chosen) - len(self._untrained())
+        if began == len(self.chosen):
+            return
+        with self.view.during("train", len(self.chosen)):
+            self.view.done = began
+            self._connect()
+            from wlsweep.sweep.trials import train_conditions
+
+            while not self.stopping:
+                left = self._untrained()
+                now = [c for c in left if self._can_start(c)]
+                free = [c for c in now if c.name not in tried and not holder(self.run.lease(c.name))]
+                if free:
+                    elsewhere: set[str] = set()
+
+                    def hear(name: str, metrics: dict[str, Any], elsewhere: set[str] = elsewhere) -> None:
+                        if metrics.get("state") == "elsewhere":
+                            elsewhere.add(name)
+                        else:
+                            self.view.on_condition(name, metrics)
+
+                    self._in_thread(
+                        lambda free=free, hear=hear: train_conditions(  # type: ignore[misc]
+                            self.sweep, self.run, base, free, self.room.groups, self.owner, self.stop_file, hear
+                        ),
+                        saves=True,
+                    )
+                    tried |= {c.name for c in free} - elsewhere
+                elif all(c.name in tried for c in now):
+                    break
+                else:
+                    self.view.note(f"waiting for {len(left)} conditions that another launch trains")
+                    time.sleep(2)
+
+    def _untrained(self) -> list[Condition]:
+        """What is not trained yet, with the first stages that two-stage conditions still lack."""
+        states = RunState(self.run)
+        left = {c.name: c for c in self.chosen if states.trained(c.name) is None}
+        lacking = [first_stage(c) for c in left.values() if not self._can_start(c)]
+        return list({c.name: c for c in (*lacking, *left.values())}.values())
+
+    def _can_start(self, condition: Condition) -> bool:
+        """Whether the model that a condition starts from is there."""
+        return not condition.two_stage or self.run.model(first_stage(condition).name).is_dir()
+
+    def _in_thread(self, work: Callable[[], Any], saves: bool) -> None:
+        """Run `work` beside the main thread, which is thus free to take signals; Tune would install its own.
+
+        When the sweep is to stop, work that `saves` is waited for; other work is left, it loses nothing.
+        """
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException as e:  # noqa: BLE001 - raised again below
+                errors.append(e)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        while thread.is_alive() and not (self.stopping and not saves):
+            thread.join(timeout=0.2)
+        if errors:
+            raise errors[0]
+
+    def _predict(self) -> None:
+        states = RunState(self.run)
+        names = [c.name for c in self.chosen if states.trained(c.name) and not states.predicted(c.name)]
+        if not names:
+            return
+        with self.view.during("predict", len(names)):
+            self._connect()
+            self._in_thread(lambda: self._predict_names(names), saves=False)
+        self._drop_models()
+
+    def _predict_names(self, names: Sequence[str]) -> None:
+        from wlsweep.predict.stage import predict_conditions
+
+        for result in predict_conditions(self.sweep, self.run, names, self.room.engines):
+            name, cause = result["condition"], result["cause"]
+            if cause:
+                write_json(
+                    self.run.failed(name),
+                    {
+                        "condition": name,
+                        "stage": "predict",
+                        "cause": cause,
+                        "attempts": 1,
+                        "log": str(self.run.logs),
+                        "failed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                    },
+                )
+            else:
+                self.run.failed(name).unlink(missing_ok=True)
+            self.view.on_condition(name, {"state": "failed" if cause else "done", "cause": cause})
+
+    def _drop_models(self) -> None:
+        """Delete models that need not outlive their predictions; only after these are complete."""
+        if self.sweep.keep_models == "all":
+            return
+        states = RunState(self.run)
+        records = {c.name: states.trained(c.name) for c in self.sweep.conditions}
+        losses = {n: r["unweighted_loss"] for n, r in records.items() if r and self.run.model(n).is_dir()}
+        awaited = {first_stage(c).name for c in self.sweep.conditions if c.two_stage and not states.trained(c.name)}
+        best = min(losses, key=losses.__getitem__) if losses and self.sweep.keep_models == "best" else None
+        for name in losses:
+            if name != best and name not in awaited and states.predicted(name):
+                shutil.rmtree(self.run.model(name))
+
+    def _evaluate(self) -> None:
+        from wlsweep.analysis.evaluate import evaluate
+
+        self.evaluation = evaluate(self.run)
+
+    def _report(self) -> None:
+        from wlsweep.report.page import write_report
+
+        write_report(self.run)
+
+    def _closing(self) -> None:
+        """The table, where everything lies, and the next command."""
+        if self.last in ("evaluate", "report"):
+            from wlsweep.analysis.evaluate import evaluate
+            from wlsweep.analysis.table import summary_table
+
+            evaluation = getattr(self, "evaluation", None) or evaluate(self.run)
+            self.view.console.print(summary_table(evaluation))
+        self.view.say(f"run:     {self.run.root}")
+        if self.last == "report":
+            self.view.say(f"report:  {self.run.report}")
+            self.view.say(f"next:    open {self.run.report}; wlsweep status {self.run.root}")
+        else:
+            self.view.say(f"next:    {self.command.replace(f' --stage {self.last}', '')}")
+
+
+def run_sweep(sweep: Sweep, out: Path, only: str | None, last: Stage, arguments: Sequence[str]) -> int:
+    """Run a sweep and return the exit code: 0 all done, 1 some conditions failed, 75 stopped on request.
+
+    Raises:
+        WlsweepError: if nothing can be started as asked.
+    """
+    command = "wlsweep " + " ".join(arguments)
+    return Runner(sweep, RunDir(out), only, last, command, Console(stderr=False, file=sys.stdout)).go()

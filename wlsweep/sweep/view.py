@@ -1,0 +1,94 @@
+"""What a user sees while a sweep runs: one live line on a terminal, one line a finished condition in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class View:
+    """Progress of one stage at a time; all methods may be called from any thread."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live: Live | None = None
+        self._reset("", 0)
+
+    def _reset(self, stage: str, total: int) -> None:
+        self.stage, self.total, self.done, self.failed = stage, total, 0, 0
+        self.running: dict[str, str] = {}
+        self.finished: set[str] = set()
+        self.began = time.monotonic()
+        self.first_done: float | None = None
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Something passing: replaces the live line on a terminal, and is left out of logs."""
+        if self._live:
+            self._live.update(Text(f"{self.stage}: {text}"))
+
+    @contextmanager
+    def during(self, stage: str, total: int) -> Iterator[None]:
+        """Show a stage of `total` conditions for the length of the block."""
+        self._reset(stage, total)
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(Text(""), console=self.console, refresh_per_second=4, transient=True) as live:
+            self._live = live
+            try:
+                yield
+            finally:
+                self._live = None
+
+    def on_condition(self, name: str, metrics: dict[str, Any]) -> None:
+        """News of one condition: `state`, and what else there is to show."""
+        state = metrics.get("state")
+        if name in self.finished:
+            return
+        if state == "running":
+            step, of = metrics.get("step"), metrics.get("of")
+            self.running[name] = f"{name} {step}/{of}" if of else f"{name} starting"
+        elif state in ("done", "failed", "stopped", "elsewhere"):
+            self.running.pop(name, None)
+            self.finished.add(name)
+            self.done += state == "done"
+            self.failed += state == "failed"
+            self.first_done = self.first_done or time.monotonic()
+            if state == "failed":
+                self.say(f"  {name} FAILED: {str(metrics.get('cause')).strip().splitlines()[-1]}")
+            elif not self.console.is_terminal:
+                self.say(f"  {self._progress()}  {name} {state}")
+        if self._live:
+            running = ", ".join(self.running.values()) or "starting"
+            self._live.update(Text(f"{self._progress()}  {running}"))
+
+    def _progress(self) -> str:
+        over = len(self.finished)
+        parts = [f"{self.stage} {self.done}/{self.total} done"]
+        if self.running:
+            parts.append(f"{len(self.running)} running")
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        if over >= 2 and self.first_done is not None:
+            # The first condition pays for the start of workers; the rest tell the rate.
+            each = (time.monotonic() - self.first_done) / (over - 1)
+            parts += [f"{each:.1f} s each", f"{_clock(each * (self.total - over))} left"]
+        else:
+            parts.append(_clock(time.monotonic() - self.began))
+        return " | ".join(parts)

@@ -1,0 +1,177 @@
+"""DeepSpeed ZeRO-3 around an `AnswerModel`: build, export, save and resume. The only module that touches DeepSpeed.
+
+Import it only in worker processes: it sets the accelerator that DeepSpeed will see, and imports take seconds.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from wlsweep.conditions import Condition
+from wlsweep.config import Train
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+warnings.filterwarnings("ignore", category=FutureWarning)
+
+import deepspeed  # noqa: E402
+import deepspeed.ops  # noqa: E402
+import transformers  # noqa: E402
+from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup  # noqa: E402
+from transformers.integrations import HfDeepSpeedConfig  # noqa: E402
+
+from wlsweep.train.model import AnswerModel  # noqa: E402
+
+deepspeed_logger.setLevel(logging.ERROR)
+transformers.utils.logging.disable_progress_bar()
+# An optional shared-memory all-reduce that would be compiled for half a minute at the first start.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+SMALL = 50_000_000
+"""Parameters below which every parameter stays gathered: partitioning saves nothing there and costs a gather a layer."""
+
+
+class Place(NamedTuple):
+    """Where this rank runs."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+
+class Decision(NamedTuple):
+    """Where and what the label tokens are."""
+
+    at: int
+    accept_id: int
+    reject_id: int
+
+
+def join_group() -> Place:
+    """Hand the process group that the launcher made (Ray Train or torchrun) to DeepSpeed."""
+    deepspeed.init_distributed(dist_init_required=False)
+    rank = dist.get_rank()
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    return Place(rank, dist.get_world_size(), device)
+
+
+def zero3_config(train: Train, parameters: int) -> dict[str, Any]:
+    """DeepSpeed's configuration for a model of so many parameters."""
+    small = parameters < SMALL
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": train.micro_batch,
+        "gradient_accumulation_steps": train.accumulation,
+        "gradient_clipping": train.max_grad_norm,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {
+            "stage": 3,
+            "overlap_comm": train.gpu,
+            "contiguous_gradients": True,
+            "reduce_bucket_size": 5 * 10**7 if not small else SMALL,
+            "stage3_prefetch_bucket_size": 5 * 10**7,
+            "stage3_param_persistence_threshold": SMALL if small else 10**5,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+    }
+    if train.dtype == "bf16":
+        config["bf16"] = {"enabled": True}
+    return config
+
+
+def parameter_count(model_path: str) -> int:
+    """Parameters of a model from its configuration alone (no weights are read)."""
+    config = transformers.AutoConfig.from_pretrained(model_path)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(p.numel() for p in model.parameters())
+
+
+def build_engine(
+    base: str, condition: Condition, train: Train, decision: Decision, attention: str, total_steps: int
+) -> Any:
+    """A ZeRO-3 engine around the base model; collective over all ranks.
+
+    Args:
+        base: folder or name of the base model.
+        condition: decides the loss.
+        train: decides optimizer, schedule and precision.
+        decision: the label tokens.
+        attention: attention implementation.
+        total_steps: optimizer steps of the whole fine-tuning, for the cosine.
+    """
+    config = zero3_config(train, parameter_count(base))
+    keep_alive = HfDeepSpeedConfig(config)  # while it lives, from_pretrained partitions what it loads
+    lm = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.bfloat16 if train.dtype == "bf16" else torch.float32, attn_implementation=attention
+    )
+    del keep_alive
+    if train.gradient_checkpointing:
+        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model = AnswerModel(lm, condition, decision.at, decision.accept_id, decision.reject_id)
+    model.train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True if train.gpu else None
+    )
+    schedule = get_cosine_schedule_with_warmup(optimizer, round(train.warmup_ratio * total_steps), total_steps)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
+    return engine
+
+
+def export_model(engine: Any, place: Place, base: str, to: Path) -> None:
+    """Write the model as Hugging Face safetensors with its tokenizer; collective, rank 0 writes, whole or not at all."""
+    state = engine._zero3_consolidated_16bit_state_dict()  # float32 where training is float32
+    if place.rank == 0:
+        temporary = to.with_name(f".{to.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        lm = engine.module.lm
+        lm.save_pretrained(temporary, state_dict={k.removeprefix("lm."): v for k, v in state.items()})
+        AutoTokenizer.from_pretrained(base).save_pretrained(temporary)
+        shutil.rmtree(to, ignore_errors=True)
+        temporary.rename(to)
+    dist.barrier()
+
+
+def save_checkpoint(engine: Any, place: Place, folder: Path, step: int) -> None:
+    """Write a resume checkpoint and delete older ones; collective, every rank writes its shard."""
+    temporary, final = folder / f".step_{step:08d}.tmp", folder / f"step_{step:08d}"
+    engine.save_checkpoint(str(temporary), tag="zero3", client_state={"step": step}, save_latest=False)
+    dist.barrier()
+    if place.rank == 0:
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        (final / f"world_{place.world}").touch()
+        for other in folder.iterdir():
+            if other.name != final.name:
+                shutil.rmtree(other, ignore_errors=True)
+    dist.barrier()
+
+
+def load_checkpoint(engine: Any, place: Place, folder: Path) -> int:
+    """Resume from the latest whole checkpoint and return its step; 0 if there is none for this number of ranks."""
+    steps = sorted(p for p in folder.glob("step_*") if (p / f"world_{place.world}").exists())
+    if not steps:
+        return 0
+    _, state = engine.load_checkpoint(str(steps[-1]), tag="zero3")
+    return int(state["step"])
+
+
+def release(engine: Any) -> None:
+    """Give back what an engine holds, so that the process can build the next one."""
+    engine.destroy()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

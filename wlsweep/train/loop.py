@@ -1,0 +1,340 @@
+"""Fine-tune one condition on all ranks of one process group.
+
+It knows DeepSpeed but not Ray: a launcher gives it a process group, rows and hooks, and it leaves a model, a metric log
+and a record. Killed anywhere, it goes on from the last resume checkpoint and ends with the same bits.
+
+    torchrun --nproc-per-node 2 -m wlsweep.train.torchrun runs/demo baseline_gamma1.0_prop1_2
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from wlsweep.conditions import Condition
+from wlsweep.config import Sweep
+from wlsweep.data.stage import TokenRows
+from wlsweep.errors import WlsweepError
+from wlsweep.paths import RunDir, write_json
+from wlsweep.train import batches
+from wlsweep.train.engine import (
+    Decision,
+    Place,
+    build_engine,
+    export_model,
+    load_checkpoint,
+    release,
+    save_checkpoint,
+)
+from wlsweep.train.loss import sample_weights
+from wlsweep.train.model import Forward, MicroBatch, collate, run_forward
+
+PROBES = 2
+"""Training rows of each class on which the trained model's own scores are kept, to check every later copy of it."""
+PROOF_TOLERANCE = 1e-3
+"""Largest relative deviation of a measured loss ratio from gamma (float32 rounding is far below it)."""
+
+
+class Stopped(Exception):
+    """Training was asked to stop; a resume checkpoint has been written."""
+
+
+class ConditionFailed(WlsweepError):
+    """This condition cannot be trained, and trying again would not help. Raised alike on every rank."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One condition to train."""
+
+    sweep: Sweep
+    condition: Condition
+    run: RunDir
+    base: str
+    """Folder or name of the model to start from."""
+    attempt: int = 1
+
+    @property
+    def name(self) -> str:
+        """The condition's name."""
+        return self.condition.name
+
+
+@dataclass
+class Hooks:
+    """How the launcher hears of progress; called on rank 0 only."""
+
+    on_log: Callable[[dict[str, Any]], None] = lambda line: None
+    """Each line of the metric log."""
+    should_stop: Callable[[], bool] = lambda: False
+    """Polled at every logged step."""
+
+
+class _Meter:
+    """Sums over this rank's rows since the last logged step; one collective a logged step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(8, device=device, dtype=torch.float64)
+        self.started = time.monotonic()
+
+    def add(self, out: Forward, batch: MicroBatch, tokens: int) -> None:
+        here, accept = batch.present, batch.accept
+        p = torch.sigmoid(out.scores.log_odds)
+        bce = torch.nn.functional.binary_cross_entropy_with_logits(out.scores.log_odds, accept, reduction="none")
+        on_accept, on_reject = here * accept, here * (1 - accept)
+        self.sums += torch.stack(
+            [
+                out.loss.detach() * batch.samples,
+                (here * bce).sum(),
+                (on_accept * p).sum(),
+                on_accept.sum(),
+                (on_reject * p).sum(),
+                on_reject.sum(),
+                (here * (p > 0.5)).sum(),
+                torch.tensor(float(tokens), device=p.device),
+            ]
+        ).double()
+
+    def read(self, stop: bool) -> tuple[dict[str, float | None], bool]:
+        """Metrics over all ranks since the last call, and whether any rank wants to stop; collective."""
+        shared = torch.cat([self.sums, torch.tensor([float(stop)], device=self.sums.device, dtype=torch.float64)])
+        dist.all_reduce(shared)
+        loss, bce, p_accept, accepts, p_reject, rejects, said_accept, tokens, stops = shared.tolist()
+        seconds, n = time.monotonic() - self.started, accepts + rejects
+        self.sums.zero_()
+        self.started = time.monotonic()
+        return {
+            "loss": loss / n,
+            "bce": bce / n,
+            "p_accept_on_accept": p_accept / accepts if accepts else None,
+            "p_accept_on_reject": p_reject / rejects if rejects else None,
+            "predicted_accept_rate": said_accept / n,
+            "tokens_per_s": tokens / seconds,
+        }, stops > 0
+
+
+class _Batcher:
+    """Makes a rank's micro-batches of any step."""
+
+    def __init__(self, job: Job, rows: TokenRows, place: Place) -> None:
+        self.train, self.seed, self.rows, self.place = job.sweep.train, job.condition.seed, rows, place
+        accepts = int(rows.accept.sum())
+        self.weights = sample_weights(job.condition, accepts, len(rows.accept) - accepts, job.sweep.loss.effective_beta)
+
+    def of(self, numbers: Sequence[int], samples: int, weights: tuple[float, float]) -> MicroBatch:
+        """The micro-batch of some rows; none at all makes one filler row that counts for nothing."""
+        chosen = [int(i) for i in numbers] or [int(np.argmin(self.rows.lengths))]
+        return collate(
+            [self.rows.prompt(i) for i in chosen],
+            [self.rows.answer.ids("Accept" if self.rows.accept[i] else "Reject") for i in chosen],
+            [bool(self.rows.accept[i]) for i in chosen],
+            weights,
+            [len(numbers) > 0] * len(chosen),
+            samples,
+            self.place.device,
+        )
+
+    def step(self, step: int) -> list[tuple[MicroBatch, int]]:
+        """(micro-batch, its tokens) of this rank, one for each accumulation step."""
+        n = len(self.rows.accept)
+        drawn = batches.global_batch_rows(step, n, self.train.global_batch, self.seed)
+        mine = batches.cut(drawn, self.rows.lengths, self.place.world, self.accumulation)[self.place.rank]
+        width = len(self.rows.answer.ids("Accept"))
+        return [
+            (self.of(m.tolist(), len(drawn), self.weights), int(self.rows.lengths[m].sum()) + width * len(m))
+            for m in mine
+        ]
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per rank and step, as DeepSpeed was told."""
+        return self.train.accumulation
+
+
+def _first_of_each_class(rows: TokenRows, count: int) -> tuple[list[int], list[int]]:
+    return np.flatnonzero(rows.accept)[:count].tolist(), np.flatnonzero(~rows.accept)[:count].tolist()
+
+
+def prove_weights(engine: Any, batcher: _Batcher, condition: Condition) -> dict[str, float]:
+    """Measure, through the engine, that the loss of a sample of each class is multiplied by its weight and no other.
+
+    Returns:
+        `accept` and `reject`: measured ratio of weighted to unweighted loss of one sample.
+
+    Raises:
+        ConditionFailed: if a ratio is not the weight that the condition declares.
+    """
+    found: dict[str, float] = {}
+    accepts, rejects = _first_of_each_class(batcher.rows, 1)
+    for label, picked, expected in (
+        ("accept", accepts, batcher.weights[0]),
+        ("reject", rejects, batcher.weights[1]),
+    ):
+        with torch.no_grad():
+            weighted = run_forward(engine, batcher.of(picked, 1, batcher.weights), 0.0).loss.item()
+            plain = run_forward(engine, batcher.of(picked, 1, (1.0, 1.0)), 0.0).loss.item()
+        found[label] = weighted / plain
+        if not abs(found[label] / expected - 1) < PROOF_TOLERANCE:
+            raise ConditionFailed(
+                f"{condition.name}: the loss of an {label} sample is {found[label]:.4f} times the unweighted one, "
+                f"declared is {expected:.4f}; nothing was trained. This is a defect of the loss, please report it"
+            )
+    return found
+
+
+def _probe(engine: Any, batcher: _Batcher) -> list[dict[str, Any]]:
+    """The model's own label log-probabilities on a few rows of its mix, by their place in `load_mix`."""
+    accepts, rejects = _first_of_each_class(batcher.rows, PROBES)
+    numbers = accepts + rejects
+    with torch.no_grad():
+        out = run_forward(engine, batcher.of(numbers, len(numbers), (1.0, 1.0)), 0.0)
+    return [
+        {"row": i, "logprob_accept": a, "logprob_reject": r}
+        for i, (a, r) in zip(numbers, out.label_logprobs.float().tolist(), strict=True)
+    ]
+
+
+def model_fingerprint(folder: Path) -> str:
+    """Hash of a model's weight files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as f:
+            digest.update(hashlib.file_digest(f, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _keep_log_until(path: Path, step: int) -> None:
+    """Drop log lines of steps that a resumed training makes again."""
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
+        path.write_text("".join(kept))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return math.inf  # the torn last line of a killed process
+
+
+def train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> None:
+    """Train one condition to its end; collective over all ranks.
+
+    Leaves `model/`, `metrics.jsonl` and, last, `trained.json` in the condition's folder.
+
+    Raises:
+        ConditionFailed: on every rank, if weights cannot be proved or the loss is no finite number.
+        Stopped: on every rank, after a resume checkpoint, if a hook asked for it.
+    """
+    train, run, name = job.sweep.train, job.run, job.name
+    if place.world != train.workers:
+        raise WlsweepError(f"train.workers is {train.workers}, but {place.world} ranks were started")
+    began = time.monotonic()
+    n = len(rows.accept)
+    total = train.epochs * batches.steps_per_epoch(n, train.global_batch)
+    decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
+    engine = build_engine(job.base, job.condition, train, decision, job.sweep.model.attention, total)
+    try:
+        batcher = _Batcher(job, rows, place)
+        start = load_checkpoint(engine, place, run.checkpoints(name))
+        proof = prove_weights(engine, batcher, job.condition)
+        if place.rank == 0:
+            run.condition(name).mkdir(parents=True, exist_ok=True)
+            _keep_log_until(run.metric_log(name), start)
+        ready = time.monotonic()
+        _steps(engine, job, batcher, place, hooks, start, total)
+        trained = time.monotonic()
+        probe = _probe(engine, batcher)
+        export_model(engine, place, job.base, run.model(name))
+        if place.rank == 0:
+            _record(job, rows, total, proof, probe, {"start": ready - began, "steps": trained - ready})
+            shutil.rmtree(run.checkpoints(name), ignore_errors=True)
+    finally:
+        release(engine)
+    dist.barrier()
+
+
+def _steps(engine: Any, job: Job, batcher: _Batcher, place: Place, hooks: Hooks, start: int, total: int) -> None:
+    train, run, name = job.sweep.train, job.run, job.name
+    per_epoch = batches.steps_per_epoch(len(batcher.rows.accept), train.global_batch)
+    # The engine averages over ranks and accumulation steps; the loss is already a share of the global sum.
+    scale = place.world * train.accumulation
+    meter = _Meter(place.device)
+    log = run.metric_log(name).open("a", encoding="utf-8") if place.rank == 0 else None
+    try:
+        for step in range(start, total):
+            lr = engine.get_lr()[0]
+            for batch, tokens in batcher.step(step):
+                out = run_forward(engine, batch, job.sweep.loss.format_weight)
+                engine.backward(out.loss * scale)
+                engine.step()
+                meter.add(out, batch, tokens)
+            done = step + 1
+            stop = False
+            if done % train.log_every == 0 or done == total:
+                metrics, stop = meter.read(place.rank == 0 and hooks.should_stop())
+                if not math.isfinite(metrics["loss"] or 0.0):
+                    raise ConditionFailed(
+                        f"{name}: the loss is {metrics['loss']} at step {done} of {total}; "
+                        "a lower train.lr or a smaller gamma may keep it finite"
+                    )
+                if log is not None:
+                    line = {"step": done, "of": total, "epoch": done / per_epoch, **metrics, "lr": lr}
+                    line["grad_norm"] = float(engine.get_global_grad_norm())
+                    log.write(json.dumps(line) + "\n")
+                    log.flush()
+                    hooks.on_log(line)
+            if (done % train.checkpoint_every == 0 or stop) and done < total:
+                save_checkpoint(engine, place, run.checkpoints(name), done)
+            if stop and done < total:
+                raise Stopped(f"{name} stopped at step {done} of {total}")
+    finally:
+        if log is not None:
+            log.close()
+
+
+def _record(
+    job: Job,
+    rows: TokenRows,
+    steps: int,
+    proof: dict[str, float],
+    probe: list[dict[str, Any]],
+    seconds: dict[str, float],
+) -> None:
+    run, name = job.run, job.name
+    lines = [json.loads(line) for line in run.metric_log(name).read_text().splitlines()]
+    tail = lines[-max(1, len(lines) // 4) :]
+    width = len(rows.answer.ids("Accept"))
+    write_json(
+        run.trained(name),
+        {
+            "condition": job.condition.as_dict(),
+            "sweep_fingerprint": job.sweep.fingerprint(),
+            "base": job.base,
+            "steps": steps,
+            "samples": len(rows.accept) * job.sweep.train.epochs,
+            "tokens": int(rows.lengths.sum() + width * len(rows.accept)) * job.sweep.train.epochs,
+            "seconds": seconds,
+            "attempts": job.attempt,
+            "proof": proof,
+            "final": lines[-1],
+            "unweighted_loss": sum(line["bce"] for line in tail) / len(tail),
+            "probe": probe,
+            "model": {
+                "fingerprint": model_fingerprint(run.model(name)),
+                "bytes": sum(p.stat().st_size for p in run.model(name).iterdir()),
+            },
+            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        },
+    )

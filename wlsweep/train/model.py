@@ -1,0 +1,127 @@
+"""A causal LM with the loss inside its forward pass, so that the engine that calls it never sees full-sequence logits.
+
+The LM head runs at the answer's positions only: [rows, answer tokens, vocabulary] instead of [rows, 4096, 152k].
+Rows are padded on the right; causal attention keeps real tokens from seeing the padding, so no mask is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from wlsweep.conditions import Condition
+from wlsweep.train.loss import AnswerScores, global_loss, sample_loss, score_answers
+
+
+class MicroBatch(NamedTuple):
+    """Rows that one rank passes forward together."""
+
+    input_ids: Tensor
+    """[rows, longest row] int64: prompt, answer, padding."""
+    prompt_lengths: Tensor
+    """[rows] int64: where each answer begins."""
+    answers: Tensor
+    """[rows, answer tokens] int64."""
+    accept: Tensor
+    """[rows] float32, 1 for Accept."""
+    weights: Tensor
+    """[rows] float32."""
+    present: Tensor
+    """[rows] float32, 0 for a filler row of a ragged batch."""
+    samples: int
+    """Samples in the global batch that this belongs to."""
+
+
+class Forward(NamedTuple):
+    """What a forward pass returns."""
+
+    loss: Tensor
+    """Scalar: this micro-batch's share of the global loss."""
+    scores: AnswerScores
+    """Detached, for the metric log."""
+    label_logprobs: Tensor
+    """[rows, 2] float32, log P(Accept) and log P(Reject) over the whole vocabulary at the decision position."""
+
+
+class AnswerModel(nn.Module):
+    """Base model, LM head and loss as one module: what DeepSpeed's engine calls."""
+
+    def __init__(self, lm: Any, condition: Condition, decision: int, accept_id: int, reject_id: int) -> None:
+        super().__init__()
+        self.lm = lm
+        self.condition = condition
+        self.decision = decision
+        self.accept_id = accept_id
+        self.reject_id = reject_id
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        prompt_lengths: Tensor,
+        answers: Tensor,
+        accept: Tensor,
+        weights: Tensor,
+        present: Tensor,
+        samples: int,
+        format_weight: float,
+    ) -> tuple[Tensor, ...]:
+        """The fields of a `MicroBatch` in, those of a `Forward` out, as plain tensors: ZeRO's hooks look for them."""
+        hidden = self.lm.model(input_ids=input_ids, use_cache=False).last_hidden_state
+        at = (prompt_lengths - 1).unsqueeze(1) + torch.arange(answers.shape[1], device=hidden.device)
+        picked = hidden.gather(1, at.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+        logits = self.lm.lm_head(picked).float()
+        scores = score_answers(logits, answers, self.decision, self.accept_id, self.reject_id)
+        parts = sample_loss(scores, accept, self.condition)
+        loss = global_loss(parts, weights, present, samples, format_weight)
+        with torch.no_grad():
+            at_decision = torch.log_softmax(logits[:, self.decision], dim=-1)
+            labels = at_decision[:, [self.accept_id, self.reject_id]]
+        return (loss, *(s.detach() for s in scores), labels)
+
+
+def run_forward(model: Callable[..., Any], batch: MicroBatch, format_weight: float) -> Forward:
+    """Call an `AnswerModel`, or the engine around it."""
+    loss, log_odds, neither, other, labels = model(*batch, format_weight)
+    return Forward(loss, AnswerScores(log_odds, neither, other), labels)
+
+
+def collate(
+    prompts: Sequence[npt.NDArray[np.int32]],
+    answers: Sequence[Sequence[int]],
+    accept: Sequence[bool],
+    weights: tuple[float, float],
+    present: Sequence[bool],
+    samples: int,
+    device: torch.device,
+) -> MicroBatch:
+    """Rows as tensors, padded on the right with token 0.
+
+    Args:
+        prompts: token ids of each row up to the answer.
+        answers: token ids of each row's answer, all of one length.
+        accept: the labels.
+        weights: of an Accept and of a Reject sample.
+        present: False for a row that only fills a ragged batch.
+        samples: samples in the global batch.
+        device: where the tensors go.
+    """
+    width = len(answers[0])
+    longest = max(len(p) for p in prompts) + width
+    ids = np.zeros((len(prompts), longest), dtype=np.int64)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        ids[row, : len(prompt)] = prompt
+        ids[row, len(prompt) : len(prompt) + width] = answer
+    return MicroBatch(
+        input_ids=torch.from_numpy(ids).to(device, non_blocking=True),
+        prompt_lengths=torch.tensor([len(p) for p in prompts], device=device),
+        answers=torch.tensor([list(a) for a in answers], device=device),
+        accept=torch.tensor([float(a) for a in accept], device=device),
+        weights=torch.tensor([weights[0] if a else weights[1] for a in accept], device=device),
+        present=torch.tensor([float(p) for p in present], device=device),
+        samples=samples,
+    )

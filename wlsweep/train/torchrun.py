@@ -1,0 +1,62 @@
+"""Train one condition of a prepared run without Ray, for profiling and for machines that have only torchrun.
+
+wlsweep run search_spaces/demo.toml --stage data
+torchrun --nproc-per-node 2 -m wlsweep.train.torchrun runs/demo baseline_gamma1.0_prop1_2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from wlsweep.conditions import select
+from wlsweep.config import Sweep
+from wlsweep.data.stage import load_mix
+from wlsweep.errors import WlsweepError
+from wlsweep.paths import existing_run, read_json
+from wlsweep.sweep.lease import hold
+
+
+def main() -> None:
+    """Train the condition named on the command line on the ranks that torchrun started."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("condition")
+    arguments = parser.parse_args()
+    from wlsweep.train.engine import join_group
+    from wlsweep.train.loop import Hooks, Job, train_condition
+
+    run = existing_run(arguments.run)
+    record = read_json(run.sweep_json)
+    sweep = Sweep.model_validate(record["sweep"])
+    (condition,) = select(sweep.conditions, arguments.condition)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world != sweep.train.workers:
+        layout = sweep.train.model_dump() | {"workers": world}
+        sweep = sweep.model_copy(update={"train": type(sweep.train).model_validate(layout)})
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:
+        torch.set_num_threads(sweep.train.cpus_per_worker)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    place = join_group()
+    hooks = Hooks(on_log=lambda line: print(json.dumps(line), flush=True))
+    with hold(run.lease(condition.name), "torchrun") if place.rank == 0 else nullcontext(True) as mine:
+        if not mine:
+            raise WlsweepError(f"{condition.name} is being trained by another process; see {run.lease(condition.name)}")
+        train_condition(Job(sweep, condition, run, record["base"]), load_mix(run, condition.k), place, hooks)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except WlsweepError as e:
+        sys.exit(f"error: {e}")
