@@ -14,8 +14,8 @@ _PLAIN = (("recall", "recall A"), ("recall_reject", "recall R"), ("f1", "F1"))
 
 
 def summary_table(evaluation: Evaluation) -> Table:
-    """Conditions by row: shares in percent with 95 % intervals; what is not done says why under the table."""
-    table = Table(title="predictions by condition (%, 95 % interval)", title_justify="left", caption_justify="left")
+    """Conditions by row: shares in percent with 95% intervals; what is not done says why under the table."""
+    table = Table(title="predictions by condition (%, 95% interval)", title_justify="left", caption_justify="left")
     table.add_column("condition", no_wrap=True, overflow="fold")
     for _, heading in (*_WITH_INTERVAL, *_PLAIN, ("auc", "AUC"), ("ece", "ECE"), ("unknown", "unknown")):
         table.add_column(heading, justify="right", no_wrap=True)
