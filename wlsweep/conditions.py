@@ -13,7 +13,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Any, Literal, cast, get_args
@@ -245,4 +245,4 @@ def first_stage(c: Condition) -> Condition:
 
 def baseline_of(c: Condition) -> Condition:
     """The condition that `c` is compared with: plain fine-tuning on the balanced mix, same seed."""
-    return replace(Condition("baseline", 1.0, 2, seed=c.seed))
+    return Condition("baseline", 1.0, 2, seed=c.seed)
