@@ -3,8 +3,8 @@
     python -m bench.analysis                       # 19 conditions x 2,024 papers
     python -m bench.analysis 19x2024 75x5000 300x20000
 
-Seconds are wall clock of the whole process, imports included; memory is its peak resident set. Made predictions: the
-work does not depend on what the numbers are.
+Seconds are wall clock and CPU time of the whole process, imports included (a browser's CPU time is not in it); memory
+is its peak resident set. Made predictions: the work does not depend on what the numbers are.
 """
 
 from __future__ import annotations
@@ -37,15 +37,18 @@ def names(count: int) -> list[str]:
     return list(itertools.islice(dict.fromkeys([*THE_19, *more]), count))
 
 
-def measured(code: str, root: Path) -> tuple[float, float]:
-    """(seconds, peak resident MiB) of a stage on a run."""
+def measured(code: str, root: Path) -> tuple[float, float, float]:
+    """(wall seconds, CPU seconds, peak resident MiB) of a stage on a run."""
     program = (
         f"from pathlib import Path\nfrom wlsweep.paths import RunDir\nrun = RunDir(Path({str(root)!r}))\n{code}\n"
-        "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "import resource; u = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "print(u.ru_utime + u.ru_stime, u.ru_maxrss / 1024)"
     )
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    return time.perf_counter() - start, float(done.stdout)
+    wall = time.perf_counter() - start
+    cpu, memory = map(float, done.stdout.split())
+    return wall, cpu, memory
 
 
 def main(sizes: list[str]) -> None:
@@ -56,10 +59,15 @@ def main(sizes: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             run = make_run(Path(folder) / "run", names(conditions), n=rows)
             for stage, code in STAGES.items():
-                seconds, memory = measured(code, run.root)
+                seconds, cpu, memory = measured(code, run.root)
                 page = run.report.stat().st_size / 2**20 if run.report.exists() else 0.0
-                print(f"{size:>10} {stage:9} {seconds:6.1f} s {memory:7.0f} MiB  page {page:.1f} MiB", flush=True)
-                results.append({"size": size, "stage": stage, "seconds": seconds, "peak_mib": memory})
+                print(
+                    f"{size:>10} {stage:9} {seconds:6.1f} s {cpu:6.1f} CPU-s {memory:7.0f} MiB  page {page:.1f} MiB",
+                    flush=True,
+                )
+                results.append(
+                    {"size": size, "stage": stage, "seconds": seconds, "cpu_seconds": cpu, "peak_mib": memory}
+                )
     print(json.dumps({"cpus": os.cpu_count(), "load": os.getloadavg()[0], "results": results}))
 
 
