@@ -29,6 +29,9 @@ DataPath = Annotated[
     typer.Option("--data", help="ShareGPT rows: a file, or a folder with train.* and test.*", metavar="PATH"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
+External = Annotated[
+    list[str] | None, typer.Option(help="predictions made elsewhere, to compare with", metavar="NAME=FILE")
+]
 Limit = Annotated[int | None, typer.Option(help="trial run on N rows of every set, in a run directory of its own")]
 
 
@@ -72,6 +75,9 @@ def run(
         str, typer.Option(help="stop after this stage: data, train, predict, evaluate or report", metavar="STAGE")
     ] = "report",
     limit: Limit = None,
+    until_decided: Annotated[
+        bool, typer.Option("--until-decided", help="after the baseline, run only what its forecast leaves in doubt")
+    ] = False,
 ) -> None:
     """Run a sweep, or go on with it: everything that is done is skipped."""
     from wlsweep.sweep.run import STAGES, run_sweep
@@ -80,7 +86,7 @@ def run(
         raise WlsweepError(f"--stage {stage}: expected one of {', '.join(STAGES)}")
     loaded = _load(sweep, data, limit)
     folder = out or Path("runs") / loaded.name
-    code = run_sweep(loaded, folder, only, stage, sys.argv[1:])
+    code = run_sweep(loaded, folder, only, stage, sys.argv[1:], until_decided)
     # Ray's and torch's threads need no orderly end, which would cost seconds: everything is on disk.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -141,7 +147,7 @@ def status(folder: RunFolder, json_: AsJson = False) -> None:
 
 
 @app.command()
-def evaluate(folder: RunFolder, only: Only = None) -> None:
+def evaluate(folder: RunFolder, only: Only = None, external: External = None) -> None:
     """Compute all metrics from the predictions alone."""
     from rich.console import Console
 
@@ -150,19 +156,69 @@ def evaluate(folder: RunFolder, only: Only = None) -> None:
     from wlsweep.paths import existing_run
 
     run = existing_run(folder)
-    Console().print(summary_table(evaluate_run(run, only)))
+    Console().print(summary_table(evaluate_run(run, only, _externals(external))))
     typer.echo(f"metrics: {run.metrics_json}\nnext:    wlsweep report {folder}")
 
 
 @app.command()
-def report(folder: RunFolder, only: Only = None) -> None:
+def report(folder: RunFolder, only: Only = None, external: External = None) -> None:
     """Write the HTML page and the figures from the predictions alone."""
+    from wlsweep.analysis.evaluate import evaluate as evaluate_run
     from wlsweep.paths import existing_run
     from wlsweep.report.page import write_report
 
     run = existing_run(folder)
-    write_report(run, only)
-    typer.echo(f"report:  {run.report}")
+    if external:
+        evaluate_run(run, only, _externals(external))
+    files = write_report(run, only)
+    typer.echo(f"report:  {files.page}\nplots:   {run.plots if files.pngs else files.note}")
+
+
+@app.command()
+def forecast(folder: RunFolder, json_: AsJson = False) -> None:
+    """Forecast every other condition from the baseline's predictions alone, and say what that settles."""
+    from wlsweep.analysis.forecast import forecast_run
+    from wlsweep.paths import existing_run
+
+    found = forecast_run(existing_run(folder))
+    typer.echo(json.dumps(found.as_dict(), indent=1) if json_ else found.text())
+
+
+@app.command()
+def export(
+    folder: RunFolder,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="predictions as {prompt, predict, label} lines")] = False,
+    sharegpt: Annotated[
+        Path | None, typer.Option(help="training mixes for LLaMA-Factory, into this folder", metavar="DIR")
+    ] = None,
+) -> None:
+    """Write predictions or training mixes in the formats of LLaMA-Factory."""
+    from wlsweep.config import Sweep
+    from wlsweep.paths import existing_run, read_json
+
+    run = existing_run(folder)
+    written: list[Path] = []
+    if jsonl:
+        from wlsweep.analysis.export import export_jsonl
+
+        written += export_jsonl(run)
+    if sharegpt is not None:
+        from wlsweep.data.export import export_sharegpt
+
+        written += export_sharegpt(run, Sweep.model_validate(read_json(run.sweep_json)["sweep"]), sharegpt)
+    if not written:
+        raise WlsweepError("nothing to export: give --jsonl, --sharegpt DIR or both")
+    typer.echo("\n".join(map(str, written)))
+
+
+def _externals(given: list[str] | None) -> list[tuple[str, Path]]:
+    pairs = [text.partition("=") for text in given or ()]
+    for name, equals, file in pairs:
+        if not (name and equals and Path(file).is_file()):
+            raise WlsweepError(
+                f"--external {name}{equals}{file}: expected NAME=FILE of an existing parquet or jsonl file"
+            )
+    return [(name, Path(file)) for name, _, file in pairs]
 
 
 def main() -> None:

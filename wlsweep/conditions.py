@@ -13,7 +13,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Any, Literal, cast, get_args
@@ -238,6 +238,11 @@ def select(conditions: Sequence[Condition], selection: str | None) -> tuple[Cond
     return tuple(c for c in conditions if c.name in chosen)
 
 
+def first_stage(c: Condition) -> Condition:
+    """The condition whose model a two-stage condition starts from: gamma 1 on the same mix, shared by all of them."""
+    return Condition("baseline", 1.0, c.k, loss=c.loss, seed=c.seed)
+
+
 def baseline_of(c: Condition) -> Condition:
     """The condition that `c` is compared with: plain fine-tuning on the balanced mix, same seed."""
-    return replace(Condition("baseline", 1.0, 2, seed=c.seed))
+    return Condition("baseline", 1.0, 2, seed=c.seed)

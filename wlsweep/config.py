@@ -239,6 +239,19 @@ class Predict(_Model):
     Without it 0.01 for float32 and 0.25 for bfloat16, whose kernels round differently."""
 
 
+class Budget(_Model):
+    """What `wlsweep plan` reckons with; decides nothing else."""
+
+    gpu_memory_gib: float = Field(80, gt=0)
+    """Memory of one GPU."""
+    peak_tflops: float = Field(989, gt=0)
+    """Dense bf16 peak of one GPU (H100 SXM data sheet: 989; A100: 312)."""
+    mfu: float = Field(0.4, gt=0, le=1)
+    """Model FLOP utilisation assumed: the share of the peak that goes into 6 x parameters x tokens."""
+    price_per_gpu_hour: float = Field(2.0, ge=0)
+    """In dollars."""
+
+
 class Sweep(_Model):
     """One search space, resolved."""
 
@@ -252,6 +265,7 @@ class Sweep(_Model):
     loss: Loss = Loss()
     train: Train
     predict: Predict = Predict()
+    budget: Budget = Budget()
     grid: list[GridBlock] = Field(min_length=1)
 
     @cached_property
@@ -278,6 +292,7 @@ class Sweep(_Model):
                 "grid": True,
                 "data": {"source", "test", "pool"},  # the rows' own hashes are compared by the data stage
                 "keep_models": True,
+                "budget": True,
                 "train": layout | {"groups"},
                 "predict": {"engines", "gpus_per_engine", "cpus_per_engine", "memory_share"},
             }

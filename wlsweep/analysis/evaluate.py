@@ -22,6 +22,7 @@ from wlsweep import __version__
 from wlsweep.analysis.load import Board, Scores, load_board
 from wlsweep.analysis.measure import curves, measure, subset
 from wlsweep.analysis.metrics import rows_of_year
+from wlsweep.analysis.study import study
 from wlsweep.paths import RunDir, read_json, whole_file, write_json
 
 
@@ -58,13 +59,19 @@ def evaluate(
     """
     board = load_board(run, only, externals)
     entries = [_entry(board, c.name) | c.as_dict() for c in board.conditions]
+    external = [{"name": name, "state": "done", **_measured(board, s)} for name, s in board.externals.items()]
+    found = study(board, [*entries, *external], draws)
+    for entry in [*entries, *external]:
+        if at := found["ece_intervals"].get(entry["name"]):
+            entry["ece_low"], entry["ece_high"] = at
     analysis: dict[str, Any] = {
+        **found,
         "inputs": inputs_of(run, only, externals),
         "draws": draws,
         "rows": board.truth.n,
         "years": board.truth.years,
         "curves": {name: curves(board.truth.accept, s) for name, s in {**board.scores, **board.externals}.items()},
-        "externals": [{"name": name, "state": "done", **_measured(board, s)} for name, s in board.externals.items()],
+        "externals": external,
         "training": {c.name: training_curve(run, c.name) for c in board.conditions},
     }
     write_json(run.metrics_json, entries)
@@ -96,10 +103,16 @@ def current(run: RunDir, only: str | None = None) -> Evaluation | None:
     if not (run.analysis_json.exists() and run.metrics_json.exists()):
         return None
     analysis = read_json(run.analysis_json)
-    externals = [(name, Path(path)) for name, path in analysis["inputs"]["externals"]]
-    if analysis["inputs"] != inputs_of(run, only, externals):
+    if analysis["inputs"] != inputs_of(run, only, remembered_externals(run)):
         return None
     return Evaluation(read_json(run.metrics_json), analysis, [])
+
+
+def remembered_externals(run: RunDir) -> list[tuple[str, Path]]:
+    """The external predictions of the last evaluation, so that a report that evaluates again keeps them."""
+    if not run.analysis_json.exists():
+        return []
+    return [(name, Path(path)) for name, path in read_json(run.analysis_json)["inputs"]["externals"]]
 
 
 def _entry(board: Board, name: str) -> dict[str, Any]:

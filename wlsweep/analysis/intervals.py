@@ -1,4 +1,4 @@
-"""95 % intervals in closed form: Wilson for shares, DeLong for AUC, infinitesimal jackknife for average precision.
+"""95% intervals in closed form: Wilson for shares, DeLong for AUC, infinitesimal jackknife for average precision.
 
     >>> wilson([2], [3])[0]
     Interval(low=0.20765..., high=0.93850...)
@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wlsweep.analysis.load import BoolArray, FloatArray
-from wlsweep.analysis.metrics import Counts, Rate
+from wlsweep.analysis.metrics import Counts, Rate, placements, rates
 
 LEVEL = 0.95
 """Level of every interval."""
 
 
 class Interval(NamedTuple):
-    """A 95 % interval."""
+    """A 95% interval."""
 
     low: float
     high: float
@@ -51,32 +51,31 @@ def wilson(hits: Sequence[float], n: Sequence[int]) -> list[Interval | None]:
     ]
 
 
-def of_rates(rates: dict[str, Rate]) -> dict[str, Estimate]:
-    """Shares with their Wilson intervals."""
-    intervals = wilson([r.hits for r in rates.values()], [r.n for r in rates.values()])
-    return {
-        name: Estimate(rate.value, at.low if at else None, at.high if at else None, rate.n)
-        for (name, rate), at in zip(rates.items(), intervals, strict=True)
-    }
+def of_counts(counts: dict[str, Counts]) -> dict[str, dict[str, Estimate]]:
+    """Shares and F1 of several cross-tables with their Wilson intervals, worked out together because calls are dear.
+
+    F1 = 2J / (1 + J) grows with the share J = hits / (hits + misses + false alarms), so J's Wilson interval is carried
+    through; unlike the usual delta method it stays within [0, 1].
+    """
+    shares = {name: rates(c) | _overlaps(c) for name, c in counts.items()}
+    asked = [r for mine in shares.values() for r in mine.values()]
+    at = iter(wilson([r.hits for r in asked], [r.n for r in asked]))
+    return {name: {key: _estimate(key, r, next(at)) for key, r in mine.items()} for name, mine in shares.items()}
 
 
-def of_f1(c: Counts) -> dict[str, Estimate]:
-    """F1 of both classes. F1 = 2J / (1 + J) for the share J = hits / (hits + misses + false alarms), whose Wilson
-    interval is carried through (Takahashi et al. 2022 use the delta method instead, which leaves [0, 1])."""
-    out = {}
+def _overlaps(c: Counts) -> dict[str, Rate]:
+    """By name of the F1, the share J behind it."""
     accepts, rejects = c.tp + c.fn + c.unknown_accept, c.fp + c.tn + c.unknown_reject
-    for name, hits, predicted, actual in (
-        ("f1", c.tp, c.tp + c.fp, accepts),
-        ("f1_reject", c.tn, c.tn + c.fn, rejects),
-    ):
-        n = predicted + actual - hits
-        at = wilson([hits], [n])[0]
-        if at is None:
-            out[name] = Estimate(None, None, None, 0)
-        else:
-            j = hits / n
-            out[name] = Estimate(2 * j / (1 + j), 2 * at.low / (1 + at.low), 2 * at.high / (1 + at.high), n)
-    return out
+    return {"f1": Rate(c.tp, c.fp + accepts), "f1_reject": Rate(c.tn, c.fn + rejects)}
+
+
+def _estimate(key: str, rate: Rate, at: Interval | None) -> Estimate:
+    if at is None or rate.value is None:
+        return Estimate(None, None, None, 0)
+    if key.startswith("f1"):
+        value, low, high = (2 * j / (1 + j) for j in (rate.value, *at))
+        return Estimate(value, low, high, rate.n)
+    return Estimate(rate.value, at.low, at.high, rate.n)
 
 
 def of_mean(values: FloatArray) -> Estimate:
@@ -93,48 +92,43 @@ def of_mean(values: FloatArray) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n)
 
 
-def placements(accept: BoolArray, log_odds: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(per accept, the share of rejects below it; per reject, the share of accepts above it), ties counting one half.
-
-    The mean of either is the AUC. Needs both classes.
-    """
-    from scipy.stats import rankdata
-
-    a, r = log_odds[accept], log_odds[~accept]
-    overall = rankdata(log_odds)
-    of_accepts = (overall[accept] - rankdata(a)) / len(r)
-    of_rejects = 1 - (overall[~accept] - rankdata(r)) / len(a)
-    return of_accepts, of_rejects
-
-
-def auc_influence(accept: BoolArray, log_odds: FloatArray) -> FloatArray:
-    """Influence of each row on the AUC, shape (n,); zero without both classes."""
+def auc(accept: BoolArray, log_odds: FloatArray) -> tuple[float | None, FloatArray]:
+    """Area under the ROC curve and each row's influence on it, shape (n,); None and zeros without both classes."""
     influence = np.zeros(len(accept))
-    if accept.any() and not accept.all():
-        of_accepts, of_rejects = placements(accept, log_odds)
-        influence[accept] = (of_accepts - of_accepts.mean()) / len(of_accepts)
-        influence[~accept] = (of_rejects - of_rejects.mean()) / len(of_rejects)
-    return influence
+    if not accept.any() or accept.all():
+        return None, influence
+    of_accepts, of_rejects = placements(accept, log_odds)
+    value = float(of_accepts.mean())
+    influence[accept] = (of_accepts - value) / len(of_accepts)
+    influence[~accept] = (of_rejects - value) / len(of_rejects)
+    return value, influence
 
 
-def of_auc(accept: BoolArray, log_odds: FloatArray, value: float | None) -> Estimate:
-    """AUC with the interval of DeLong et al. (1988), cut to [0, 1]; no interval with fewer than two of a class."""
+def of_auc(accept: BoolArray, log_odds: FloatArray) -> Estimate:
+    """AUC with the interval of DeLong et al. (1988), cut to [0, 1].
+
+    No value without both classes, no interval with fewer than two of one.
+    """
+    value, influence = auc(accept, log_odds)
     m, r = int(accept.sum()), int((~accept).sum())
     if value is None or min(m, r) < 2:
         return Estimate(value, None, None, len(accept))
-    of_accepts, of_rejects = placements(accept, log_odds)
-    return _normal(value, float(of_accepts.var(ddof=1) / m + of_rejects.var(ddof=1) / r), len(accept))
+    # per class, the sum of squared influences is the biased variance over n; DeLong takes the unbiased one
+    of_accepts, of_rejects = influence[accept], influence[~accept]
+    variance = float((of_accepts**2).sum() * m / (m - 1) + (of_rejects**2).sum() * r / (r - 1))
+    return _normal(value, variance, len(accept))
 
 
-def average_precision_influence(accept: BoolArray, log_odds: FloatArray) -> FloatArray:
-    """Influence of each row on the average precision, shape (n,); zero without an accept.
+def average_precision(accept: BoolArray, log_odds: FloatArray) -> tuple[float | None, FloatArray]:
+    """Average precision (step-wise, as scikit-learn defines it) and each row's influence on it, shape (n,).
 
     AP = sum over score groups g of A_g P_g / A with P_g = (accepts at or above g) / (rows at or above g); its
     derivative by the weight of a row of group k is the row's own term plus what it does to every P_g below it.
+    scikit-learn gives the value (tests compare) but not the influence. None and zeros without an accept.
     """
     total = int(accept.sum())
     if total == 0:
-        return np.zeros(len(accept))
+        return None, np.zeros(len(accept))
     _, group, rows = np.unique(-log_odds, return_inverse=True, return_counts=True)
     hits = np.bincount(group, weights=accept, minlength=len(rows))
     above = np.cumsum(rows)
@@ -143,14 +137,14 @@ def average_precision_influence(accept: BoolArray, log_odds: FloatArray) -> Floa
     per_accept = np.cumsum((hits * (1 - precision) / above)[::-1])[::-1]
     per_reject = np.cumsum((-hits * precision / above)[::-1])[::-1]
     own = np.where(accept, precision[group] - value, 0.0)
-    return np.asarray((own + np.where(accept, per_accept[group], per_reject[group])) / total)
+    return value, np.asarray((own + np.where(accept, per_accept[group], per_reject[group])) / total)
 
 
-def of_average_precision(accept: BoolArray, log_odds: FloatArray, value: float | None) -> Estimate:
+def of_average_precision(accept: BoolArray, log_odds: FloatArray) -> Estimate:
     """Average precision with an infinitesimal-jackknife interval, cut to [0, 1]."""
+    value, influence = average_precision(accept, log_odds)
     if value is None or accept.sum() < 2:
         return Estimate(value, None, None, len(accept))
-    influence = average_precision_influence(accept, log_odds)
     return _normal(value, float((influence**2).sum()), len(accept))
 
 

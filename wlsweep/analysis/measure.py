@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from wlsweep.analysis.intervals import Estimate, flat, of_auc, of_average_precision, of_f1, of_mean, of_rates
+from wlsweep.analysis.intervals import Estimate, flat, of_auc, of_average_precision, of_counts, of_mean
 from wlsweep.analysis.load import BoolArray, FloatArray, Scores
 from wlsweep.analysis.metrics import (
     BINS,
@@ -24,8 +24,6 @@ from wlsweep.analysis.metrics import (
     known_only,
     log_losses,
     probability,
-    ranking,
-    rates,
     read_as,
     reliability,
 )
@@ -43,20 +41,16 @@ def readings(accept: BoolArray, scores: Scores) -> dict[str, dict[str, Estimate]
     """Rates and F1 by reading: `margin`, `strict` (unknown = wrong), `parsed` (unknown left out)."""
     margin = count(accept, read_as(scores, "margin"))
     strict = count(accept, read_as(scores, "strict"))
-    return {
-        name: of_rates(rates(c)) | of_f1(c)
-        for name, c in (("margin", margin), ("strict", strict), ("parsed", known_only(strict)))
-    }
+    return of_counts({"margin": margin, "strict": strict, "parsed": known_only(strict)})
 
 
 def probabilistic(accept: BoolArray, log_odds: FloatArray) -> dict[str, Estimate]:
     """Ranking and calibration metrics that need the probability, each with its interval where one is known."""
     n = len(accept)
     p = probability(log_odds)
-    auc, precision = ranking(accept, log_odds)
     return {
-        "auc": of_auc(accept, log_odds, auc),
-        "average_precision": of_average_precision(accept, log_odds, precision),
+        "auc": of_auc(accept, log_odds),
+        "average_precision": of_average_precision(accept, log_odds),
         "brier": of_mean((p - accept) ** 2),
         "log_loss": of_mean(log_losses(accept, log_odds)),
         "ece": Estimate(calibration_error(reliability(accept, p, equal_width_edges())), None, None, n),

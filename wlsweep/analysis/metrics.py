@@ -114,14 +114,18 @@ def log_losses(accept: BoolArray, log_odds: FloatArray) -> FloatArray:
     return np.asarray(np.minimum(np.logaddexp(0.0, wrong_way), _LOSS_CAP))
 
 
-def ranking(accept: BoolArray, log_odds: FloatArray) -> tuple[float | None, float | None]:
-    """(area under the ROC curve, average precision); None without both classes (without any accept)."""
-    from sklearn.metrics import average_precision_score, roc_auc_score
+def placements(accept: BoolArray, log_odds: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(per accept, the share of rejects below it; per reject, the share of accepts above it), ties counting one half.
 
-    if not accept.any():
-        return None, None
-    auc = None if accept.all() else float(roc_auc_score(accept, log_odds))
-    return auc, float(average_precision_score(accept, log_odds))
+    The mean of either is the AUC (Mann-Whitney); their spread is its variance (DeLong). Needs both classes.
+    """
+    from scipy.stats import rankdata
+
+    a, r = log_odds[accept], log_odds[~accept]
+    overall = rankdata(log_odds)
+    of_accepts = (overall[accept] - rankdata(a)) / len(r)
+    of_rejects = 1 - (overall[~accept] - rankdata(r)) / len(a)
+    return of_accepts, of_rejects
 
 
 def equal_width_edges(bins: int = BINS) -> FloatArray:

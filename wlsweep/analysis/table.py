@@ -9,15 +9,23 @@ from rich.text import Text
 
 from wlsweep.analysis.evaluate import Evaluation
 
-_WITH_INTERVAL = (("predicted_accept_rate", "predicted accepts"), ("accuracy", "accuracy"))
-_PLAIN = (("recall", "recall A"), ("recall_reject", "recall R"), ("f1", "F1"))
+_WITH_INTERVAL = (("predicted_accept_rate", "accept rate"), ("accuracy", "accuracy"))
 
 
 def summary_table(evaluation: Evaluation) -> Table:
-    """Conditions by row: shares in percent with 95 % intervals; what is not done says why under the table."""
-    table = Table(title="predictions by condition (%, 95 % interval)", title_justify="left", caption_justify="left")
-    table.add_column("condition", no_wrap=True, overflow="fold")
-    for _, heading in (*_WITH_INTERVAL, *_PLAIN, ("auc", "AUC"), ("ece", "ECE"), ("unknown", "unknown")):
+    """Conditions by row, 80 columns wide: shares in percent with 95% intervals, ? counts answers that name no label.
+
+    What is not done says why under the table.
+    """
+    table = Table(
+        title="predictions by condition (%, 95% interval)",
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    table.add_column("condition", no_wrap=True)
+    for _, heading in (*_WITH_INTERVAL, ("auc", "AUC"), ("ece", "ECE"), ("unknown", "?")):
         table.add_column(heading, justify="right", no_wrap=True)
     causes = []
     for entry in [*evaluation.entries, *evaluation.analysis.get("externals", [])]:
@@ -28,8 +36,7 @@ def summary_table(evaluation: Evaluation) -> Table:
         table.add_row(
             Text(entry["name"]),
             *(percent(entry, key) for key, _ in _WITH_INTERVAL),
-            *(percent(entry, key, interval=False) for key, _ in _PLAIN),
-            *("-" if entry[key] is None else f"{entry[key]:.3f}" for key in ("auc", "ece")),
+            *("-" if entry[key] is None else f"{entry[key]:.2f}" for key in ("auc", "ece")),
             str(entry["unknown"]),
         )
     if causes:
@@ -37,11 +44,11 @@ def summary_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def percent(entry: dict[str, Any], key: str, interval: bool = True) -> str:
+def percent(entry: dict[str, Any], key: str) -> str:
     """`48.3 (46.1-50.5)`: a share and its interval in percent; `-` where it does not exist."""
     value, low, high = (entry.get(k) for k in (key, f"{key}_low", f"{key}_high"))
     if value is None:
         return "-"
-    if not interval or low is None or high is None:
+    if low is None or high is None:
         return f"{100 * value:.1f}"
     return f"{100 * value:.1f} ({100 * low:.1f}-{100 * high:.1f})"

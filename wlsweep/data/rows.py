@@ -26,6 +26,7 @@ _BLANK_LINE = re.compile(
 _ROLES = {"system": "system", "human": "human", "assistant": "assistant", "gpt": "assistant"}
 _SHAPES = (("human", "assistant"), ("system", "human", "assistant"))
 _LONGEST_LINE = 256 << 20  # bytes of one JSON Lines row; above it the file is no JSON Lines file
+_DEEPEST = 100  # nesting of a JSON array's rows; a row needs 3
 _WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")
 _UTF8_BOM = b"\xef\xbb\xbf"
 
@@ -36,7 +37,7 @@ class Row(NamedTuple):
     row_id: str
     """`_metadata.submission_id`, or `text-` and the start of `row_hash` where there is none."""
     row_hash: str
-    """sha256 (hex) of the paper's text with white space collapsed; label, system and instruction are no part of it."""
+    """sha256 (hex) of the paper's text without white space; label, system and instruction are no part of it."""
     year: int | None
     label: str
     """One of `wlsweep.schema.LABELS`."""
@@ -54,8 +55,11 @@ class _BadRowError(ValueError):
 
 
 def text_hash(text: str) -> str:
-    """sha256 (hex) of a text with white space collapsed, so that line breaks and indents make no difference."""
-    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
+    """sha256 (hex) of a text's UTF-8 without ASCII white space, so that line breaks and indents make no difference.
+
+    Deleting bytes takes a tenth of the time of collapsing white space, which was two thirds of reading a source.
+    """
+    return hashlib.sha256(text.encode().translate(None, b" \t\n\r\v\f")).hexdigest()
 
 
 def split_human_turn(text: str) -> tuple[str, str]:
@@ -204,12 +208,26 @@ def _raw_rows(path: Path) -> Iterator[tuple[int, object]]:
 def _array_rows(f: BinaryIO) -> Iterator[tuple[int, object]]:
     import ijson  # here: reading Parquet or nothing at all needs none
 
-    number = 0
+    number = depth = 0
+    builder = ijson.ObjectBuilder()
     try:
-        for raw in ijson.items(f, "item", use_float=True):
-            number += 1
-            yield number, raw
-    except (ijson.JSONError, ValueError, ArithmeticError, RecursionError, MemoryError) as e:
+        for event, value in ijson.basic_parse(f, use_float=True):
+            if event in ("start_map", "start_array"):
+                depth += 1
+                if depth == 1:
+                    continue
+                if depth > _DEEPEST:  # ijson.items would take quadratic time
+                    raise _BadRowError(f"nested more than {_DEEPEST} deep")
+            elif event in ("end_map", "end_array"):
+                depth -= 1
+                if depth == 0:
+                    continue
+            builder.event(event, value)
+            if depth == 1:
+                number += 1
+                yield number, builder.value
+                builder = ijson.ObjectBuilder()
+    except (ijson.JSONError, ValueError, ArithmeticError) as e:
         yield number + 1, _BadRowError(f"the JSON ends or breaks here ({_first_line(e)}); later rows were not read")
 
 

@@ -1,8 +1,8 @@
 """The data stage: from the files of a sweep to manifests, the truth of the test set, and token tables to train on.
 
-`prepare_data` writes, `load_mix` and `load_test` read; `data.json` is written last and is what makes the stage finished.
-A run never mixes two versions of the data: what decides the rows is recorded, and a change is refused once a condition
-has been trained on them.
+`prepare_data` writes, `load_mix` and `load_test` read; `data.json` is written last and makes the stage finished. A run
+never mixes two versions of the data: what decides the rows is recorded, and a change is refused once a condition has
+been trained on them.
 """
 
 from __future__ import annotations
@@ -121,6 +121,8 @@ def prepare_data(
     ks = sorted({c.k for c in sweep.conditions})
     if earlier is not None and earlier["identity"] == identity and _whole(run, earlier, ks):
         return earlier
+    if earlier is not None:  # before anything is tokenised, and again when the mixes are known
+        _refuse_other_data(run, [n for n in identity if earlier["identity"].get(n) != identity[n]])
     parts = _tokenised(sweep, inputs, identity, model_path, run.cache, on_progress)
     _check_leakage(parts, inputs)
     table = sweep.data.table
@@ -130,7 +132,8 @@ def prepare_data(
     mixes = {k: _draw(parts, count, sweep.data.seed) for k, count in counts.items()}
     record = _record(sweep, states, identity, parts, counts, mixes)
     if earlier is not None:
-        _refuse_other_data(run, earlier, record)
+        both = sorted(set(earlier["mixes"]) & set(record["mixes"]))
+        _refuse_other_data(run, [f"mix {n}" for n in both if earlier["mixes"][n] != record["mixes"][n]])
     for line in record["notes"]:
         on_progress(line)
     run.data_json.unlink(missing_ok=True)  # from here until it is written again the stage is not finished
@@ -153,7 +156,8 @@ def load_mix(run: RunDir, k: int) -> TokenRows:
     if not run.manifest(k).is_file() or f"1/{k}" not in record["mixes"]:
         raise WlsweepError(f"{run.data} holds no mix 1/{k}; run the data stage again with a search space that has it")
     manifest = pq.read_table(run.manifest(k))
-    ids = np.repeat(np.array(manifest["row_id"].to_pylist(), dtype=object), manifest["multiplicity"].to_numpy())
+    uses = zip(manifest["row_id"].to_pylist(), manifest["multiplicity"].to_pylist(), strict=True)
+    ids = [row_id for row_id, times in uses for _ in range(times)]
     wanted = record["mixes"][f"1/{k}"]
     rows = _token_rows(run, [record["tokens"][part] for part in ("train", "pool") if part in record["tokens"]], ids)
     if (found := (int(rows.accept.sum()), int((~rows.accept).sum()))) != (wanted["accepts"], wanted["rejects"]):
@@ -243,7 +247,6 @@ def _tokenised(
     selection = "" if limit is None else f"limit={limit} seed={data.seed}" + (f" share={data.test_share}" * split)
 
     def table(role: str, path: Path, texts: bool, only: set[str] | None) -> TokenTable:
-        on_progress(f"tokenising {path} (found in the cache if it was before)")
         key = TableKey(identity[f"{role}_sha256"], identity["tokenizer_sha256"], data.cutoff, selection, texts)
         return ensure_table(key, path, model, cache, on_progress, only)
 
@@ -338,9 +341,14 @@ def _record(
         "notes": shortfalls(sweep.data.resampling, counts, stock),
         "truncated": {name: _truncation(part) for name, part in named.items()},
         "tokens": {name: f"tokens/{part.table.folder.name}" for name, part in named.items()},
-        "answer": parts.train.table.answer._asdict(),
+        "answer": _answer(parts.train.table.answer),
+        "control_tokens_broken": {name: part.table.cleaned for name, part in named.items()},
         "tokens_per_row": {name: _lengths(part) for name, part in named.items()},
     }
+
+
+def _answer(answer: AnswerTokens) -> dict[str, Any]:
+    return {**answer._asdict(), "prefix": list(answer.prefix), "suffix": list(answer.suffix)}  # as JSON reads it back
 
 
 def _truncation(part: _Part) -> dict[str, Any]:
@@ -361,12 +369,8 @@ def _lengths(part: _Part) -> dict[str, Any]:
     return {"mean": float(n.mean()), "max": int(n.max()), "total": int(n.sum())}
 
 
-def _refuse_other_data(run: RunDir, earlier: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+def _refuse_other_data(run: RunDir, changed: Sequence[str]) -> None:
     """Refuse to replace the data that conditions of this run were trained on."""
-    was, now = earlier["identity"], record["identity"]
-    changed = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
-    both = set(earlier["mixes"]) & set(record["mixes"])
-    changed += [f"mix {name}" for name in sorted(both) if earlier["mixes"][name] != record["mixes"][name]]
     trained = sorted(f.parent.name for f in run.root.glob(str(run.trained("*").relative_to(run.root))))
     if changed and trained:
         raise WlsweepError(

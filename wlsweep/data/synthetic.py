@@ -90,9 +90,9 @@ def draw_papers(n: int, words: int, seed: list[int]) -> list[dict[str, Any]]:
     accept = rng.permutation(np.arange(n) % 2 == 0)
     rows = []
     for i in range(n):
-        text = rng.choice(_FILLER, size=words)
+        text = rng.choice(_FILLER, size=words).astype(object)  # cues may be longer than any filler
         drawn = rng.choice(len(cues.words), size=CUES, p=cues.p_accept if accept[i] else cues.p_reject)
-        text[rng.choice(words, size=CUES, replace=False)] = np.array(cues.words)[drawn]
+        text[rng.choice(words, size=CUES, replace=False)] = np.array(cues.words, dtype=object)[drawn]
         title, abstract = " ".join(text[:_TITLE_WORDS]), " ".join(text[_TITLE_WORDS:])
         label = ACCEPT if accept[i] else REJECT
         rows.append(

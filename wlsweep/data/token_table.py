@@ -12,6 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -35,7 +36,7 @@ from wlsweep.errors import WlsweepError
 from wlsweep.paths import read_json, whole_folder, write_json
 from wlsweep.schema import ACCEPT
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same inputs would give another table."""
 BATCH = 128
 """Rows tokenised at a time: enough for all cores, about 100 MB of encodings at a cutoff of 4096."""
@@ -70,6 +71,8 @@ class TokenTable:
     """Tokens of the prompts, without answers."""
     true_log_odds: list[float | None]
     answer: AnswerTokens
+    cleaned: int
+    """Rows whose papers spelled control tokens, which were broken up with a space."""
     _values: tuple[NDArray[np.int32], ...]
     _starts: NDArray[np.int64]
     """[n, 2]: batch, and place of the first token in its values."""
@@ -131,6 +134,7 @@ def ensure_table(
     """
     folder = cache / "tokens" / key.fingerprint
     if not folder.is_dir():
+        on_progress(f"tokenising {source}")
         with whole_folder(folder) as temporary:
             _write(key, source, model, temporary, on_progress, only)
     return open_table(folder)
@@ -170,6 +174,7 @@ def open_table(folder: Path) -> TokenTable:
         lengths=np.concatenate(lengths),
         true_log_odds=table["true_log_odds"].to_pylist(),
         answer=AnswerTokens(tuple(answer["prefix"]), answer["accept"], answer["reject"], tuple(answer["suffix"])),
+        cleaned=record["cleaned"],
         _values=tuple(values),
         _starts=np.concatenate(starts),
     )
@@ -186,11 +191,13 @@ def _write(
     tokenizer = load_tokenizer(model)
     answer = find_answer_tokens(tokenizer)
     rows = read_rows(source) if only is None else (row for row in read_rows(source) if row.row_id in only)
-    count = tokens = 0
+    count = tokens = cleaned = 0
     started = told = time.monotonic()
     with (
         pa.ipc.new_file(folder / "tokens.arrow", TOKENS) as out,
-        pq.ParquetWriter(folder / "prompts.parquet", PROMPTS, compression="zstd") as texts,
+        pq.ParquetWriter(folder / "prompts.parquet", PROMPTS, compression="zstd")
+        if key.texts
+        else nullcontext() as texts,
     ):
         for batch in _batched(rows, BATCH):
             try:
@@ -205,10 +212,11 @@ def _write(
             ids, hashes, years, labels, odds = map(list, columns)
             truncated, token_ids = [p.truncated for p in prompts], [p.ids for p in prompts]
             out.write_batch(pa.record_batch([ids, hashes, years, labels, truncated, odds, token_ids], schema=TOKENS))
-            if key.texts:
+            if texts is not None:
                 texts.write_batch(pa.record_batch([ids, [p.text for p in prompts]], schema=PROMPTS))
             count += len(batch)
             tokens += sum(map(len, token_ids))
+            cleaned += sum(p.cleaned for p in prompts)
             if time.monotonic() - told > 2:
                 told = time.monotonic()
                 rate = count / (told - started)
@@ -218,6 +226,7 @@ def _write(
         "key": key._asdict(),
         "rows": count,
         "tokens": tokens,
+        "cleaned": cleaned,
         "bytes": (folder / "tokens.arrow").stat().st_size,
         "seconds": round(time.monotonic() - started, 3),
         "answer": answer._asdict(),

@@ -53,6 +53,8 @@ class Prompt(NamedTuple):
     ids: list[int]
     text: str
     truncated: bool
+    cleaned: bool
+    """Whether the paper spelled a control token, which was broken up."""
 
 
 class CutoffError(WlsweepError):
@@ -78,6 +80,8 @@ class _Draft:
     paper: str
     upto: int
     """Characters of the paper in the current attempt."""
+    cleaned: bool
+    """Whether it differs from the row's."""
     shrunk: bool = False
     """Whether a longer attempt was too long."""
 
@@ -138,7 +142,7 @@ def find_answer_tokens(tokenizer: Any) -> AnswerTokens:
     turns = _messages("Judge.", "Paper.")
     prompt = _render(tokenizer, turns, add_generation_prompt=True)
     prompt_ids = _encode(tokenizer, prompt)
-    specials = set(tokenizer.all_special_ids)
+    specials = set(tokenizer.all_special_ids) | {n for n, t in tokenizer.added_tokens_decoder.items() if t.special}
     answers = {}
     for label in LABELS:
         chat = _render(tokenizer, [*turns, {"role": "assistant", "content": ANSWER.format(label)}])
@@ -195,9 +199,10 @@ def tokenise_rows(tokenizer: Any, rows: Sequence[Row], cutoff: int, answer: Answ
     for i, row in enumerate(rows):
         frame = frames.of(row.system, row.instruction)
         paper = frames.clean(row.paper)
+        cleaned = paper != row.paper
         if frame.strip and not row.instruction:
             paper = paper.lstrip()
-        drafts[i] = _Draft(frame, paper, min(len(paper), _CHARS_PER_TOKEN * cutoff))
+        drafts[i] = _Draft(frame, paper, min(len(paper), _CHARS_PER_TOKEN * cutoff), cleaned)
     while drafts:
         texts = [d.frame.around(d.paper[: d.upto]) for d in drafts.values()]
         for (i, d), text, encoding in zip(list(drafts.items()), texts, _encode_batch(tokenizer, texts), strict=True):
@@ -207,7 +212,7 @@ def tokenise_rows(tokenizer: Any, rows: Sequence[Row], cutoff: int, answer: Answ
                     raise CutoffError(f"cutoff {cutoff} is too small: row {rows[i].row_id!r} needs {needed} tokens")
                 d.upto, d.shrunk = _shorter(encoding, text, d, budget), True
             elif d.shrunk or d.upto == len(d.paper):
-                done[i] = Prompt(encoding.ids, text, d.upto < len(d.paper))
+                done[i] = Prompt(encoding.ids, text, d.upto < len(d.paper), d.cleaned)
                 del drafts[i]
             else:
                 d.upto = min(len(d.paper), 2 * d.upto)

@@ -119,9 +119,8 @@ def text(value: object) -> Cell:
 
 
 def metric_row(lead: Sequence[Cell], entry: Entry, columns: Sequence[tuple[str, str]]) -> Row:
-    """Leading cells, then one cell a metric; an entry without metrics says its state and cause."""
+    """Leading cells, then one cell a metric, empty where the entry has none."""
     if entry.get("state", "done") != "done":
-        rest = [Cell(f"{entry['state']}: {entry['cause']}", "")] + [Cell("", "")] * (len(columns) - 1)
-        return Row([*lead, *rest], "bad")
+        return Row([*lead, *([Cell("", "")] * len(columns))], "bad")
     kinds = {"share": share, "plain": plain}
     return Row([*lead, *(kinds[kind](entry, key) for key, kind in columns)])

@@ -3,7 +3,7 @@
 (() => {
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const NARROW = 640;
-  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+  const config = { responsive: true, displayModeBar: false };
   const plots = Array.from(document.querySelectorAll(".plot"));
   const narrow = () => window.innerWidth < NARROW;
   const draw = (div) => {
@@ -16,7 +16,7 @@
     if (!queue.length) { document.body.dataset.drawn = "true"; return; }
     draw(queue[0]).then(() => setTimeout(() => next(queue.slice(1)), 0));
   };
-  next(plots);
+  setTimeout(() => next(plots), 0); // after the page is there to read
   window.addEventListener("resize", () => {
     for (const div of plots) if (div.dataset.narrow !== undefined && div.dataset.narrow !== String(narrow())) draw(div);
   });

@@ -13,11 +13,13 @@ from functools import cache
 from pathlib import Path
 
 from wlsweep import __version__
-from wlsweep.analysis.evaluate import Evaluation, current, evaluate
+from wlsweep.analysis.evaluate import Evaluation, current, evaluate, remembered_externals
 from wlsweep.paths import RunDir, read_json, whole_file
 from wlsweep.report.blocks import Drawn
+from wlsweep.report.findings import lead
 from wlsweep.report.png import write_pngs
-from wlsweep.report.sections import Story, lead, sections
+from wlsweep.report.sections import sections
+from wlsweep.report.story import Story
 from wlsweep.report.style import Figure
 
 _HERE = Path(__file__).parent
@@ -39,7 +41,7 @@ def write_report(run: RunDir, only: str | None = None, png: bool = True) -> Repo
     Raises:
         WlsweepError: as `evaluate` does.
     """
-    evaluation = current(run, only) or evaluate(run, only)
+    evaluation = current(run, only) or evaluate(run, only, remembered_externals(run))
     story = told(run, evaluation)
     html, figures = page(story)
     with whole_file(run.report) as temporary:
@@ -66,6 +68,7 @@ def page(story: Story) -> tuple[str, list[Figure]]:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["breakable"] = lambda text: Markup("_<wbr>").join(text.split("_"))
     template = environment.from_string((_HERE / "page.html.j2").read_text(encoding="utf-8"))
     html = template.render(
         name=story.sweep["sweep"]["name"],

@@ -29,7 +29,8 @@ def write_pngs(
         scale: device pixels per CSS pixel.
 
     Returns:
-        The files, and why there are none (empty where there are).
+        The files, and why there are none (empty where there are): no browser, or one that does not start. The page
+        is whole without them, so neither is an error.
     """
     path = browser()
     if path is None:
@@ -37,6 +38,7 @@ def write_pngs(
     import asyncio
 
     import kaleido
+    from choreographer.errors import BrowserClosedError, BrowserFailedError, ChannelClosedError
 
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{f.slug}.png" for f in figures]
@@ -50,5 +52,8 @@ def write_pngs(
                     plain, path=file, opts={"format": "png", "width": width, "height": height, "scale": scale}
                 )
 
-    asyncio.run(draw())
+    try:
+        asyncio.run(draw())
+    except (BrowserFailedError, BrowserClosedError, ChannelClosedError, OSError, TimeoutError) as e:
+        return [], f"{path} did not draw the PNGs ({type(e).__name__}: {e}); mend or replace it and report again"
     return files, ""

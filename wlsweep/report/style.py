@@ -82,10 +82,12 @@ def share_axis(title: str, **more: Any) -> dict[str, Any]:
 
 
 def gamma_axis(gammas: list[float]) -> dict[str, Any]:
-    """A log2 axis that names the gammas of the sweep."""
-    from math import log10
+    """A log2 axis that names the gammas of the sweep, or powers of two where it has too many."""
+    from math import ceil, floor, log2, log10
 
     ticks = sorted(set(gammas))
+    if len(ticks) > 9:
+        ticks = [2.0**i for i in range(floor(log2(ticks[0])), ceil(log2(ticks[-1])) + 1)]
     return axis(
         "gamma (log2 scale)",
         type="log",

@@ -36,7 +36,8 @@ from wlsweep.sweep.lease import hold
 State = Literal["done", "failed", "stopped", "elsewhere"]
 LEASE_PATIENCE_S = 20.0
 """How long a group waits for the lease of a condition: an owner that was just killed needs some seconds to die."""
-_DESK = "wlsweep-desk-"
+CLOSE_PATIENCE_S = 60.0
+"""Longest wait for a group to end; it is killed with its owner then."""
 IDLE_S = 14 * 24 * 3600
 """Longest wait of the other ranks for the next condition."""
 
@@ -212,12 +213,27 @@ def _train(desk: Any, assignment: Assignment, place: Any) -> None:
         ray.get(desk.finish.remote(state, cause))
 
 
+class Ledger:
+    """Counts the trials that were started, so that a group learns that no other condition will come; a Ray actor."""
+
+    def __init__(self, trials: int) -> None:
+        self.left = trials
+
+    def start(self) -> None:
+        """A trial begins."""
+        self.left -= 1
+
+    def is_over(self) -> bool:
+        """Whether every trial was started."""
+        return self.left <= 0
+
+
 class WarmGroup:
     """A running group, owned by this process."""
 
     def __init__(self, train: Train, label: str, logs: Path) -> None:
         self.error: BaseException | None = None
-        self.desk = ray.remote(Desk).options(num_cpus=0, name=f"{_DESK}{label}").remote(train.max_retries)
+        self.desk = ray.remote(Desk).options(num_cpus=0).remote(train.max_retries)
         resources: dict[str, float] = {"CPU": train.cpus_per_worker}
         if train.gpu:
             resources["GPU"] = 1
@@ -246,18 +262,15 @@ class WarmGroup:
         except BaseException as e:  # noqa: BLE001 - handed to whoever waits for the group
             self.error = e
 
+    def close(self) -> None:
+        """End the group in good order: a controller that is only killed leaves its resources booked for minutes."""
+        ray.get(self.desk.close.remote())
+        self._thread.join(timeout=CLOSE_PATIENCE_S)
+
     @property
     def alive(self) -> bool:
         """Whether the group can take conditions."""
         return self._thread.is_alive()
-
-
-def close_groups() -> None:
-    """End every group of this Ray job, whichever process owns it, and wait until its desk is told."""
-    for name in ray.util.list_named_actors():
-        if name.startswith(_DESK):
-            with contextlib.suppress(ray.exceptions.RayActorError, ValueError):
-                ray.get(ray.get_actor(name).close.remote())
 
 
 def worker_environment(train: Train) -> dict[str, str]:

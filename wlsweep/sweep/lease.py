@@ -27,7 +27,7 @@ STALE_S = 60.0
 
 def _machine() -> str:
     """Host and process-number space, so that a process number means the same process."""
-    return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
 
 
 def _started(pid: int) -> str | None:
@@ -42,12 +42,13 @@ def _started(pid: int) -> str | None:
 def holder(path: Path) -> dict[str, Any] | None:
     """Who holds a lease now, or None if it is free or its holder is dead."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
-        age = time.time() - path.stat().st_mtime
+        text, age = path.read_text(), time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return None
+    try:
+        found: dict[str, Any] = json.loads(text)
     except ValueError:
-        found, age = {"owner": "a process that just took it"}, 0.0
+        found = {"owner": "a process that just took it"}
     if found.get("machine") == _machine() and _started(found["pid"]) != found["started"]:
         return None
     return found if age < STALE_S else None

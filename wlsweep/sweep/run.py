@@ -8,6 +8,7 @@ Interrupted anywhere - Ctrl-C, SIGTERM, SIGKILL, a lost node - the same command 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -21,13 +22,14 @@ from typing import Any, Literal, get_args
 
 from rich.console import Console
 
-from wlsweep.conditions import Condition, select
+from wlsweep.conditions import Condition, baseline_of, first_stage, select
 from wlsweep.config import Sweep
 from wlsweep.errors import WlsweepError
 from wlsweep.paths import RunDir, read_json, write_json
 from wlsweep.process_log import keep_errors_in, show_errors_again
 from wlsweep.provenance import provenance
 from wlsweep.state import RunState, refuse_other_configuration
+from wlsweep.sweep.cluster import Room
 from wlsweep.sweep.lease import hold, holder
 from wlsweep.sweep.view import View
 
@@ -43,7 +45,14 @@ class Runner:
     """One launch of `wlsweep run`."""
 
     def __init__(
-        self, sweep: Sweep, run: RunDir, only: str | None, last: Stage, command: str, console: Console
+        self,
+        sweep: Sweep,
+        run: RunDir,
+        only: str | None,
+        last: Stage,
+        command: str,
+        console: Console,
+        connected: bool = False,
     ) -> None:
         self.sweep, self.run, self.last = sweep, run, last
         self.chosen = select(sweep.conditions, only)
@@ -52,15 +61,17 @@ class Runner:
         job = os.environ.get("SLURM_JOB_ID")
         self.owner = f"{socket.gethostname()} process {os.getpid()}" + (f" of job {job}" if job else "")
         self.stop_file = run.root / f".stop-{uuid.uuid4().hex[:8]}"
-        self.connected = False
+        self.connected = connected
         self.seconds: dict[str, float] = {}
 
-    def go(self) -> int:
-        """Run the stages up to the last one; returns the exit code."""
+    def go(self, closing: bool = True) -> int:
+        """Run the stages up to the last one; returns the exit code. `closing` is the summary at the end."""
+        self.closing = closing
         began = time.monotonic()
         refuse_other_configuration(self.run, self.sweep.fingerprint(), self.sweep.name)
         self.run.logs.mkdir(parents=True, exist_ok=True)
         self._take_signals()
+        keep_errors_in(self.run.logs / "driver.log")
         try:
             code = self._stages()
         finally:
@@ -183,16 +194,15 @@ class Runner:
             },
         )
 
-    def _connect(self) -> None:
-        if not self.connected:
-            from wlsweep.sweep.cluster import cluster_nodes, connect, room
+    def _connect(self) -> Room:
+        from wlsweep.sweep.cluster import cluster_nodes, connect, room
 
+        if not self.connected:
             self.view.note("starting Ray")
-            keep_errors_in(self.run.logs / "driver.log")
             connect(self.sweep)
             self._take_signals()  # Ray takes SIGTERM for itself when it starts
             self.connected = True
-            self.room = room(self.sweep, cluster_nodes())
+        return room(self.sweep, cluster_nodes())
 
     def _train(self, base: str) -> None:
         """Train what is not trained; conditions that another launch holds are waited for, and taken over if it dies."""
@@ -202,12 +212,13 @@ class Runner:
             return
         with self.view.during("train", len(self.chosen)):
             self.view.done = began
-            self._connect()
+            room = self._connect()
             from wlsweep.sweep.trials import train_conditions
 
             while not self.stopping:
                 left = self._untrained()
-                free = [c for c in left if c.name not in tried and not holder(self.run.lease(c.name))]
+                now = [c for c in left if self._can_start(c)]
+                free = [c for c in now if c.name not in tried and not holder(self.run.lease(c.name))]
                 if free:
                     elsewhere: set[str] = set()
 
@@ -219,20 +230,27 @@ class Runner:
 
                     self._in_thread(
                         lambda free=free, hear=hear: train_conditions(  # type: ignore[misc]
-                            self.sweep, self.run, base, free, self.room.groups, self.owner, self.stop_file, hear
+                            self.sweep, self.run, base, free, room.groups, self.owner, self.stop_file, hear
                         ),
                         saves=True,
                     )
                     tried |= {c.name for c in free} - elsewhere
-                elif all(c.name in tried for c in left):
+                elif all(c.name in tried for c in now):
                     break
                 else:
                     self.view.note(f"waiting for {len(left)} conditions that another launch trains")
                     time.sleep(2)
 
     def _untrained(self) -> list[Condition]:
+        """What is not trained yet, with the first stages that two-stage conditions still lack."""
         states = RunState(self.run)
-        return [c for c in self.chosen if states.trained(c.name) is None]
+        left = {c.name: c for c in self.chosen if states.trained(c.name) is None}
+        lacking = [first_stage(c) for c in left.values() if not self._can_start(c)]
+        return list({c.name: c for c in (*lacking, *left.values())}.values())
+
+    def _can_start(self, condition: Condition) -> bool:
+        """Whether the model that a condition starts from is there."""
+        return not condition.two_stage or self.run.model(first_stage(condition).name).is_dir()
 
     def _in_thread(self, work: Callable[[], Any], saves: bool) -> None:
         """Run `work` beside the main thread, which is thus free to take signals; Tune would install its own.
@@ -260,14 +278,14 @@ class Runner:
         if not names:
             return
         with self.view.during("predict", len(names)):
-            self._connect()
-            self._in_thread(lambda: self._predict_names(names), saves=False)
-        self._drop_models(names)
+            engines = self._connect().engines
+            self._in_thread(lambda: self._predict_names(names, engines), saves=False)
+        self._drop_models()
 
-    def _predict_names(self, names: Sequence[str]) -> None:
+    def _predict_names(self, names: Sequence[str], engines: int) -> None:
         from wlsweep.predict.stage import predict_conditions
 
-        for result in predict_conditions(self.sweep, self.run, names, self.room.engines):
+        for result in predict_conditions(self.sweep, self.run, names, engines):
             name, cause = result["condition"], result["cause"]
             if cause:
                 write_json(
@@ -285,16 +303,17 @@ class Runner:
                 self.run.failed(name).unlink(missing_ok=True)
             self.view.on_condition(name, {"state": "failed" if cause else "done", "cause": cause})
 
-    def _drop_models(self, names: Sequence[str]) -> None:
+    def _drop_models(self) -> None:
         """Delete models that need not outlive their predictions; only after these are complete."""
         if self.sweep.keep_models == "all":
             return
         states = RunState(self.run)
         records = {c.name: states.trained(c.name) for c in self.sweep.conditions}
         losses = {n: r["unweighted_loss"] for n, r in records.items() if r and self.run.model(n).is_dir()}
+        awaited = {first_stage(c).name for c in self.sweep.conditions if c.two_stage and not states.trained(c.name)}
         best = min(losses, key=losses.__getitem__) if losses and self.sweep.keep_models == "best" else None
         for name in losses:
-            if name != best and states.predicted(name):
+            if name != best and name not in awaited and states.predicted(name):
                 shutil.rmtree(self.run.model(name))
 
     def _evaluate(self) -> None:
@@ -309,6 +328,8 @@ class Runner:
 
     def _closing(self) -> None:
         """The table, where everything lies, and the next command."""
+        if not self.closing:
+            return
         if self.last in ("evaluate", "report"):
             from wlsweep.analysis.evaluate import evaluate
             from wlsweep.analysis.table import summary_table
@@ -323,11 +344,49 @@ class Runner:
             self.view.say(f"next:    {self.command.replace(f' --stage {self.last}', '')}")
 
 
-def run_sweep(sweep: Sweep, out: Path, only: str | None, last: Stage, arguments: Sequence[str]) -> int:
+def run_sweep(
+    sweep: Sweep, out: Path, only: str | None, last: Stage, arguments: Sequence[str], until_decided: bool = False
+) -> int:
     """Run a sweep and return the exit code: 0 all done, 1 some conditions failed, 75 stopped on request.
+
+    With `until_decided`, the baseline is run first, and then one condition after the other for as long as the forecast
+    from what was measured leaves a hypothesis in doubt that the condition could settle.
 
     Raises:
         WlsweepError: if nothing can be started as asked.
     """
-    command = "wlsweep " + " ".join(arguments)
-    return Runner(sweep, RunDir(out), only, last, command, Console(stderr=False, file=sys.stdout)).go()
+    command = "wlsweep " + shlex.join(arguments)
+    console, run = Console(file=sys.stdout), RunDir(out)
+    if not until_decided:
+        return Runner(sweep, run, only, last, command, console).go()
+    if last != "report" or only is not None:
+        raise WlsweepError("--until-decided chooses conditions itself: it goes with neither --only nor --stage")
+    return _run_until_decided(sweep, run, command, console)
+
+
+def _run_until_decided(sweep: Sweep, run: RunDir, command: str, console: Console) -> int:
+    from wlsweep.analysis.decide import undecided
+    from wlsweep.analysis.forecast import forecast_run
+
+    following = [c.name for c in sweep.conditions if baseline_of(c).name == c.name][:1]
+    if not following:
+        raise WlsweepError(
+            f"--until-decided needs {baseline_of(sweep.conditions[0]).name} in the grid to forecast from"
+        )
+    tried: list[str] = []
+    connected = False
+    while following:
+        runner = Runner(sweep, run, following[0], "predict", command, console, connected)
+        if (code := runner.go(closing=False)) == STOPPED:
+            return code
+        connected = runner.connected
+        tried.append(following[0])
+        decision = undecided(forecast_run(run))
+        following = [name for name in decision.names if name not in tried]
+        if following:
+            reason = dict(decision.wanted)[following[0]]
+            console.print(f"next:    {following[0]}: {reason}", highlight=False, soft_wrap=True)
+    code = Runner(sweep, run, ",".join(tried), "report", command, console, connected).go()
+    for name, why in decision.skipped:
+        console.print(f"skipped: {name}: {why}", highlight=False, soft_wrap=True)
+    return code

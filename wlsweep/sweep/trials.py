@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.tune
 
-from wlsweep.conditions import Condition
+from wlsweep.conditions import Condition, first_stage, parse_name
 from wlsweep.config import Sweep
 from wlsweep.paths import RunDir, write_json
-from wlsweep.sweep.groups import Assignment, Outcome, WarmGroup, close_groups
+from wlsweep.sweep.groups import Assignment, Ledger, Outcome, WarmGroup
 
 _group: WarmGroup | None = None
 """The group of this trial actor's process; Tune reuses the process for the next trial."""
@@ -35,27 +36,18 @@ def train_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     """One Tune trial: hand the condition to the warm group and pass its metrics on."""
     sweep: Sweep = settings["sweep"]
     run = RunDir(Path(settings["root"]))
-    condition = next(c for c in sweep.conditions if c.name == config["condition"])
-    if Path(settings["stop_file"]).exists():
+    name = config["condition"]
+    condition = next((c for c in sweep.conditions if c.name == name), None) or parse_name(name)
+    base = str(run.model(first_stage(condition).name)) if condition.two_stage else settings["base"]
+    ray.get(settings["ledger"].start.remote())
+    stop_file = Path(settings["stop_file"])
+    if stop_file.exists():
         ray.tune.report({"state": "stopped", "step": 0})
         return
     run.failed(condition.name).unlink(missing_ok=True)
     group = _warm_group(sweep, run)
-    ray.get(
-        group.desk.assign.remote(
-            Assignment(sweep, condition, settings["root"], settings["base"], settings["stop_file"], settings["owner"])
-        )
-    )
-    line: dict[str, Any] = {"step": 0}
-    seen = 0
-    outcome: Outcome | None = None
-    while outcome is None:
-        if not group.alive:
-            raise RuntimeError(f"the worker group ended: {group.error}")
-        lines, outcome = ray.get(group.desk.follow.remote(seen))
-        seen += len(lines)
-        for line in lines:
-            ray.tune.report({**line, "state": "running"})
+    assignment = Assignment(sweep, condition, settings["root"], base, settings["stop_file"], settings["owner"])
+    line, outcome = _follow(group, assignment)
     if outcome.state == "failed":
         write_json(
             run.failed(condition.name),
@@ -69,9 +61,27 @@ def train_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
             },
         )
     ray.tune.report({**line, "state": outcome.state, "cause": outcome.cause or "", "attempts": outcome.attempts})
+    if stop_file.exists() or ray.get(settings["ledger"].is_over.remote()):
+        group.close()
 
 
-class _Listener(ray.tune.Callback):
+def _follow(group: WarmGroup, assignment: Assignment) -> tuple[dict[str, Any], Outcome]:
+    """Assign, pass the metric log on to Tune, and return its last line and the outcome."""
+    ray.get(group.desk.assign.remote(assignment))
+    line: dict[str, Any] = {"step": 0}
+    seen = 0
+    outcome: Outcome | None = None
+    while outcome is None:
+        if not group.alive:
+            raise RuntimeError(f"the worker group ended: {group.error}")
+        lines, outcome = ray.get(group.desk.follow.remote(seen))
+        seen += len(lines)
+        for line in lines:
+            ray.tune.report({**line, "state": "running"})
+    return line, outcome
+
+
+class _Listener(ray.tune.Callback):  # type: ignore[misc] # Ray has no types here
     """Hears of trials in the driver."""
 
     def __init__(self, on_trial: Callable[[str, dict[str, Any]], None]) -> None:
@@ -116,6 +126,7 @@ def train_conditions(
         on_trial: hears (condition name, metrics with `state` and `step`).
     """
     settings = {
+        "ledger": ray.remote(Ledger).options(num_cpus=0).remote(len(conditions)),
         "sweep": sweep,
         "root": str(run.root.resolve()),
         "base": base,
@@ -139,7 +150,4 @@ def train_conditions(
             callbacks=[_Listener(on_trial)],
         ),
     )
-    try:
-        tuner.fit()
-    finally:
-        close_groups()
+    tuner.fit()

@@ -31,9 +31,12 @@ from wlsweep.train.model import AnswerModel, collate, run_forward
 VERSION = 1
 """Raised whenever the same configuration would give another model."""
 CHAT_TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n"
+    "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n{% endif %}"
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+"""Qwen2.5's own format for chats without tools."""
 _THREADS = 2
 """Fixed, since the order of sums, and so the model's bits, depend on it."""
 
@@ -121,7 +124,7 @@ def teach(
                 len(drawn),
                 torch.device("cpu"),
             )
-            run_forward(model, batch, 1.0).loss.backward()
+            torch.autograd.backward(run_forward(model, batch, 1.0).loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()

@@ -16,16 +16,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
 from wlsweep.conditions import Condition
 from wlsweep.config import Sweep
-from wlsweep.data.tokenise import AnswerTokens
+from wlsweep.data.stage import TokenRows
 from wlsweep.errors import WlsweepError
 from wlsweep.paths import RunDir, write_json
 from wlsweep.train import batches
@@ -47,18 +46,7 @@ PROOF_TOLERANCE = 1e-3
 """Largest relative deviation of a measured loss ratio from gamma (float32 rounding is far below it)."""
 
 
-class Rows(Protocol):
-    """Training rows of one mix, repetitions expanded."""
-
-    accept: npt.NDArray[np.bool_]
-    lengths: npt.NDArray[np.int32]
-    answer: AnswerTokens
-
-    def prompt(self, i: int) -> npt.NDArray[np.int32]:
-        """Token ids of row i up to the answer."""
-
-
-class Stopped(Exception):  # noqa: N818 - it is no error
+class Stopped(Exception):
     """Training was asked to stop; a resume checkpoint has been written."""
 
 
@@ -139,7 +127,7 @@ class _Meter:
 class _Batcher:
     """Makes a rank's micro-batches of any step."""
 
-    def __init__(self, job: Job, rows: Rows, place: Place) -> None:
+    def __init__(self, job: Job, rows: TokenRows, place: Place) -> None:
         self.train, self.seed, self.rows, self.place = job.sweep.train, job.condition.seed, rows, place
         accepts = int(rows.accept.sum())
         self.weights = sample_weights(job.condition, accepts, len(rows.accept) - accepts, job.sweep.loss.effective_beta)
@@ -174,7 +162,7 @@ class _Batcher:
         return self.train.accumulation
 
 
-def _first_of_each_class(rows: Rows, count: int) -> tuple[list[int], list[int]]:
+def _first_of_each_class(rows: TokenRows, count: int) -> tuple[list[int], list[int]]:
     return np.flatnonzero(rows.accept)[:count].tolist(), np.flatnonzero(~rows.accept)[:count].tolist()
 
 
@@ -240,7 +228,7 @@ def _step_of(line: str) -> float:
         return math.inf  # the torn last line of a killed process
 
 
-def train_condition(job: Job, rows: Rows, place: Place, hooks: Hooks) -> None:
+def train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> None:
     """Train one condition to its end; collective over all ranks.
 
     Leaves `model/`, `metrics.jsonl` and, last, `trained.json` in the condition's folder.
@@ -317,7 +305,12 @@ def _steps(engine: Any, job: Job, batcher: _Batcher, place: Place, hooks: Hooks,
 
 
 def _record(
-    job: Job, rows: Rows, steps: int, proof: dict[str, float], probe: list[dict[str, Any]], seconds: dict[str, float]
+    job: Job,
+    rows: TokenRows,
+    steps: int,
+    proof: dict[str, float],
+    probe: list[dict[str, Any]],
+    seconds: dict[str, float],
 ) -> None:
     run, name = job.run, job.name
     lines = [json.loads(line) for line in run.metric_log(name).read_text().splitlines()]

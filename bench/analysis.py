@@ -1,0 +1,75 @@
+"""Time and memory of evaluate, forecast and report, each in a process of its own, over growing sweeps.
+
+    python -m bench.analysis                       # 19 conditions x 2,024 papers
+    python -m bench.analysis 19x2024 75x5000 300x20000
+
+Seconds are wall clock and CPU time of the whole process, imports included (a browser's CPU time is not in it); memory
+is its peak resident set. Made predictions: the work does not depend on what the numbers are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.made_run import THE_19, make_run
+
+STAGES = {
+    "evaluate": "from wlsweep.analysis.evaluate import evaluate; evaluate(run)",
+    "report": "from wlsweep.report.page import write_report; write_report(run, png=False)",
+    "pngs": "from wlsweep.report.page import write_report; write_report(run)",
+    "forecast": "from wlsweep.analysis.forecast import forecast_run; forecast_run(run).text()",
+}
+
+
+def names(count: int) -> list[str]:
+    """The 19, then more gammas and proportions until there are `count` conditions."""
+    more = (
+        f"{v}_gamma{g / 10:.1f}_prop1_{k}"
+        for g, k, v in itertools.product(range(11, 200), (2, 3, 4, 8), ("accept", "reject"))
+    )
+    return list(itertools.islice(dict.fromkeys([*THE_19, *more]), count))
+
+
+def measured(code: str, root: Path) -> tuple[float, float, float]:
+    """(wall seconds, CPU seconds, peak resident MiB) of a stage on a run."""
+    program = (
+        f"from pathlib import Path\nfrom wlsweep.paths import RunDir\nrun = RunDir(Path({str(root)!r}))\n{code}\n"
+        "import resource; u = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "print(u.ru_utime + u.ru_stime, u.ru_maxrss / 1024)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    wall = time.perf_counter() - start
+    cpu, memory = map(float, done.stdout.split())
+    return wall, cpu, memory
+
+
+def main(sizes: list[str]) -> None:
+    """Measure every size and print a line a stage, then the same as JSON."""
+    results = []
+    for size in sizes or ["19x2024"]:
+        conditions, rows = map(int, size.split("x"))
+        with tempfile.TemporaryDirectory() as folder:
+            run = make_run(Path(folder) / "run", names(conditions), n=rows)
+            for stage, code in STAGES.items():
+                seconds, cpu, memory = measured(code, run.root)
+                page = run.report.stat().st_size / 2**20 if run.report.exists() else 0.0
+                print(
+                    f"{size:>10} {stage:9} {seconds:6.1f} s {cpu:6.1f} CPU-s {memory:7.0f} MiB  page {page:.1f} MiB",
+                    flush=True,
+                )
+                results.append(
+                    {"size": size, "stage": stage, "seconds": seconds, "cpu_seconds": cpu, "peak_mib": memory}
+                )
+    print(json.dumps({"cpus": os.cpu_count(), "load": os.getloadavg()[0], "results": results}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

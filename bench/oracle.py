@@ -1,0 +1,141 @@
+"""Judge a sweep on synthetic papers against the truth; exit code 1 if it fails: python -m bench.oracle RUN [--loose].
+
+The posterior of every test paper is known, so theory says what each condition's log-odds must be: the baseline's plus
++-ln gamma plus logit(pi) - logit(pi_base). Everything here is computed from the Parquet files alone, independently of the
+analysis package, and printed as one table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import statsmodels.api as sm
+from scipy.special import expit
+from scipy.stats import binom
+
+from wlsweep.conditions import Condition, baseline_of, parse_name
+from wlsweep.paths import RunDir, existing_run, read_json
+
+
+class Check(NamedTuple):
+    """One claim, its number and its bound."""
+
+    claim: str
+    value: str
+    bound: str
+    holds: bool
+
+
+class Bounds(NamedTuple):
+    """How close to theory is close enough."""
+
+    slope: float
+    intercept: float
+    rates: int
+    """Conditions of 19 whose predicted accept rate lies in the binomial interval of theory."""
+
+
+STRICT = Bounds(0.05, 0.05, 17)
+LOOSE = Bounds(0.2, 0.2, 10)
+
+
+def log_odds(run: RunDir, name: str) -> pd.Series:
+    """Accept-Reject log-odds by row id."""
+    table = pd.read_parquet(run.prediction(name)).set_index("row_id").sort_index()
+    return table["logprob_accept"] - table["logprob_reject"]
+
+
+def expected_shift(condition: Condition, counts: dict[str, tuple[int, int]]) -> float:
+    """Shift of the optimal log-odds against the baseline, natural log units."""
+    accepts, rejects = counts[condition.proportion_text]
+    base_accepts, base_rejects = counts[baseline_of(condition).proportion_text]
+    return condition.signed_log_gamma + np.log(accepts / rejects) - np.log(base_accepts / base_rejects)
+
+
+def ece(p: np.ndarray, y: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error of P(Accept) in equal-width bins."""
+    index = np.minimum((p * bins).astype(int), bins - 1)
+    return sum(abs(p[index == b].mean() - y[index == b].mean()) * (index == b).mean() for b in np.unique(index))
+
+
+def regression(expected: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(intercept, slope) of observed on expected shift and their 95 % interval."""
+    fit = sm.OLS(observed, sm.add_constant(expected)).fit()
+    return np.asarray(fit.params), np.asarray(fit.conf_int())
+
+
+def judge(run: RunDir, bounds: Bounds) -> tuple[list[Check], pd.DataFrame]:
+    """All claims and the table of conditions."""
+    truth = pd.read_parquet(run.test_parquet).set_index("row_id").sort_index()
+    true, y = truth["true_log_odds"].to_numpy(), (truth["label"] == "Accept").to_numpy()
+    mixes = read_json(run.data_json)["mixes"]
+    counts = {k: (m["accepts"], m["rejects"]) for k, m in mixes.items()}
+    names = [c["name"] for c in read_json(run.sweep_json)["conditions"]]
+    base = log_odds(run, baseline_of(parse_name(names[0])).name)
+    rows = []
+    for name in names:
+        z, shift = log_odds(run, name), expected_shift(parse_name(name), counts)
+        rate = expit(true + shift)  # P(paper is accepted) under this condition's prior; predicted accept if above 1/2
+        theory = float((rate > 0.5).mean())
+        low, high = binom.interval(0.95, len(y), theory)
+        found = int((z > 0).sum())
+        rows.append((name, shift, float((z - base).mean()), theory, found / len(y), low <= found <= high))
+    table = pd.DataFrame(rows, columns=["condition", "expected", "observed", "theory_rate", "rate", "inside"])
+    shifted = table[table["condition"] != base.name]
+    (intercept, slope), interval = regression(shifted["expected"].to_numpy(), shifted["observed"].to_numpy())
+    b_slope = np.polyfit(true, base, 1)[0]
+    correlation = np.corrcoef(true, base)[0, 1]
+    calibration = ece(expit(base.to_numpy()), y)
+    checks = [
+        Check("baseline log-odds on true log-odds, slope", f"{b_slope:.3f}", "1 +- 0.1", abs(b_slope - 1) <= 0.1),
+        Check("baseline log-odds and true log-odds, correlation", f"{correlation:.3f}", "> 0.95", correlation > 0.95),
+        Check("baseline calibration error (ECE)", f"{calibration:.3f}", "< 0.03", calibration < 0.03),
+        Check(
+            "observed on expected shift, slope",
+            f"{slope:.3f} ({interval[1][0]:.3f} to {interval[1][1]:.3f})",
+            f"1 +- {bounds.slope}",
+            abs(slope - 1) <= bounds.slope,
+        ),
+        Check(
+            "observed on expected shift, intercept",
+            f"{intercept:.3f} ({interval[0][0]:.3f} to {interval[0][1]:.3f})",
+            f"0 +- {bounds.intercept}",
+            abs(intercept) <= bounds.intercept,
+        ),
+        Check(
+            "predicted accept rates inside the binomial interval of theory",
+            f"{int(table['inside'].sum())} of {len(table)}",
+            f">= {bounds.rates}",
+            int(table["inside"].sum()) >= bounds.rates,
+        ),
+    ]
+    free = "accept_gamma2.0_prop1_3"
+    if free in names:
+        p, q = float(table.loc[table.condition == free, "rate"].iloc[0]), float((base > 0).mean())
+        error = np.sqrt(p * (1 - p) / len(y) + q * (1 - q) / len(y))
+        checks.append(
+            Check(f"{free} predicts the baseline's rate", f"{p:.3f}, {q:.3f}", "2 errors", abs(p - q) <= 2 * error)
+        )
+    return checks, table
+
+
+def main() -> int:
+    """Print the table and the verdicts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--loose", action="store_true", help="the bounds of the demo")
+    arguments = parser.parse_args()
+    checks, table = judge(existing_run(arguments.run), LOOSE if arguments.loose else STRICT)
+    print(table.to_string(index=False, float_format=lambda x: f"{x:.3f}"))
+    for c in checks:
+        print(f"{'holds' if c.holds else 'FAILS'}  {c.claim}: {c.value} (bound {c.bound})")
+    return 0 if all(c.holds for c in checks) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

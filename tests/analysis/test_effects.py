@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import statsmodels.api as sm
+
+from tests.made_run import THE_19
+from wlsweep.analysis.bootstrap import Resamples
+from wlsweep.analysis.effects import design, effects
+from wlsweep.analysis.separable import separable
+from wlsweep.conditions import parse_name
+
+CONDITIONS = [parse_name(n) for n in THE_19]
+
+
+def decisions(beta, n, seed, conditions=CONDITIONS):
+    """Each condition accepts a paper where a threshold of the paper lies below the condition's log-odds."""
+    paper = np.random.default_rng(seed).logistic(size=n)
+    return paper[:, None] < design(conditions) @ np.array(beta)
+
+
+def fitted(decided, conditions=CONDITIONS, draws=400):
+    n = len(decided)
+    sums = Resamples(n, draws).sums(decided.astype(np.float32)).astype(float)
+    return effects(conditions, decided.sum(axis=0), n, sums)
+
+
+def test_known_coefficients_are_found_within_their_intervals():
+    beta = [0.1, 0.9, 0.8, 0.15]
+    inside = np.zeros(4)
+    for seed in range(60):
+        found = fitted(decisions(beta, 400, seed))
+        inside += [t["low"] <= b <= t["high"] for t, b in zip(found["terms"], beta, strict=True)]
+    assert (inside >= 51).all(), inside
+
+
+def test_intervals_agree_with_the_sandwich_clustered_by_paper():
+    decided = decisions([0.1, 0.9, 0.8, 0.1], 500, 3)
+    found = fitted(decided, draws=4000)
+    x = np.tile(design(CONDITIONS), (len(decided), 1))
+    papers = np.repeat(np.arange(len(decided)), len(CONDITIONS))
+    fit = sm.GLM(decided.astype(float).ravel(), x, family=sm.families.Binomial()).fit(
+        cov_type="cluster", cov_kwds={"groups": papers}
+    )
+    for term, value, error in zip(found["terms"], fit.params, fit.bse, strict=True):
+        assert term["value"] == pytest.approx(value, abs=1e-6)
+        assert (term["high"] - term["low"]) / (2 * 1.96) == pytest.approx(error, rel=0.08)
+
+
+def test_explained_shares_add_up_to_the_whole_in_a_balanced_design():
+    names = [f"{v}_gamma{g}_prop1_{k}" for v in ("accept", "reject") for g in ("2.0", "4.0") for k in (2, 4)]
+    conditions = [parse_name(n) for n in names]
+    found = fitted(decisions([0.0, 0.9, 0.5, 0.0], 3000, 0, conditions), conditions)["explained"]
+    assert found["ln gamma"] + found["logit proportion"] + found["interaction"] == pytest.approx(found["all"], abs=0.1)
+    assert found["interaction"] < 0.01 < found["logit proportion"] < found["ln gamma"]
+
+
+def test_a_real_interaction_is_not_called_separable():
+    assert separable(fitted(decisions([0.0, 0.8, 0.8, 0.0], 2000, 1)), 0).verdict == "pass"
+    assert separable(fitted(decisions([0.0, 0.8, 0.8, 0.9], 2000, 1)), 0).verdict == "fail"
+
+
+def test_a_mix_without_effect_is_not_called_separable():
+    assert separable(fitted(decisions([0.0, 0.9, 0.0, 0.0], 2000, 2)), 0).verdict == "fail"
+
+
+def test_conditions_that_vary_only_gamma_cannot_be_fitted_and_say_so():
+    only = CONDITIONS[:7]
+    found = fitted(decisions([0, 1, 1, 0], 100, 0, only), only)
+    assert "do not vary" in found["note"]
+    assert separable(found, 12).verdict == "not testable"
+
+
+def test_seeds_that_matter_are_reported_and_seeds_that_do_not_are_near_zero():
+    two = CONDITIONS + [parse_name(f"{n}_seed1") for n in THE_19]
+    same = np.hstack([decisions([0, 0.9, 0.8, 0], 2000, 4)] * 2)
+    moved = same.copy()
+    moved[:, 19:] = decisions([0.6, 0.9, 0.8, 0], 2000, 4)
+    assert fitted(same, two)["seeds"] == {"count": 2, "explained": pytest.approx(0, abs=1e-9)}
+    assert fitted(moved, two)["seeds"]["explained"] > 0.005

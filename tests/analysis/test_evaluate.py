@@ -1,0 +1,183 @@
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from tests.made_run import THE_19, make_run, shift_of, write_predictions
+from wlsweep.analysis.evaluate import current, evaluate, remembered_externals, training_curve
+from wlsweep.analysis.load import load_board
+from wlsweep.analysis.table import summary_table
+from wlsweep.conditions import parse_name
+
+DRAWS = 400
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    run = make_run(tmp_path_factory.mktemp("whole"), n=900)
+    return run, evaluate(run, draws=DRAWS)
+
+
+def test_the_19_give_19_entries_in_the_order_of_the_sweep(whole):
+    run, found = whole
+    written = json.loads(run.metrics_json.read_text())
+    assert [e["name"] for e in written] == THE_19
+    assert [e["index"] for e in written] == list(range(19))
+    assert all(e["state"] == "done" and e["n"] == 900 for e in written)
+    table = pd.read_parquet(run.metrics_parquet)
+    assert table["name"].tolist() == THE_19
+    assert table["accuracy"].tolist() == [e["accuracy"] for e in written]
+    assert found.missing == []
+
+
+def test_years_partition_the_papers_and_their_rates_average_to_the_whole(whole):
+    run, found = whole
+    years = pd.read_parquet(run.by_year_parquet)
+    for e in found.entries:
+        mine = years[years["name"] == e["name"]]
+        assert mine["n"].sum() == e["n"]
+        for metric in ("accuracy", "predicted_accept_rate", "brier"):
+            assert np.average(mine[metric], weights=mine["n"]) == pytest.approx(e[metric], rel=1e-12)
+
+
+def test_differences_equal_the_difference_of_the_metrics_and_their_intervals_hold_them(whole):
+    _, found = whole
+    entries = {e["name"]: e for e in found.entries}
+    assert len(found.analysis["comparisons"]) == 18
+    for c in found.analysis["comparisons"]:
+        for metric, d in c["difference"].items():
+            value = entries[c["name"]][metric] - entries[c["baseline"]][metric]
+            assert d["value"] == pytest.approx(value, abs=1e-15)
+            assert d["low"] - 2e-3 <= d["value"] <= d["high"] + 2e-3, (c["name"], metric)
+
+
+def test_theory_is_recovered_from_a_world_that_follows_it(whole):
+    _, found = whole
+    for row in found.analysis["theory"]:
+        assert row["expected_shift"] == pytest.approx(shift_of(parse_name(row["name"])), abs=2e-3)
+        assert row["observed_shift_low"] - 0.02 <= row["expected_shift"] <= row["observed_shift_high"] + 0.02
+    slope = found.analysis["slope"]
+    assert slope["slope"] == pytest.approx(1.0, abs=0.02) and slope["n"] == 18
+    assert found.analysis["oracle"]["slope"] == pytest.approx(1.0, abs=0.03)
+    assert found.analysis["oracle"]["correlation"] > 0.98
+    assert [v["verdict"] for v in found.analysis["verdicts"]] == ["pass"] * 9
+    assert [v["key"] for v in found.analysis["verdicts"]] == ["H1", "H2", "H3", "S1", "S2", "S3", "S4", "S5", "C1"]
+
+
+def test_conditions_that_move_half_as_far_show_it_in_the_slope(tmp_path):
+    found = evaluate(make_run(tmp_path, n=600, shrink=0.5), draws=DRAWS).analysis
+    assert found["slope"]["low"] < 0.5 < found["slope"]["high"] or found["slope"]["slope"] == pytest.approx(
+        0.5, abs=0.02
+    )
+    assert found["slope"]["high"] < 0.6
+    inside = [t["inside"] for t in found["theory"] if abs(t["expected_shift"]) > 1.5]
+    assert not any(inside)
+
+
+def test_retraining_that_only_shifts_never_beats_a_moved_threshold_and_better_scores_do(tmp_path):
+    names = [THE_19[0], *THE_19[1:4]]
+    run = make_run(tmp_path, names, n=1200, blur=1.5)  # the baseline is a blurred view of the truth
+    true = pq.read_table(run.test_parquet)["true_log_odds"].to_numpy()
+    base = load_board(run).scores[THE_19[0]].log_odds
+    write_predictions(run, names[1], base + 0.7)
+    write_predictions(run, names[2], true + 0.7)
+    write_predictions(run, names[3], np.random.default_rng(0).normal(size=1200))
+    at = {c["name"]: c["moved_threshold"] for c in evaluate(run, draws=DRAWS).analysis["comparisons"]}
+    same, better, worse = (at[n] for n in names[1:])
+    assert same["papers_decided_differently"] == 0 and same["p"] == 1.0 and same["difference"] == 0
+    assert better["low"] > 0 and better["p_holm"] < 0.01
+    assert worse["high"] < 0 and worse["p_holm"] < 0.01
+
+
+def test_an_unfinished_sweep_is_evaluated_and_says_what_is_missing(tmp_path):
+    run = make_run(tmp_path, THE_19[:8], n=200, failed=[THE_19[3]], leave_out=[THE_19[5]])
+    found = evaluate(run, draws=DRAWS)
+    assert found.missing == [THE_19[3], THE_19[5]]
+    states = {e["name"]: (e["state"], e["cause"]) for e in found.entries}
+    assert states[THE_19[3]] == ("failed", "train: RuntimeError: loss is not finite at step 7")
+    assert states[THE_19[5]] == ("missing", "not yet trained")
+    assert found.analysis["family"] == 7
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(summary_table(found))
+    text = console.export_text()
+    assert all(e["name"] in text for e in found.entries)
+    assert "loss is not finite at step 7" in text
+
+
+def test_nothing_predicted_yet_is_no_error(tmp_path):
+    found = evaluate(make_run(tmp_path, THE_19[:3], n=20, leave_out=THE_19[:3]), draws=DRAWS)
+    assert found.missing == THE_19[:3]
+    assert {v["verdict"] for v in found.analysis["verdicts"]} == {"not testable"}
+
+
+def test_a_selection_without_the_baseline_has_metrics_but_no_comparison(tmp_path):
+    found = evaluate(make_run(tmp_path, THE_19[:4], n=60), only="accept_*", draws=DRAWS)
+    assert [e["name"] for e in found.entries] == THE_19[1:4]
+    assert found.analysis["comparisons"] == []
+
+
+@pytest.mark.parametrize("said", [50.0, -50.0, 0.0])
+def test_models_that_say_one_thing_have_metrics_where_they_exist(tmp_path, said):
+    run = make_run(tmp_path, THE_19[:3], n=40)
+    write_predictions(run, THE_19[1], np.full(40, said))
+    entry = evaluate(run, draws=DRAWS).entries[1]
+    assert entry["predicted_accept_rate"] == (1.0 if said > 0 else 0.0)
+    assert entry["accuracy"] == 0.5 and entry["auc"] == 0.5
+    assert (entry["precision"] is None) == (said <= 0)
+    assert entry["ties"] == (40 if said == 0 else 0)
+
+
+def test_one_test_paper_is_enough_not_to_break(tmp_path):
+    found = evaluate(make_run(tmp_path, THE_19[:3], n=1), draws=DRAWS)
+    assert found.entries[0]["n"] == 1 and found.entries[0]["auc"] is None
+
+
+def test_several_seeds_are_joined_into_cells(tmp_path):
+    names = [*THE_19[:3], *(f"{n}_seed{s}" for n in THE_19[:3] for s in (1, 2))]
+    found = evaluate(make_run(tmp_path, names, n=300), draws=DRAWS).analysis
+    assert [s["name"] for s in found["seeds"]] == THE_19[:3]
+    assert all(len(s["members"]) == 3 for s in found["seeds"])
+    partners = {c["name"]: c["baseline"] for c in found["comparisons"]}
+    assert partners["accept_gamma2.0_prop1_2_seed2"] == "baseline_gamma1.0_prop1_2_seed2"
+
+
+def test_an_external_model_is_measured_and_compared_in_the_family(tmp_path):
+    run = make_run(tmp_path, THE_19[:4], n=200)
+    path = run.prediction(THE_19[1]) / "part-0.parquet"
+    found = evaluate(run, externals=[("copy", path)], draws=DRAWS)
+    (external,) = found.analysis["externals"]
+    assert external["accuracy"] == found.entries[1]["accuracy"]
+    assert found.analysis["comparisons"][-1]["name"] == "copy"
+    assert found.analysis["family"] == 4
+    write_predictions(run, THE_19[2], np.linspace(-1, 1, 200))
+    assert current(run) is None and remembered_externals(run) == [("copy", path)]
+
+
+def test_an_evaluation_is_current_until_predictions_change(tmp_path):
+    run = make_run(tmp_path, THE_19[:2], n=30)
+    assert current(run) is None
+    evaluate(run, draws=DRAWS)
+    assert current(run) is not None
+    assert current(run, only="0") is None
+    write_predictions(run, THE_19[1], np.linspace(-1, 1, 30))
+    assert current(run) is None
+
+
+def test_the_same_inputs_give_the_same_files(tmp_path):
+    run = make_run(tmp_path, THE_19[:4], n=80)
+    evaluate(run, draws=DRAWS)
+    first = (run.metrics_json.read_bytes(), run.analysis_json.read_bytes())
+    evaluate(run, draws=DRAWS)
+    assert (run.metrics_json.read_bytes(), run.analysis_json.read_bytes()) == first
+
+
+def test_a_metric_log_cut_in_its_last_line_is_read_up_to_there(tmp_path):
+    run = make_run(tmp_path, THE_19[:1], n=20, steps=500)
+    path = run.metric_log(THE_19[0])
+    path.write_text(path.read_text()[:-20])
+    lines = training_curve(run, THE_19[0])
+    assert 100 <= len(lines) <= 200 and lines[0]["step"] == 10

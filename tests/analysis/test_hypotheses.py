@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+
+from tests.made_run import THE_19, shift_of
+from wlsweep.analysis.hypotheses import hypotheses, judge, verdicts
+from wlsweep.conditions import parse_name
+
+CONDITIONS = [parse_name(n) for n in THE_19]
+SHIFTS = {n: shift_of(c) for n, c in zip(THE_19, CONDITIONS, strict=True)}
+RATES = {n: float(1 / (1 + np.exp(-s))) for n, s in SHIFTS.items()}  # what theory asks for
+ACCURACY = {n: 0.5 + 0.25 * np.exp(-(s**2) / 3) for n, s in SHIFTS.items()}
+
+
+def all_of(conditions=CONDITIONS, shifts=SHIFTS):
+    return {h.key: h for h in hypotheses(conditions, shifts)}
+
+
+def verdict(key, values, **more):
+    h = all_of(**more)[key]
+    return judge(h, values, {n: np.array([v]) for n, v in values.items()}).verdict
+
+
+def changed(**rates):
+    return RATES | {name.replace("__", "."): value for name, value in rates.items()}
+
+
+def without(*names):
+    return {n: v for n, v in RATES.items() if n not in names}
+
+
+def test_a_sweep_that_follows_theory_passes_every_hypothesis():
+    for key, h in all_of().items():
+        values = ACCURACY if h.metric == "accuracy" else RATES
+        assert judge(h, values, {}).verdict == "pass", key
+
+
+def test_the_19_declare_as_many_comparisons_as_the_plan_asks_for():
+    claims = {key: len(h.claims) for key, h in all_of().items()}
+    # H1: 3 + 3 steps at 1/2 and one for each of 6 others; H2: three steps for each of 4 (variant, gamma)
+    # H3: 6 below the maximum, 5 more above the minimum, 2 + 2 bounds at 1/8; S5: 3 + 2 + 2 + 2 pairs
+    assert claims == {"H1": 12, "H2": 12, "H3": 15, "S1": 24, "S3": 38, "S4": 19, "S5": 9, "C1": 1}
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "value"),
+    [
+        ("H1", "accept_gamma4__0_prop1_2", 0.55),
+        ("H1", "reject_gamma2__0_prop1_8", 0.01),
+        ("H1", "baseline_gamma1__0_prop1_2", 0.99),
+        ("H2", "accept_gamma2__0_prop1_8", 0.6),
+        ("H3", "accept_gamma4__0_prop1_2", 0.95),
+        ("H3", "reject_gamma4__0_prop1_2", 0.05),
+        ("H3", "accept_gamma4__0_prop1_8", 0.51),
+        ("H3", "reject_gamma2__0_prop1_8", 0.21),
+        ("S1", "accept_gamma2__0_prop1_8", 0.6),
+        ("S5", "accept_gamma2__0_prop1_8", 0.01),
+        ("C1", "accept_gamma2__0_prop1_3", 0.56),
+    ],
+)
+def test_one_rate_out_of_place_fails_the_hypothesis_about_it(key, name, value):
+    assert verdict(key, changed(**{name: value})) == "fail"
+
+
+def test_a_tie_is_no_rise():
+    assert verdict("H1", changed(accept_gamma4__0_prop1_2=RATES["accept_gamma2.0_prop1_2"])) == "fail"
+
+
+def test_what_is_missing_makes_not_testable_only_while_it_could_change_the_answer():
+    gone = without("reject_gamma2.0_prop1_8")
+    assert verdict("H1", gone) == "not testable"
+    assert verdict("H1", gone | {"accept_gamma4.0_prop1_2": 0.5}) == "fail"
+    assert verdict("S3", gone) == "pass"
+
+
+def test_rates_cover_30_to_70_from_both_ends_inclusive():
+    flat = dict.fromkeys(THE_19, 0.5)
+    ends = {THE_19[0]: 0.3, THE_19[1]: 0.7}
+    assert verdict("S3", flat) == "fail"
+    assert verdict("S3", flat | ends) == "pass"
+    assert verdict("S3", dict.fromkeys(THE_19[:5], 0.5)) == "not testable"
+
+
+@pytest.mark.parametrize(("above", "done", "expected"), [(10, 19, "pass"), (9, 19, "fail"), (9, 10, "not testable")])
+def test_most_means_more_than_half_of_the_declared_conditions(above, done, expected):
+    values = {n: 0.61 if i < above else 0.6 for i, n in enumerate(THE_19[:done])}
+    assert verdict("S4", values) == expected
+
+
+def test_a_sweep_without_the_conditions_cannot_test():
+    few = CONDITIONS[:3]
+    assert verdict("H2", RATES, conditions=few) == "not testable"
+    assert verdict("H3", RATES, conditions=few) == "not testable"
+    said = judge(all_of(conditions=few)["H2"], RATES, {})
+    assert said.sentence == "The sweep declares no conditions that this is about."
+
+
+def test_support_is_the_share_of_draws_with_the_same_verdict():
+    draws = {n: np.full(10, v) for n, v in RATES.items()}
+    draws["accept_gamma2.0_prop1_3"] = np.where(np.arange(10) < 3, 0.9, 0.5)
+    judged = judge(all_of()["C1"], RATES, draws)
+    assert (judged.verdict, judged.support) == ("pass", pytest.approx(0.7))
+
+
+def test_verdicts_of_draws_equal_judging_each_draw_alone():
+    rng = np.random.default_rng(0)
+    noisy = {n: np.clip(v + rng.normal(0, 0.05, 60), 0, 1) for n, v in RATES.items()}
+    for key, h in all_of().items():
+        alone = [{"fail": 0, "pass": 1}[judge(h, {n: v[i] for n, v in noisy.items()}, {}).verdict] for i in range(60)]
+        assert verdicts(h, noisy, 60).tolist() == alone, key
+
+
+def test_gammas_below_one_are_expected_the_other_way_round():
+    names = ["baseline_gamma1.0_prop1_2", "accept_gamma0.5_prop1_2", "reject_gamma0.5_prop1_2"]
+    conditions = [parse_name(n) for n in names]
+    values = dict(zip(names, [0.5, 0.3, 0.7], strict=True))
+    assert verdict("H1", values, conditions=conditions) == "pass"
+    assert verdict("S5", values, conditions=conditions) == "not testable"
+
+
+def test_a_failed_comparison_is_named_with_its_numbers():
+    judged = judge(all_of()["H1"], changed(accept_gamma4__0_prop1_2=0.55), {})
+    assert "accept_gamma4.0_prop1_2 above accept_gamma2.0_prop1_2 (55.0% against 66.7%)" in judged.sentence

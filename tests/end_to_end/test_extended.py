@@ -1,0 +1,73 @@
+"""Conditions beyond the 19 on the real engines: two stages, other losses, seeds, and a trial run with --limit."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.end_to_end.test_sweep import SMALL, finish, start
+from wlsweep.conditions import parse_name
+from wlsweep.config import load_sweep
+from wlsweep.paths import RunDir
+from wlsweep.plan import make_plan
+
+GRID = """
+[[grid]]
+proportion = ["1/2"]
+variant = ["baseline"]
+gamma = [1.0]
+seed = [0, 1]
+
+[[grid]]
+proportion = ["1/2"]
+variant = ["accept"]
+gamma = [4.0]
+loss = ["sequence", "decision_token"]
+
+[[grid]]
+proportion = ["1/2"]
+variant = ["accept"]
+gamma = [4.0]
+focal = [2.0]
+
+[[grid]]
+proportion = ["1/8"]
+variant = ["reject"]
+gamma = [4.0]
+balance = ["inverse"]
+smoothing = [0.1]
+two_stage = [true]
+"""
+
+
+@pytest.mark.parametrize("name", ["iclr19", "evidence", "full36", "extended", "demo", "oracle"])
+def test_every_shipped_search_space_can_be_planned(name):
+    sweep = load_sweep(f"search_spaces/{name}.toml")
+    plan = make_plan(sweep)
+    assert len(plan["conditions"]) == {"full36": 36, "extended": 31}.get(name, 19)
+    assert all(c["steps"] > 0 for c in plan["conditions"]) and plan["parameters"] > 0
+    assert [parse_name(c["name"]).name for c in plan["conditions"]] == [c.name for c in sweep.conditions]
+
+
+@pytest.mark.slow
+def test_a_limited_run_of_every_kind_of_condition_ends_complete_in_a_folder_of_its_own(tmp_path):
+    space = tmp_path / "kinds.toml"
+    text = SMALL.read_text()
+    space.write_text(text[: text.index("[[grid]]")].replace("base_rows = 3200", "base_rows = 1600") + GRID)
+    finish(start(tmp_path / "runs" / "kinds", "--limit", "64", space=space))
+    run = RunDir(tmp_path / "runs" / "kinds")
+    record = json.loads(run.sweep_json.read_text())
+    assert record["sweep"]["name"] == "small-limit64" and record["sweep"]["data"]["limit"] == 64
+    first, second = "baseline_gamma1.0_prop1_8", "reject_gamma4.0_prop1_8_smooth0.10_inverse_twostage"
+    assert json.loads(run.trained(second).read_text())["base"] == str(run.model(first).resolve())
+    for c in record["conditions"]:
+        assert pd.read_parquet(run.prediction(c["name"]))["row_id"].nunique() == 64
+        trained = json.loads(run.trained(c["name"]).read_text())
+        assert trained["samples"] == 64
+        expected = parse_name(c["name"])
+        if expected.balance == "none":
+            assert (trained["proof"]["accept"], trained["proof"]["reject"]) == pytest.approx(expected.weights)
+    seeds = [json.loads(run.trained(f"baseline_gamma1.0_prop1_2{s}").read_text()) for s in ("", "_seed1")]
+    assert seeds[0]["model"]["fingerprint"] != seeds[1]["model"]["fingerprint"]
+    assert not Path(tmp_path / "runs" / "kinds" / "predictions" / f"condition={first}").exists()

@@ -1,0 +1,175 @@
+"""Whole sweeps on the real engines: undisturbed, killed in the middle, stopped, failing, and with nothing to do."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from wlsweep.config import load_sweep
+from wlsweep.paths import RunDir
+from wlsweep.state import RunState
+
+pytestmark = pytest.mark.slow
+SMALL = Path(__file__).with_name("small.toml")
+NAMES = [c.name for c in load_sweep(SMALL).conditions]
+
+
+def start(out, *arguments, space=SMALL):
+    command = [sys.executable, "-m", "wlsweep.cli", "run", str(space), "--out", str(out), *arguments]
+    log = Path(f"{out}.{time.monotonic_ns()}.txt").open("w+")  # noqa: SIM115 - closed with the test run
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "OMP_NUM_THREADS")}
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+    return process, log
+
+
+def finish(started, code=0):
+    process, log = started
+    process.wait(timeout=400)
+    log.seek(0)
+    text = log.read()
+    assert process.returncode == code, text[-3000:]
+    return text
+
+
+def wait_until(condition, seconds=200):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not happen")
+
+
+def results(out):
+    """What must not depend on what happened on the way."""
+    run = RunDir(Path(out))
+    found = {}
+    for name in NAMES:
+        log = [json.loads(line) for line in run.metric_log(name).read_text().splitlines()]
+        record = json.loads(run.trained(name).read_text())
+        found[name] = {
+            "log": [{k: v for k, v in line.items() if k != "tokens_per_s"} for line in log],
+            "model": record["model"]["fingerprint"],
+            "proof": record["proof"],
+            "predictions": pd.read_parquet(run.prediction(name)).sort_values("row_id").to_dict("list"),
+        }
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    text = finish(start(out))
+    return out, text
+
+
+def beside(undisturbed, name):
+    return undisturbed[0].parent / name
+
+
+def test_a_sweep_ends_with_every_condition_predicted_and_a_report(undisturbed):
+    out, text = undisturbed
+    run = RunDir(out)
+    states = RunState(run).all()
+    assert [(s.train, s.predict) for s in states] == [("done", "done")] * len(NAMES)
+    metrics = json.loads(run.metrics_json.read_text())
+    assert [m["name"] for m in metrics] == NAMES
+    assert run.report.stat().st_size > 10_000
+    assert str(run.report) in text and "Traceback" not in text
+    assert not run.checkpoints(NAMES[0]).exists()
+
+
+def test_gamma_and_the_mix_move_the_predicted_rate_the_right_way(undisturbed):
+    rates = [results(undisturbed[0])[n]["predictions"]["p_accept"] for n in NAMES]
+    baseline, rejecting, rejecting_and_rare = (sum(p > 0.5 for p in r) / len(r) for r in rates)
+    assert baseline > rejecting > rejecting_and_rare
+
+
+def test_the_record_tells_what_ran(undisturbed):
+    record = json.loads(RunDir(undisturbed[0]).sweep_json.read_text())
+    assert record["conditions"][1]["name"] == NAMES[1]
+    assert record["provenance"]["versions"]["torch"] and record["provenance"]["machine"]["cpus"]
+    assert record["sweep"]["train"]["lr"] == 1e-3
+
+
+def test_with_nothing_to_do_it_says_so(undisturbed):
+    began = time.monotonic()
+    text = finish(start(undisturbed[0]))
+    assert f"nothing to do: all {len(NAMES)} conditions" in text
+    assert time.monotonic() - began < 60  # a hang, not a speed
+
+
+def test_a_killed_worker_costs_a_retry_and_changes_no_bit(undisturbed):
+    out = beside(undisturbed, "worker-killed")
+    started, run = start(out), RunDir(out)
+    name = NAMES[1]
+    wait_until(lambda: any(run.checkpoints(name).glob("step_*/world_2")))
+    worker = json.loads(run.lease(name).read_text())["pid"]
+    os.kill(worker, signal.SIGKILL)
+    finish(started)
+    assert json.loads(run.trained(name).read_text())["attempts"] == 2
+    assert results(out) == results(undisturbed[0])
+
+
+def test_a_killed_driver_loses_nothing(undisturbed):
+    out = beside(undisturbed, "driver-killed")
+    (process, _), run = start(out), RunDir(out)
+    wait_until(lambda: any(run.checkpoints(NAMES[1]).glob("step_*/world_2")))
+    process.kill()
+    process.wait()
+    first = run.trained(NAMES[0]).stat().st_mtime_ns
+    assert not run.trained(NAMES[1]).exists()
+    finish(start(out))
+    assert run.trained(NAMES[0]).stat().st_mtime_ns == first, "the finished condition was trained again"
+    assert results(out) == results(undisturbed[0])
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(undisturbed):
+    out = beside(undisturbed, "stopped")
+    started, run = start(out), RunDir(out)
+    wait_until(lambda: any(run.checkpoints(NAMES[0]).glob("step_*/world_2")))
+    started[0].send_signal(signal.SIGTERM)
+    text = finish(started, code=75)
+    assert "go on with: wlsweep run" in text
+    assert not run.trained(NAMES[-1]).exists()
+    assert not run.lease(NAMES[0]).exists()
+    finish(start(out))
+    assert results(out) == results(undisturbed[0])
+
+
+def test_one_failed_condition_does_not_stop_the_others_and_keeps_its_cause(undisturbed):
+    out = beside(undisturbed, "one-failed")
+    run = RunDir(out)
+    run.condition(NAMES[1]).mkdir(parents=True)
+    run.metric_log(NAMES[1]).mkdir()  # a folder where its log should go
+    text = finish(start(out), code=1)
+    states = {s.name: s for s in RunState(run).all()}
+    assert (states[NAMES[0]].predict, states[NAMES[2]].predict) == ("done", "done")
+    assert states[NAMES[1]].train == "failed" and "IsADirectoryError" in states[NAMES[1]].cause
+    assert f"{NAMES[1]} FAILED" in text
+    run.metric_log(NAMES[1]).rmdir()
+    finish(start(out))
+    assert results(out) == results(undisturbed[0])
+
+
+def test_another_configuration_in_the_same_run_is_refused(undisturbed, tmp_path):
+    other = tmp_path / "other.toml"
+    other.write_text(SMALL.read_text().replace("lr = 1.0e-3", "lr = 2.0e-3"))
+    text = finish(start(undisturbed[0], space=other), code=2)
+    assert "holds a run of another configuration" in text and "--out" in text
+
+
+def test_a_sweep_that_no_cluster_here_can_hold_is_refused_before_it_starts(tmp_path, undisturbed):
+    space = tmp_path / "gpu.toml"
+    space.write_text(SMALL.read_text().replace("gpu = false", "gpu = true").replace("workers = 2", "workers = 1"))
+    out = beside(undisturbed, "no-room")
+    text = finish(start(out, space=space), code=2)
+    assert "needs 1 workers of 1 CPUs and 1 GPUs each" in text
+    shutil.rmtree(out)

@@ -1,0 +1,250 @@
+import json
+import re
+import shutil
+import struct
+from html.parser import HTMLParser
+from pathlib import Path
+
+import plotly.graph_objects as go
+import pytest
+
+from tests.made_run import THE_19, make_run
+from tests.report.browser import tab
+from wlsweep.analysis.evaluate import evaluate
+from wlsweep.report import png
+from wlsweep.report.page import page, told, write_report
+
+NAMED = {
+    "acceptance_rate_vs_gamma",
+    "accuracy_vs_gamma",
+    "heatmap_accuracy",
+    "heatmap_predicted_accept_rate",
+    "heatmap_f1",
+    "heatmap_precision",
+    "heatmap_recall",
+    "precision_recall",
+    "reliability",
+    "forecast_vs_observed",
+    "per_year",
+    "coverage",
+    "training_loss",
+}
+DRAWS = 300
+FULL36 = [f"baseline_gamma1.0_prop1_{k}" for k in (2, 3, 4, 8)] + [
+    f"{v}_gamma{g}_prop1_{k}" for k in (2, 3, 4, 8) for v in ("accept", "reject") for g in ("2.0", "3.0", "4.0", "8.0")
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    made = make_run(tmp_path_factory.mktemp("page"), n=400, failed=[THE_19[6]], leave_out=[THE_19[16]])
+    external = made.prediction(THE_19[7]) / "part-0.parquet"
+    evaluate(made, externals=[("<tf-idf> & co", external)], draws=DRAWS)
+    write_report(made, png=False)
+    return made
+
+
+def figures_of(html):
+    return json.loads(re.search(r'id="figures">(.*?)</script>', html, re.S)[1])
+
+
+class Text(HTMLParser):
+    def __init__(self, html):
+        super().__init__()
+        self.words, self.skip = [], 0
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.skip += tag in ("script", "style")
+
+    def handle_endtag(self, tag):
+        self.skip -= tag in ("script", "style")
+
+    def handle_data(self, data):
+        if not self.skip:
+            self.words.append(data)
+
+    def __str__(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def test_the_page_is_one_file_that_loads_nothing(run):
+    html = run.report.read_text()
+    own = re.sub(r"<script>.*?</script>", "", html, flags=re.S)
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', own)
+    assert "@import" not in own and "url(" not in own
+    assert html.count("plotly.js v") == 1
+
+
+def test_every_figure_of_the_plan_is_there_valid_and_captioned(run):
+    html = run.report.read_text()
+    figures = figures_of(html)
+    assert set(figures) >= NAMED
+    for slug, f in figures.items():
+        for layout in (f["wide"], f["wide"] | f["narrow"]):
+            go.Figure(data=f["data"], layout=layout)  # raises on any property that Plotly does not know
+        assert f["data"], slug
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", html, re.S)
+    assert len(captions) == len(figures) and all(len(c) > 40 for c in captions)
+
+
+def test_the_page_follows_the_order_of_a_readers_questions(run):
+    order = re.findall(r'<section id="(\w+)">', run.report.read_text())
+    assert order == ["answer", "gamma", "forecast", "cost", "tables", "years", "training", "warnings", "provenance"]
+
+
+def test_failed_and_missing_conditions_stay_in_with_their_cause(run):
+    text = str(Text(run.report.read_text()))
+    assert "reject_gamma8.0_prop1_2: failed (train: RuntimeError: loss is not finite at step 7)" in text
+    assert f"{THE_19[16]}: missing (not yet trained)" in text
+    words = [a["text"] for a in figures_of(run.report.read_text())["heatmap_accuracy"]["wide"]["annotations"]]
+    assert {"not run", "failed", "missing"} <= set(words)
+
+
+def test_numbers_on_the_page_are_those_of_all_metrics_json(run):
+    html = run.report.read_text().replace("<wbr>", "")
+    for e in json.loads(run.metrics_json.read_text()):
+        row = re.search(
+            rf"<tr[^>]*><td[^>]*>{re.escape(e['name'])}</td>(.*?)</tr>", html[html.index('id="tables"') :], re.S
+        )
+        assert row, e["name"]
+        if e["state"] == "done":
+            for key in ("accuracy", "predicted_accept_rate", "auc", "brier"):
+                expected = f'data-v="{e[key]}" data-low="{e[f"{key}_low"]}" data-high="{e[f"{key}_high"]}"'
+                assert expected in row[1], (e["name"], key)
+
+
+def test_every_point_of_the_gamma_plots_has_its_interval_and_the_baseline_is_in_both_panels(run):
+    entries = {e["name"]: e for e in json.loads(run.metrics_json.read_text())}
+    for slug, metric in (("acceptance_rate_vs_gamma", "predicted_accept_rate"), ("accuracy_vs_gamma", "accuracy")):
+        f = figures_of(run.report.read_text())[slug]
+        assert f["wide"]["xaxis"]["type"] == f["wide"]["xaxis2"]["type"] == "log"
+        drawn = [t for t in f["data"] if t.get("mode") == "lines+markers"]
+        seen = {"x": set(), "x2": set()}
+        for t in drawn:
+            for y, up, down, (name, *_) in zip(
+                t["y"], t["error_y"]["array"], t["error_y"]["arrayminus"], t["customdata"], strict=True
+            ):
+                e = entries[name]
+                assert (y, y + up, y - down) == pytest.approx((e[metric], e[f"{metric}_high"], e[f"{metric}_low"]))
+                seen[t["xaxis"]].add(name)
+        assert THE_19[0] in seen["x"] & seen["x2"]
+        assert seen["x"] | seen["x2"] == {n for n, e in entries.items() if e["state"] == "done"}
+
+
+def test_a_proportion_has_one_colour_in_every_figure(run):
+    colours = {}
+    for f in figures_of(run.report.read_text()).values():
+        for t in f["data"]:
+            m = re.match(r"(?:\S+ \S+ at )?(1/\d)( |$)", t.get("name", ""))
+            colour = t.get("line", {}).get("color") or t.get("marker", {}).get("color")
+            if m and isinstance(colour, str) and "baseline" not in t["name"]:
+                colours.setdefault(m[1], set()).add(colour)
+    assert set(colours) == {"1/2", "1/3", "1/4", "1/8"}
+    assert all(len(c) == 1 for c in colours.values())
+    assert len(set.union(*colours.values())) == 4
+
+
+def test_names_from_outside_are_escaped(run):
+    html = run.report.read_text()
+    assert "<tf-idf>" not in html and "&lt;tf-idf&gt; &amp; co" in html
+
+
+def test_duplicates_truncation_and_unknown_answers_are_named(run):
+    text = str(Text(run.report.read_text()))
+    assert "The mix 1/8 uses 750 rows more than once" in text
+    assert "papers were cut to 256 tokens" in text
+    assert "Answers that could not be read" in text
+    assert "wlsweep run search_spaces/demo.toml --out runs/made" in text and "f" * 40 in text
+
+
+@pytest.mark.parametrize(
+    ("names", "left_out"), [(THE_19[:3], []), (THE_19[:3], THE_19[:3]), (FULL36, []), (THE_19[1:3], [])]
+)
+def test_small_empty_and_larger_sweeps_make_a_page(tmp_path, names, left_out):
+    made = make_run(tmp_path, names, n=60, leave_out=left_out)
+    html, figures = page(told(made, evaluate(made, draws=DRAWS)))
+    for f in figures:
+        go.Figure(data=f.data, layout=f.wide | f.narrow)
+    assert all(name in html.replace("<wbr>", "") for name in names)
+
+
+def test_other_seeds_losses_and_gammas_below_one_make_a_page(tmp_path):
+    names = [
+        *THE_19[:4],
+        "accept_gamma0.5_prop1_2",
+        "accept_gamma2.0_prop1_2_focal2.0",
+        "reject_gamma2.0_prop1_3_twostage",
+    ]
+    names += [f"{n}_seed1" for n in THE_19[:4]]
+    made = make_run(tmp_path, names, n=80)
+    html, figures = page(told(made, evaluate(made, draws=DRAWS)))
+    assert "Over seeds" in html
+    for f in figures:
+        go.Figure(data=f.data, layout=f.wide | f.narrow)
+
+
+def test_without_a_browser_the_page_is_whole_and_the_way_to_pngs_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    files = write_report(make_run(tmp_path / "run", THE_19[:2], n=20))
+    assert files.page.exists() and files.pngs == []
+    assert "install chromium" in files.note.lower()
+
+
+def test_a_browser_that_does_not_start_is_said_and_the_page_is_whole(tmp_path, monkeypatch):
+    broken = tmp_path / "chromium"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    files = write_report(make_run(tmp_path / "run", THE_19[:2], n=20))
+    assert files.page.exists() and files.pngs == []
+    assert f"{broken} did not draw the PNGs" in files.note
+
+
+needs_browser = pytest.mark.skipif(png.browser() is None, reason="no Chromium or Chrome on PATH")
+
+
+@pytest.mark.slow
+@needs_browser
+def test_pngs_are_drawn_under_their_names(tmp_path):
+    files = write_report(make_run(tmp_path, THE_19[:8], n=100))
+    assert {p.stem for p in files.pngs} >= NAMED and files.note == ""
+    for path in files.pngs:
+        head = path.read_bytes()[:24]
+        assert head[:8] == b"\x89PNG\r\n\x1a\n"
+        width, height = struct.unpack(">II", head[16:24])
+        assert width == 1650 and height >= 300, path.name
+        assert path.stat().st_size > 8_000, path.name  # an empty picture of this size is smaller
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 400])
+def test_in_a_real_browser_every_figure_draws_nothing_is_fetched_and_tables_sort(run, width):
+    figures = figures_of(run.report.read_text())
+    with tab(shutil.which(Path(png.browser()).name)) as t:
+        t.open(run.report, width=width)
+        assert t.complaints() == []
+        assert t.requests() == []
+        assert t.eval("document.documentElement.scrollWidth") <= width
+        drawn = t.eval(
+            "Object.fromEntries([...document.querySelectorAll('.plot')].map(d => [d.dataset.slug,"
+            " d.querySelectorAll('.scatterlayer .trace, .heatmaplayer .hm').length]))"
+        )
+        assert drawn == {slug: len(f["data"]) for slug, f in figures.items()}
+        column = "Array.from(document.querySelector('#table-conditions tbody').rows, r => r.cells[%d].dataset.v)"
+        heads = t.eval("Array.from(document.querySelectorAll('#table-conditions th'), h => h.textContent)")
+        at = heads.index("accuracy")
+        click = f"document.querySelectorAll('#table-conditions th button')[{at}].click()"
+        for descending in (False, True):
+            t.eval(click)
+            values = t.eval(column % at)
+            numbers = [float(v) for v in values if v]
+            assert numbers == sorted(numbers, reverse=descending) and len(numbers) == 18
+            assert values[len(numbers) :] == [""] * 2  # failed and missing stay last
+        t.eval(
+            "URL.createObjectURL = (blob) => { window.saved = blob; return '#'; };"
+            "document.querySelector('button.csv[data-file=\"conditions.csv\"]').click()"
+        )
+        lines = t.eval("window.saved.text()").splitlines()
+        assert len(lines) == 21 and "accuracy,accuracy low,accuracy high" in lines[0]

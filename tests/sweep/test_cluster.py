@@ -1,0 +1,37 @@
+"""What fits on a cluster is known before anything starts."""
+
+import pytest
+
+from wlsweep.config import load_sweep
+from wlsweep.errors import WlsweepError
+from wlsweep.sweep.cluster import Room, local_cpus, room
+
+ICLR = load_sweep("search_spaces/iclr19.toml")  # 4 GPUs and 4 x 4 CPUs a condition, 1 GPU an engine
+DEMO = load_sweep("search_spaces/demo.toml")
+NODE = {"CPU": 64.0, "GPU": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [([NODE], Room(1, 4)), ([NODE] * 3, Room(3, 12)), ([{"CPU": 64.0, "GPU": 2.0}] * 2, Room(1, 4))],
+)
+def test_groups_and_engines_fill_the_gpus(nodes, expected):
+    assert room(ICLR, nodes) == expected
+
+
+def test_a_laptop_holds_one_group_and_one_engine():
+    assert room(DEMO, [{"CPU": float(local_cpus(DEMO))}]) == Room(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "nodes", "message"),
+    [
+        (ICLR, [{"CPU": 64.0, "GPU": 3.0}], "training needs 4 workers .* room is for 3"),
+        (ICLR, [{"CPU": 64.0}], "a vLLM engine needs 2 CPUs and 1 GPUs"),
+        (DEMO, [{"CPU": 2.0}], "needs one more for its own bookkeeping"),
+        (DEMO, [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 1.0}], "engine needs 2 CPUs and 0 GPUs on one node"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_is_missing(sweep, nodes, message):
+    with pytest.raises(WlsweepError, match=message):
+        room(sweep, nodes)

@@ -1,0 +1,102 @@
+"""Run by torchrun: gradients and trajectories through the real ZeRO-3 engine, saved for the tests to compare.
+
+torchrun --nproc-per-node N -m tests.train.layouts BASE OUT
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
+
+from tests.train.made_rows import LR, STEPS, WEIGHTS, drawn_rows, train_config
+from wlsweep.conditions import Condition
+from wlsweep.train.batches import cut, global_batch_rows
+from wlsweep.train.engine import Decision, build_engine, join_group, release
+from wlsweep.train.model import collate, run_forward
+
+CONDITION = Condition("accept", 4.0, 2)
+
+
+def micro_batches(rows, batch, place, accumulation, pad):
+    for numbers in cut(batch, rows.lengths, place.world, accumulation)[place.rank]:
+        chosen = numbers.tolist() or [0]
+        made = collate(
+            [rows.prompt(i) for i in chosen],
+            [rows.answer.ids(rows.labels[i]) for i in chosen],
+            [bool(rows.accept[i]) for i in chosen],
+            WEIGHTS,
+            [len(numbers) > 0] * len(chosen),
+            len(batch),
+            place.device,
+        )
+        if pad:
+            made = made._replace(input_ids=torch.nn.functional.pad(made.input_ids, (0, pad)))
+        yield made
+
+
+def named(engine, read):
+    return {name.removeprefix("lm."): read(p).clone() for name, p in engine.module.named_parameters()}
+
+
+def gradients(base, rows, place, micro, batch, checkpointing=False, pad=0):
+    train = train_config(place.world, micro, checkpointing)
+    decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
+    engine = build_engine(base, CONDITION, train, decision, "sdpa", STEPS)
+    losses = []
+    for made in micro_batches(rows, batch, place, train.accumulation, pad):
+        out = run_forward(engine, made, 1.0)
+        engine.backward(out.loss * place.world * train.accumulation)
+        losses.append(out.loss.detach())
+        if len(losses) == train.accumulation:
+            found = named(engine, safe_get_full_grad)
+        engine.step()
+    loss = torch.stack(losses).sum()
+    dist.all_reduce(loss)
+    release(engine)
+    return {"loss": loss, "gradients": found}
+
+
+def trajectory(base, rows, place, micro):
+    train = train_config(place.world, micro, False)
+    decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
+    engine = build_engine(base, CONDITION, train, decision, "sdpa", STEPS)
+    losses = []
+    for step in range(STEPS):
+        batch = global_batch_rows(step, len(rows.accept), train.global_batch, 0)
+        total = torch.zeros(())
+        for made in micro_batches(rows, batch, place, train.accumulation, 0):
+            out = run_forward(engine, made, 1.0)
+            engine.backward(out.loss * place.world * train.accumulation)
+            engine.step()
+            total += out.loss.detach()
+        dist.all_reduce(total)
+        losses.append(total)
+    parameters = named(engine, safe_get_full_fp32_param)
+    release(engine)
+    return {"losses": torch.stack(losses), "parameters": parameters, "lr": LR}
+
+
+def main():
+    base, out = sys.argv[1], Path(sys.argv[2])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    place, rows = join_group(), drawn_rows(base)
+    full, ragged = np.arange(8), np.arange(5)
+    layouts = {1: {"1x8": 1, "8x1": 8}, 2: {"2 ranks, 2x2": 2}}[place.world]
+    found = {}
+    for name, micro in layouts.items():
+        found[name] = gradients(base, rows, place, micro, full)
+        found[f"{name}, ragged"] = gradients(base, rows, place, micro, ragged)
+        found[f"{name}, padded"] = gradients(base, rows, place, micro, full, pad=9)
+        found[f"{name}, checkpointing"] = gradients(base, rows, place, micro, full, checkpointing=True)
+        found[f"{name}, trajectory"] = trajectory(base, rows, place, micro)
+    if place.rank == 0:
+        torch.save(found, out)
+    dist.barrier()
+
+
+if __name__ == "__main__":
+    main()

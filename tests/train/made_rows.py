@@ -1,0 +1,76 @@
+"""Rows, model and configuration that the engine tests share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from wlsweep.config import TinyBase, Train
+from wlsweep.data.rows import parse_row
+from wlsweep.data.synthetic import draw_papers
+from wlsweep.data.tokenise import AnswerTokens, chat_messages, find_answer_tokens, load_tokenizer
+from wlsweep.train.base_model import teach, train_tokenizer
+
+WEIGHTS = (4.0, 1.0)
+STEPS = 20
+LR = 1e-3
+
+
+@dataclass
+class Rows:
+    prompts: list
+    labels: list
+    answer: AnswerTokens
+
+    @property
+    def accept(self):
+        return np.array([label == "Accept" for label in self.labels])
+
+    @property
+    def lengths(self):
+        return np.array([len(p) for p in self.prompts], dtype=np.int32)
+
+    def prompt(self, i):
+        return self.prompts[i]
+
+
+def papers(n):
+    """Papers of many lengths."""
+    return [parse_row(draw_papers(1, 12 + 3 * i, [5, i])[0]) for i in range(n)]
+
+
+def make_base(folder: Path) -> Path:
+    config = TinyBase(width=32, vocab=600, batch=4)
+    rows = papers(24)
+    tokenizer = train_tokenizer(config, rows)
+    teach(config, tokenizer, rows, lambda line: None).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def drawn_rows(base) -> Rows:
+    tokenizer, rows = load_tokenizer(base), papers(40)
+    prompts = [
+        np.asarray(
+            tokenizer.apply_chat_template(
+                chat_messages(r), add_generation_prompt=True, tokenize=True, return_dict=False
+            ),
+            dtype=np.int32,
+        )
+        for r in rows
+    ]
+    labels = ["Accept" if i % 3 else "Reject" for i in range(len(rows))]
+    return Rows(prompts, labels, find_answer_tokens(tokenizer))
+
+
+def train_config(world, micro, checkpointing) -> Train:
+    return Train(
+        lr=LR,
+        global_batch=8,
+        micro_batch=micro,
+        workers=world,
+        gpu=False,
+        dtype="fp32",
+        gradient_checkpointing=checkpointing,
+        weight_decay=0.01,
+    )

@@ -1,0 +1,78 @@
+"""The real base model's shape, without its weights: configuration, partitions, and the chat format it expects."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
+
+from tests.train.made_rows import papers
+from wlsweep.config import TinyBase, load_sweep
+from wlsweep.cost import architecture
+from wlsweep.data.tokenise import chat_messages
+from wlsweep.train.base_model import train_tokenizer
+from wlsweep.train.engine import SMALL, zero3_config
+
+OFFICIAL = (
+    "<|im_start|>system\nYou are a reviewer.<|im_end|>\n"
+    "<|im_start|>user\nIs it good?<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
+OFFICIAL_WITHOUT_SYSTEM = (
+    "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+    "<|im_start|>user\nIs it good?<|im_end|>\n"
+    "<|im_start|>assistant\n\\boxed{Accept}<|im_end|>\n"
+)
+
+
+@pytest.fixture(scope="module")
+def qwen_7b():
+    a = architecture(load_sweep("search_spaces/iclr19.toml").model)
+    config = Qwen2Config(
+        vocab_size=a.vocab,
+        hidden_size=a.width,
+        intermediate_size=a.mlp,
+        num_hidden_layers=a.layers,
+        num_attention_heads=a.heads,
+        num_key_value_heads=a.kv_heads,
+        tie_word_embeddings=a.tied,
+    )
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+
+
+def test_the_7b_model_has_the_modules_that_training_calls(qwen_7b):
+    assert qwen_7b.lm_head.weight.shape == (152064, 3584)
+    assert len(qwen_7b.model.layers) == 28
+    assert sum(p.numel() for p in qwen_7b.parameters()) == 7_615_616_512
+
+
+def test_four_ranks_hold_a_quarter_of_it_each(qwen_7b):
+    """ZeRO-3 pads each parameter to a multiple of the ranks; for this model nothing is padded."""
+    shares = [-(-p.numel() // 4) for p in qwen_7b.parameters()]
+    assert sum(shares) * 4 == 7_615_616_512
+
+
+def test_a_large_model_is_partitioned_and_a_tiny_one_stays_gathered():
+    train = load_sweep("search_spaces/iclr19.toml").train
+    threshold = "stage3_param_persistence_threshold"
+    large, tiny = (zero3_config(train, n)["zero_optimization"][threshold] for n in (7_615_616_512, 238_144))
+    assert large < 3584 * 3584 and tiny >= SMALL
+    assert zero3_config(train, 7_615_616_512)["bf16"] == {"enabled": True}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(TinyBase(vocab=600), papers(8))
+
+
+def test_the_tiny_base_speaks_the_official_chat_format(tokenizer):
+    turns = [{"role": "system", "content": "You are a reviewer."}, {"role": "user", "content": "Is it good?"}]
+    assert tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) == OFFICIAL
+    answer = {"role": "assistant", "content": "\\boxed{Accept}"}
+    assert tokenizer.apply_chat_template([turns[1], answer], tokenize=False) == OFFICIAL_WITHOUT_SYSTEM
+
+
+def test_a_paper_reads_as_system_prompt_instruction_and_text(tokenizer):
+    (row,) = papers(1)
+    text = tokenizer.apply_chat_template(chat_messages(row), tokenize=False, add_generation_prompt=True)
+    assert text.startswith(f"<|im_start|>system\n{row.system}<|im_end|>\n<|im_start|>user\nI am giving you a paper.")
+    assert text.endswith("<|im_end|>\n<|im_start|>assistant\n") and row.paper.strip() in text

@@ -1,0 +1,338 @@
+"""The first half of the page: the answer, the gamma plots, theory against measurement, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from wlsweep.conditions import parse_name
+from wlsweep.report.blocks import Block, Cell, Drawn, Listing, Row, Section, Table, Verdicts, text
+from wlsweep.report.gamma import against_gamma
+from wlsweep.report.grids import CELLS, heatmap
+from wlsweep.report.multiples import coverage, reliability
+from wlsweep.report.scatter import forecast_observed, forest, precision_recall
+from wlsweep.report.story import Story, count, pct, pct_interval
+
+_NOTHING = "No condition has predictions yet."
+
+
+def lead(story: Story) -> str:
+    """What was done, in one paragraph with the numbers."""
+    test, source = story.data.get("test", {}), story.data.get("source", {})
+    ks = sorted({parse_name(e["name"]).k for e in story.entries})
+    done, total = len(story.done), len(story.entries)
+    mixes = ", ".join(f"1/{k}" for k in ks)
+    parts = [
+        f"One model was fine-tuned under {count(total, 'condition')}: a weight gamma on the accepts or on the rejects"
+        f" of the loss, and training mixes in which {mixes} of the papers are accepts."
+    ]
+    if source:
+        parts.append(
+            f"The training rows come from {source['rows']:,} papers ({source['accepts']:,} accepts, "
+            f"{source['rejects']:,} rejects)."
+        )
+    accepts = f" ({test['accepts']:,} accepts, {test['rejects']:,} rejects)" if "accepts" in test else ""
+    parts.append(
+        f"All are judged on the same {count(story.analysis['rows'], 'test paper')}{accepts}, which chose nothing."
+    )
+    parts.append(
+        f"All {total} are done." if done == total else f"{done} of {total} are done; the others are named below."
+    )
+    return " ".join(parts)
+
+
+def answer(story: Story) -> Section:
+    """The verdicts, plainest sentence first."""
+    verdicts = story.analysis["verdicts"]
+    said = {v: sum(x["verdict"] == v for x in verdicts) for v in ("pass", "fail", "not testable")}
+    paragraphs = []
+    if story.done:
+        ranked = sorted(story.done, key=lambda e: e["predicted_accept_rate"])
+        low, high = ranked[0], ranked[-1]
+        paragraphs.append(
+            f"The predicted accept rate ran from {pct(low['predicted_accept_rate'])} ({low['name']}) to "
+            f"{pct(high['predicted_accept_rate'])} ({high['name']}); "
+            f"{pct(story.done[0]['actual_accept_rate'])} of the test papers were accepted in truth."
+        )
+    if base := story.baseline:
+        paragraphs.append(_baseline_sentence(base))
+    paragraphs.append(
+        f"Of {count(len(verdicts), 'hypothesis', 'hypotheses and criteria')}, {said['pass']} pass, {said['fail']} fail"
+        f" and {said['not testable']} cannot be tested. Verdicts go by the measured values; the share of bootstrap"
+        " resamples with the same verdict says how firm they are."
+    )
+    judged = [dict(v) | {"title": f"{v['key']}. {v['title']}"} for v in verdicts]
+    return Section("answer", "The answer", paragraphs, [Verdicts(judged)])
+
+
+def _baseline_sentence(base: Mapping[str, Any]) -> str:
+    larger = max(base["actual_accept_rate"], 1 - base["actual_accept_rate"])
+    sentence = (
+        f"The baseline accepts {pct_interval(base, 'predicted_accept_rate')} of the papers and is right on "
+        f"{pct_interval(base, 'accuracy')}"
+    )
+    if base["accuracy_low"] <= larger:
+        return sentence + (
+            f": that cannot be told from always naming the more frequent label ({pct(larger)}), so differences in "
+            "accuracy below say little."
+        )
+    return sentence + f"; always naming the more frequent label would be right on {pct(larger)}."
+
+
+def gamma_section(story: Story) -> Section:
+    """The two gamma plots."""
+    title = "What gamma and the mix did"
+    if not story.done:
+        return Section("gamma", title, [_NOTHING])
+    forecasts = {
+        t["name"]: t["forecast"]["predicted_accept_rate"]["value"] for t in story.reached if t["forecast"] is not None
+    }
+    reference = ("true accept rate of the test set", story.done[0]["actual_accept_rate"])
+    rate = against_gamma(
+        story.entries,
+        "predicted_accept_rate",
+        "Predicted accept rate",
+        "acceptance_rate_vs_gamma",
+        "Weighting accepts (first panel) should raise the share of papers that the model accepts, weighting rejects"
+        " should lower it, and fewer accepts in training should move a whole line down. The star is the baseline, drawn"
+        " in both panels; pale bars are what theory expects from the baseline alone; whiskers are 95% Wilson"
+        " intervals. Points at one gamma are set slightly apart.",
+        story.externals,
+        reference,
+        forecasts,
+        seeds=story.analysis["seeds"],
+    )
+    accuracy = against_gamma(
+        story.entries,
+        "accuracy",
+        "Accuracy",
+        "accuracy_vs_gamma",
+        "What moving the accept rate costs: a line that falls away from the baseline (star) traded accuracy for a rate"
+        " far from the test set's own. The axis is fitted to the data; whiskers are 95% Wilson intervals.",
+        story.externals,
+        zoom=True,
+        seeds=story.analysis["seeds"],
+    )
+    return Section("gamma", title, [], [Drawn(rate), Drawn(accuracy)])
+
+
+def forecast_section(story: Story) -> Section:
+    """Theory against measurement, and whether re-training beat moving a threshold."""
+    title = "Could it have been known beforehand?"
+    analysis = story.analysis
+    compared = [c for c in analysis["comparisons"] if c["name"] in {e["name"] for e in story.done}]
+    if not compared:
+        return Section("forecast", title, ["No condition besides a baseline is done, so there is nothing to compare."])
+    better = [c["name"] for c in compared if _beats(c, +1)]
+    worse = [c["name"] for c in compared if _beats(c, -1)]
+    paragraphs = [
+        f"Re-training with weights or another mix decided better than simply moving the baseline's threshold to the"
+        f" same accept rate in {len(better)} of {len(compared)} conditions, and worse in {len(worse)} (exact McNemar"
+        f" test, Holm-corrected over {analysis['family']}, at 5%)."
+    ]
+    if better:
+        paragraphs.append("Better: " + ", ".join(better) + ".")
+    if worse:
+        paragraphs.append("Worse: " + ", ".join(worse) + ".")
+    inside = [t["inside"] for t in story.reached if t["inside"] is not None]
+    if inside:
+        slope = analysis["slope"]
+        sentence = (
+            f"From the baseline's predictions alone, theory foresaw the predicted accept rate of {sum(inside)} of"
+            f" {len(inside)} conditions within its 95% interval."
+        )
+        if slope["slope"] is not None:
+            sentence += (
+                f" Log-odds moved {slope['slope']:.2f} times as far as expected ({slope['low']:.2f} to"
+                f" {slope['high']:.2f}, over {slope['n']} conditions; 1 is theory)."
+            )
+        paragraphs.append(sentence)
+    if (at := analysis.get("calibration")) is not None:
+        paragraphs.append(
+            f"The baseline's own calibration, which the forecast rests on: offset {at['offset']:+.2f} (standard error"
+            f" {at['offset_error']:.2f}), slope {at['slope']:.2f} ({at['slope_error']:.2f}); 0 and 1 are perfect."
+        )
+    if (true := analysis.get("oracle")) is not None:
+        paragraphs.append(
+            "The papers are made, so their true log-odds are known: the baseline's have a correlation of "
+            f"{true['correlation']:.3f} with them and a slope of {true['slope']:.2f}."
+        )
+    blocks: list[Block] = []
+    if story.reached:
+        figure = forecast_observed(
+            story.reached,
+            story.done,
+            analysis["slope"],
+            "On the dotted line, what was measured is what theory expected from the baseline alone. Horizontal"
+            " whiskers: forecast intervals (sampling and calibration error); vertical: measured, 95%. A fit flatter"
+            " than the dotted line in the second panel means that training moved the log-odds less than weights and"
+            " mixes ask for.",
+        )
+        blocks.append(Drawn(figure))
+    blocks += [_theory_table(story), _effects_block(story)]
+    return Section("forecast", title, paragraphs, blocks)
+
+
+def _beats(comparison: Mapping[str, Any], sign: int) -> bool:
+    at = comparison["moved_threshold"]
+    return bool(at["p_holm"] is not None and at["p_holm"] < 0.05 and sign * at["difference"] > 0)
+
+
+def _interval(d: Mapping[str, Any] | None, points: bool = True) -> Cell:
+    """A difference or forecast with its interval."""
+    if d is None or d["value"] is None:
+        return Cell("-", "", number=True)
+    scale, sign = (100, "+") if points else (100, "")
+    shown = f"{scale * d['value']:{sign}.1f}"
+    if d["low"] is None or d["high"] is None:
+        return Cell(shown, d["value"], number=True)
+    reach = f"{scale * d['low']:{sign}.1f} to {scale * d['high']:{sign}.1f}"
+    return Cell(shown, d["value"], d["low"], d["high"], reach, number=True)
+
+
+def _theory_table(story: Story) -> Table:
+    measured = {e["name"]: e for e in story.done}
+    rows = []
+    for t in story.analysis["theory"]:
+        e = measured.get(t["name"])
+        if e is None:
+            continue
+        rate = t["forecast"]["predicted_accept_rate"] if t["forecast"] else None
+        accuracy = t["forecast"]["accuracy"] if t["forecast"] else None
+        shift = {"value": t["observed_shift"], "low": t["observed_shift_low"], "high": t["observed_shift_high"]}
+        seen = {
+            k: {"value": e[k], "low": e[f"{k}_low"], "high": e[f"{k}_high"]}
+            for k in ("predicted_accept_rate", "accuracy")
+        }
+        rows.append(
+            Row(
+                [
+                    text(t["name"]),
+                    Cell(f"{t['expected_shift']:+.2f}", t["expected_shift"], number=True),
+                    _plain(shift),
+                    _interval(rate, points=False),
+                    _interval(seen["predicted_accept_rate"], points=False),
+                    text({True: "yes", False: "no", None: t["note"] or "-"}[t["inside"]]),
+                    _interval(accuracy, points=False),
+                    _interval(seen["accuracy"], points=False),
+                ]
+            )
+        )
+    headings = [
+        "condition",
+        "expected shift",
+        "measured shift",
+        "forecast accept rate %",
+        "measured accept rate %",
+        "inside the interval",
+        "forecast accuracy %",
+        "measured accuracy %",
+    ]
+    return Table("forecast", "Forecast and measured, by condition", headings, rows, "In grey: 95% intervals.")
+
+
+def _plain(d: Mapping[str, Any]) -> Cell:
+    if d["low"] is None:
+        return Cell(f"{d['value']:+.2f}", d["value"], number=True)
+    return Cell(
+        f"{d['value']:+.2f}", d["value"], d["low"], d["high"], f"{d['low']:+.2f} to {d['high']:+.2f}", number=True
+    )
+
+
+def _effects_block(story: Story) -> Block:
+    fitted = story.analysis["effects"]
+    if "note" in fitted:
+        return Listing([f"A logistic model of all conditions cannot be fitted: {fitted['note']}."])
+    explained = fitted["explained"]
+    lines = [
+        f"A logistic model of the accept rates of {fitted['conditions']} conditions explains {explained['all']:.1%} of"
+        f" their differences (deviance): added last, ln gamma carries {explained['ln gamma']:.1%}, the logit of the"
+        f" proportion {explained['logit proportion']:.1%}, their interaction {explained['interaction']:.1%}."
+    ]
+    lines += [f"{t['term']}: {t['value']:+.3f} ({t['low']:+.3f} to {t['high']:+.3f})" for t in fitted["terms"]]
+    if fitted["seeds"]:
+        lines.append(
+            f"Which of the {fitted['seeds']['count']} seeds was drawn explains a further"
+            f" {fitted['seeds']['explained']:.2%}."
+        )
+    else:
+        lines.append("One seed a condition: what another seed would have changed is not in any interval on this page.")
+    return Listing(lines)
+
+
+def cost(story: Story) -> Section:
+    """Accuracy and calibration: what moving the rate took."""
+    title = "What it cost in accuracy and calibration"
+    if not story.done:
+        return Section("cost", title, [_NOTHING])
+    analysis = story.analysis
+    outside = [e["name"] for e in story.externals]
+    blocks: list[Block] = []
+    if analysis["comparisons"]:
+        blocks.append(
+            Drawn(
+                forest(
+                    analysis["comparisons"],
+                    "Filled: accuracy minus the baseline's. Open: accuracy minus that of the baseline with its"
+                    " threshold moved to the same accept rate; where it sits on zero, re-training bought nothing that a"
+                    " threshold would not. Whiskers: paired bootstrap, 95%.",
+                    outside,
+                )
+            )
+        )
+    wheres = (
+        ("predicted_accept_rate", "Predicted accept rate", "Rises to the right, falls downwards.", True),
+        ("accuracy", "Accuracy", "Colours span what was measured, not 0 to 100%.", False),
+        ("f1", "F1 of accepts", "High where many papers are accepted; it does not punish accepting too many.", True),
+        ("precision", "Precision of accepts", "Falls as more papers are accepted.", True),
+        ("recall", "Recall of accepts", "Rises as more papers are accepted.", True),
+    )
+    blocks += [
+        Drawn(heatmap(story.entries, key, f"{name} by gamma and proportion", CELLS + see, full))
+        for key, name, see, full in wheres
+    ]
+    blocks.append(
+        Drawn(
+            precision_recall(
+                story.entries,
+                story.externals,
+                "Weights and mixes slide a model along its precision-recall trade; grey lines join points of equal F1."
+                " A condition off the others' curve would have learned something else, not just moved its threshold."
+                " Filled: accept variants, open: reject variants, star: baseline; whiskers: 95% Wilson intervals.",
+            )
+        )
+    )
+    shifts = {t["name"]: t["expected_shift"] for t in story.reached}
+    blocks.append(
+        Drawn(
+            reliability(
+                story.entries,
+                story.externals,
+                analysis["curves"],
+                shifts,
+                "On the diagonal, papers that the model accepts with 70% probability are accepted 70% of the time."
+                " Weighted conditions must leave it: the dotted curve is where a calibrated baseline lands when it is"
+                " shifted as expected. Whiskers: 95% Wilson intervals.",
+            )
+        )
+    )
+    blocks.append(
+        Drawn(
+            coverage(
+                story.entries,
+                story.externals,
+                analysis["curves"],
+                "Accuracy if only the most confident share of the papers is decided. A curve that rises to the left"
+                " knows what it does not know. Black: baseline; solid: accept variants, dashed: reject variants, paler"
+                " for smaller gamma; whiskers: 95% Wilson intervals.",
+            )
+        )
+    )
+    noise = story.baseline
+    paragraphs = []
+    if noise is not None:
+        paragraphs.append(
+            f"Expected calibration error of the baseline: {noise['ece']:.3f}; a perfectly calibrated model would show"
+            f" about {noise['ece_noise']:.3f} on so few papers by chance."
+        )
+    return Section("cost", title, paragraphs, blocks)
