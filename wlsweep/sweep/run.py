@@ -111,9 +111,11 @@ class Runner:
         if not self.stopping and self.last != "train":
             self._timed("predict", self._predict)
             if not self.stopping and self.last != "predict":
-                self._timed("evaluate", self._evaluate)
-                if self.last == "report":
-                    self._timed("report", self._report)
+                # One launch at a time, so that the last of several that meet writes the page of all their conditions.
+                with hold(self.run.root / "report.lease", self.owner, patience_s=3600):
+                    self._timed("evaluate", self._evaluate)
+                    if self.last == "report":
+                        self._timed("report", self._report)
         states = RunState(self.run)
         done = [c for c in self.chosen if (states.trained if self.last == "train" else states.predicted)(c.name)]
         if self.stopping:

@@ -18,6 +18,7 @@ import ray.tune
 from wlsweep.conditions import Condition, first_stage, parse_name
 from wlsweep.config import Sweep
 from wlsweep.paths import RunDir, write_json
+from wlsweep.sweep.gauges import show_done, show_line
 from wlsweep.sweep.groups import Assignment, Ledger, Outcome, WarmGroup
 
 _group: WarmGroup | None = None
@@ -60,6 +61,7 @@ def train_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
                 "failed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             },
         )
+    show_done(sweep.name, sum(run.trained(c.name).is_file() for c in sweep.conditions))
     ray.tune.report({**line, "state": outcome.state, "cause": outcome.cause or "", "attempts": outcome.attempts})
     if stop_file.exists() or ray.get(settings["ledger"].is_over.remote()):
         group.close()
@@ -77,6 +79,7 @@ def _follow(group: WarmGroup, assignment: Assignment) -> tuple[dict[str, Any], O
         lines, outcome = ray.get(group.desk.follow.remote(seen))
         seen += len(lines)
         for line in lines:
+            show_line(assignment.sweep.name, assignment.condition.name, line)
             ray.tune.report({**line, "state": "running"})
     return line, outcome
 
