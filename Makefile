@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := locks/$(EXTRA).lock
 
-.PHONY: help sweep test test-fast lint format types locks clean
+.PHONY: help sweep test test-fast lint format types locks clean head job test-slurm
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,24 @@ format: $(VENV)/.installed-$(EXTRA)  ## ruff: fix and format
 
 types: $(VENV)/.installed-$(EXTRA)  ## mypy --strict on the package
 	@$(BIN)/mypy
+
+test-slurm: $(VENV)/.installed-$(EXTRA)  ## all tests on a throw-away SLURM (root, and SLURM packages; half an hour)
+	@$(BIN)/python -m pytest -m slurm tests/slurm
+
+# A token of its own keeps other users of this machine out; everything listens on loopback only.
+HEAD := $(CURDIR)/runs/.head
+AS_HEAD := RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$(HEAD)/token"
+
+head: $(VENV)/.installed-$(EXTRA)  ## a Ray head with dashboard on this machine, until Ctrl-C; then in another shell: make job
+	@install -d -m 700 "$(HEAD)" && (umask 077; $(BIN)/python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$(HEAD)/token")
+	@echo "dashboard: http://127.0.0.1:8265  (token: $(HEAD)/token)   next: make job SWEEP=$(SWEEP)"
+	@n=$$(nproc); $(AS_HEAD) RAY_JOB_STOP_WAIT_TIME_S=120 exec $(BIN)/ray start --head --block --disable-usage-stats --node-ip-address=127.0.0.1 \
+	  --dashboard-host=127.0.0.1 --dashboard-port=8265 --num-cpus=$$((n > 3 ? n : 3))
+
+# What .gitignore names (runs, models, environments) stays out of the package of the working directory.
+job: $(VENV)/.installed-$(EXTRA)  ## the sweep as a Ray job on the head of `make head`
+	@$(AS_HEAD) $(BIN)/ray job submit --address=http://127.0.0.1:8265 --working-dir=. -- \
+	  $(CURDIR)/$(BIN)/wlsweep run $(SWEEP) --out "$(CURDIR)/runs/$(basename $(notdir $(SWEEP)))" $(ARGS)
 
 locks:  ## recompile the lock files from pyproject.toml (needs uv)
 	uv pip compile -q --no-annotate --no-header pyproject.toml --extra cpu --extra dev --excludes locks/cpu-excludes.txt --overrides locks/cpu-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/cpu.lock

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tests.slurm.lab import Lab, until
-from tests.slurm.test_smoke import left_behind
+from tests.slurm.test_smoke import find_address, left_behind
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -36,6 +36,20 @@ def check_complete(lab: Lab, name: str, before: list[str], lost: int) -> None:
     assert states["conditions"][0]["predict"] == "done"
 
 
+def check_gauges(lab: Lab, host: str, cluster: dict) -> None:
+    """The sweep's own gauges are among what Prometheus would scrape, and the loss is one that was logged."""
+    url = f"http://{host}:{cluster['metrics_port']}/metrics"
+    get = f"import urllib.request as u; print(u.urlopen({url!r}).read().decode())"
+
+    def loss() -> list[str]:
+        lines = lab.python(host, "-c", get, check=False).stdout.splitlines()
+        return [x for x in lines if x.startswith("ray_wlsweep_loss{") and 'condition="baseline_gamma1.0_prop1_2"' in x]
+
+    (line,) = until(loss, 60, f"no gauge of the loss at {url}", every=1)
+    value = float(line.split()[-1])
+    assert any(json.loads(x)["loss"] == pytest.approx(value) for x in lab.steps("early"))
+
+
 def log_of(lab: Lab, name: str, attempt: int) -> str:
     """The log of one attempt."""
     return (lab.home() / "runs" / name / "logs" / f"attempt_{attempt}" / "job.log").read_text()
@@ -44,6 +58,7 @@ def log_of(lab: Lab, name: str, attempt: int) -> str:
 def test_the_early_signal_saves_requeues_and_resumes_at_the_very_step(lab):
     job = lab.submit(long_sweep(lab, "early"), "--only", "0", site=lab.site(**ONE_NODE))
     lab.until_step("early", 30)
+    check_gauges(lab, lab.job(job)["BatchHost"], find_address(lab, "runs/early")[1])
     lab.on("login", "scancel", "--signal=USR1", "--batch", str(job))  # what SLURM sends `warning_s` before the limit
     until(lambda: lab.job(job)["Restarts"] == "1", 90, "the job did not requeue")
     before = lab.steps("early")

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.slurm.lab import HERE, until
-from tests.slurm.test_smoke import left_behind
+from tests.slurm.lab import HERE, PYTHON, until
+from tests.slurm.test_smoke import as_client, find_address, left_behind
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -72,3 +72,34 @@ def test_slurm_and_a_plain_machine_give_the_same_numbers(lab):
         flat(json.loads((lab.home() / f"runs/{r}/metrics/all_metrics.json").read_text())) for r in ("plain", "small")
     )
     assert len(here) > 40 and here == pytest.approx(there, abs=1e-6)
+
+
+def test_a_ray_job_from_the_login_node_runs_beside_the_sweep_and_outlives_it(lab):
+    """The driver of the allocation trains condition 0; the job brings condition 1, and the cluster waits for it."""
+    sweep, site = lab.variant("jobs", cpus_per_worker=1), lab.site(cpus_per_node=6)
+    job = lab.submit(sweep, "--only", "0", site=site)
+    url, cluster = find_address(lab, "runs/jobs")
+    ray = [str(PYTHON), "-m", "ray.scripts.scripts", "job"]
+    run = [str(PYTHON), "-m", "wlsweep.cli", "run", str(sweep), "--out", str(lab.home() / "runs/jobs"), "--only", "1"]
+    submit = [*ray, "submit", "--address", url, "--submission-id", "late", "--no-wait", "--", *run]
+    refused = lab.on("login", *submit, user="stranger", check=False, env={"RAY_AUTH_MODE": "disabled"})
+    assert refused.returncode != 0
+    lab.on("login", *submit, user="owner", env=as_client(cluster))
+
+    def status() -> str:
+        return lab.on("login", *ray, "status", "--address", url, "late", user="owner", env=as_client(cluster)).stdout
+
+    until(lambda: "RUNNING" in status(), 120, "the job does not run", every=3)
+    seen = {}
+
+    def named() -> bool:
+        done = lab.on(
+            "login", *ray, "logs", "--address", url, "late", user="owner", env=as_client(cluster), check=False
+        )  # fmt: skip
+        seen["log"] = done.stdout or seen.get("log", "")
+        return "accept_gamma2.0_prop1_2 done" in seen["log"] or lab.job(job)["JobState"] != "RUNNING"
+
+    until(named, 400, "the job's log names no condition", every=4)
+    assert "accept_gamma2.0_prop1_2 done" in seen["log"]
+    assert lab.wait(job, 400)["JobState"] == "COMPLETED"
+    assert states_of(lab, "jobs")[:2] == ["done"] * 2

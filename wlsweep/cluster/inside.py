@@ -2,6 +2,7 @@
 
     python -m wlsweep.cluster.inside begin RUN     # attempt folder, token, ports; prints folder and head address
     python -m wlsweep.cluster.inside announce      # waits for all nodes, then tells the login node where the cluster is
+    python -m wlsweep.cluster.inside linger        # waits for jobs that `ray job submit` brought
 
 An address file is written whole, after the cluster is complete; it names the job, so that
 a reader can ask SLURM for it.
@@ -191,6 +192,16 @@ def _wait_for_nodes(wanted: int, end: float) -> None:
     raise WlsweepError(f"{found} of {wanted} nodes joined the Ray cluster within {FORM_S:.0f} s{why}")
 
 
+def linger(env: Mapping[str, str]) -> None:
+    """Wait until no Ray job that somebody submitted to this cluster is left to run."""
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    host, _, port = env["RAY_ADDRESS"].partition(":")
+    client = JobSubmissionClient(f"http://{host}:{ports_from(int(port)).dashboard}")
+    while any(j.submission_id and j.status in (JobStatus.PENDING, JobStatus.RUNNING) for j in client.list_jobs()):
+        time.sleep(2)
+
+
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
@@ -204,8 +215,10 @@ def main(arguments: list[str]) -> int:
                 sys.stdout.write(f"{attempt}\n{address}\n")
             case ["announce"]:
                 announce(os.environ)
+            case ["linger"]:
+                linger(os.environ)
             case _:
-                raise WlsweepError(f"{arguments}: expected `begin RUN` or `announce`")
+                raise WlsweepError(f"{arguments}: expected `begin RUN`, `announce` or `linger`")
     except WlsweepError as e:
         sys.stderr.write(f"error: {e}\n")
         return 2

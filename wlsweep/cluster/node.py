@@ -27,6 +27,8 @@ END_S = 3.0
 """How long Ray's processes may take to end after SIGTERM: SLURM sends SIGKILL soon, and files must be gone by then."""
 HEAD_GONE_S = 10
 """After how many seconds without its head a node ends; Ray's own 60 would keep the job's nodes busy."""
+JOB_STOP_S = 120
+"""How long `ray job stop` waits for a sweep to save its conditions; Ray's own 3 s are too short for that."""
 
 
 def ray_command(python: str, env: Mapping[str, str], head: bool, own_ip: str) -> list[str]:
@@ -84,6 +86,7 @@ def main() -> int:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(mode=0o700)
     environment = {**os.environ, "TMPDIR": str(scratch)}
+    environment["RAY_JOB_STOP_WAIT_TIME_S"] = str(JOB_STOP_S)
     if not head:
         environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = str(HEAD_GONE_S)
     told = threading.Event()

@@ -104,6 +104,12 @@ else
   await "$driver"; status=$?
   kill -0 "$step" 2>/dev/null || broken=1
   driver=''
+  # Sweeps that `ray job submit` brought meanwhile run to their end, too.
+  if [ -z "$told" ] && [ "$broken" = 0 ]; then
+    inside linger & linger=$!
+    while kill -0 "$linger" 2>/dev/null && kill -0 "$step" 2>/dev/null && [ -z "$told" ]; do sleep 1 & wait $!; done
+    kill "$linger" 2>/dev/null
+  fi
 fi
 say "the sweep ended with exit code $status"
 end_cluster
