@@ -9,6 +9,11 @@ mount --bind "$lab/etc" /etc/slurm
 mount -t tmpfs -o mode=755,size=16m run /run
 mkdir -p /run/lock /run/munge; mount --bind "$lab/munge" /run/munge
 
+# Compute nodes have no browser; what the figures need one for is tested elsewhere.
+for f in chromium chromium-browser google-chrome google-chrome-stable chrome; do
+  if f=$(command -v "$f"); then mount --bind /dev/null "$f"; fi
+done
+
 # A small /dev with fake GPUs: nodes without a driver. SLURM hands them out, nothing can compute on them.
 dev=$lab/machines/$name/dev; mkdir -p "$dev"
 mount -t tmpfs -o mode=755,size=1m dev "$dev"

@@ -16,13 +16,13 @@ from tests.slurm.test_smoke import find_address, left_behind
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1200)]
 
-STEPS = 400
+STEPS = 200
 EVERY = 20
 ONE_NODE = {"cpus_per_node": 5}
 
 
 def long_sweep(lab: Lab, name: str):
-    """One condition of 400 steps, a checkpoint every 20."""
+    """One condition of 200 steps, a checkpoint every 20."""
     return lab.variant(name, epochs=STEPS // 10, checkpoint_every=EVERY)
 
 
