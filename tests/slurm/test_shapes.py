@@ -53,6 +53,23 @@ def test_tasks_of_an_array_share_a_node_without_a_collision_and_leave_nothing(la
     assert left_behind(lab) == {}
 
 
+def test_nothing_listens_beyond_loopback_unless_the_site_says_so(lab):
+    sweep = lab.variant("closed", epochs=20)
+    job = lab.submit(sweep, "--only", "0", site=lab.site(cpus_per_node=5, listen="loopback", login="me@login"))
+    url, cluster = find_address(lab, "runs/closed")
+    lab.until_step("closed", 3)
+    host = cluster["head"]
+    lines = lab.on(host, "ss", "-Hltn").stdout.splitlines()
+    addresses = {
+        line.split()[3].rpartition(":")[0] for line in lines if not line.split()[3].endswith(":6818")
+    }  # slurmd
+    assert len(lines) > 10 and addresses <= {"127.0.0.1", "[::ffff:127.0.0.1]", "[::1]"}
+    tunnel = lab.wlsweep("submit", "--tunnel", "runs/closed").stdout
+    assert tunnel == f"ssh -N -L 127.0.0.1:8265:127.0.0.1:{url.rpartition(':')[2]} -J me@login me@{host}\n"
+    lab.on("login", "scancel", str(job), user="owner")
+    lab.wait(job, 60)
+
+
 def test_two_submissions_of_one_sweep_train_each_condition_once(lab):
     sweep, site = lab.variant("twice", epochs=4), lab.site(cpus_per_node=5)
     jobs = [lab.submit(sweep, site=site) for _ in range(2)]

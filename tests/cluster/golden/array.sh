@@ -56,6 +56,7 @@ export TMPDIR="$WLSWEEP_SCRATCH.d"
 mkdir -m 700 -- "$TMPDIR" || exit 2
 export WLSWEEP_NODES=1 WLSWEEP_CPUS=3 WLSWEEP_GPUS=0
 export WLSWEEP_HEAP_MB=5530 WLSWEEP_STORE_MB=614 WLSWEEP_LISTEN=loopback
+export GLOO_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME=lo
 
 # Attempt folder, token, free ports; the folder and the address of the head come back.
 { IFS= read -r WLSWEEP_ATTEMPT && IFS= read -r RAY_ADDRESS; } < <(inside begin "$run")
