@@ -53,7 +53,7 @@ AS_HEAD := RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$(HEAD)/token"
 head: $(VENV)/.installed-$(EXTRA)  ## a Ray head with dashboard on this machine, until Ctrl-C; then in another shell: make job
 	@install -d -m 700 "$(HEAD)" && (umask 077; $(BIN)/python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$(HEAD)/token")
 	@echo "dashboard: http://127.0.0.1:8265  (token: $(HEAD)/token)   next: make job SWEEP=$(SWEEP)"
-	@n=$$(nproc); $(AS_HEAD) RAY_JOB_STOP_WAIT_TIME_S=120 exec $(BIN)/ray start --head --block --disable-usage-stats --node-ip-address=127.0.0.1 \
+	@n=$$(nproc); $(AS_HEAD) RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_JOB_STOP_WAIT_TIME_S=120 exec $(BIN)/ray start --head --block --disable-usage-stats --node-ip-address=127.0.0.1 \
 	  --dashboard-host=127.0.0.1 --dashboard-port=8265 --num-cpus=$$((n > 3 ? n : 3))
 
 # What .gitignore names (runs, models, environments) stays out of the package of the working directory.

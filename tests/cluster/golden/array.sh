@@ -57,6 +57,7 @@ mkdir -m 700 -- "$TMPDIR" || exit 2
 export WLSWEEP_NODES=1 WLSWEEP_CPUS=3 WLSWEEP_GPUS=0
 export WLSWEEP_HEAP_MB=5530 WLSWEEP_STORE_MB=614 WLSWEEP_LISTEN=loopback
 export GLOO_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME=lo
+export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0   # despite its name: else Ray turns 127.0.0.1 into the machine's address
 
 # Attempt folder, token, free ports; the folder and the address of the head come back.
 { IFS= read -r WLSWEEP_ATTEMPT && IFS= read -r RAY_ADDRESS; } < <(inside begin "$run")
