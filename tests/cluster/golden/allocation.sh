@@ -73,7 +73,8 @@ exec >>"$WLSWEEP_ATTEMPT/job.log" 2>&1
 say "attempt on $SLURM_JOB_NODELIST, restart ${SLURM_RESTART_COUNT:-0}"
 
 # One step holds all of Ray, so that SLURM owns and ends every process of it; never `ray stop`, which ends other jobs too.
-srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --job-name=ray \
+# (SLURM makes the TMPDIR of a step on every node, and leaves it there; the nodes make and remove their own.)
+TMPDIR=/tmp srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --job-name=ray \
   --output="$WLSWEEP_ATTEMPT/ray-%N.log" "${python[@]}" -m wlsweep.cluster.node &
 step=$!
 end_cluster() {
