@@ -71,8 +71,12 @@ def test_a_sweep_over_two_nodes_ends_complete_and_is_reached_by_its_owner_alone(
     )  # fmt: skip
     assert guess.returncode != 0 and re.search("401|403|[Ii]nvalid|[Uu]nauth", guess.stderr), guess.stderr[-500:]
 
-    ended = lab.wait(job, 280)
-    run = lab.home() / "runs/small"
+    secret, run = token.read_bytes(), lab.home() / "runs/small"
+    peep = f"grep -lsFf {token} /proc/[0-9]*/environ /proc/[0-9]*/cmdline"
+    assert [lab.on(name, "bash", "-c", peep, check=False).stdout for name in ("node1", "node2")] == ["", ""]
+
+    ended = lab.wait(job, 400)
+    assert [p for p in run.rglob("*") if p.is_file() and secret in p.read_bytes()] == []
     assert ended["JobState"] == "COMPLETED", (run / "logs/latest/job.log").read_text()
     states = json.loads(lab.wlsweep("status", "runs/small", "--json").stdout)
     assert [c["predict"] for c in states["conditions"]] == ["done"] * 4
