@@ -149,7 +149,8 @@ class Model(_Model):
     tiny: TinyBase | None = None
     """A tiny base made on first use, for machines without a GPU or a hub."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Attention kernel of the training workers."""
+    """Attention of the training workers. Rows carry no mask, so on a GPU `sdpa` runs PyTorch's FlashAttention-2 kernel;
+    `flash_attention_2` is the flash-attn package, which must be installed beside the lock file."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:

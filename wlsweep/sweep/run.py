@@ -17,6 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,7 +25,7 @@ from rich.console import Console
 
 from wlsweep.conditions import Condition, baseline_of, first_stage, select
 from wlsweep.config import Sweep
-from wlsweep.errors import WlsweepError
+from wlsweep.errors import WlsweepError, refuse_all
 from wlsweep.paths import RunDir, read_json, write_json
 from wlsweep.process_log import keep_errors_in, show_errors_again
 from wlsweep.provenance import provenance
@@ -103,6 +104,7 @@ class Runner:
             self.view.say(f"nothing to do: all {len(self.chosen)} conditions of {self.run.root} are done")
             self._closing()
             return 0
+        refuse_doomed(self.sweep)
         base = self._timed("data", self._data)
         if self.last == "data":
             self.view.say(f"data: {self.run.data_json}")
@@ -342,6 +344,21 @@ class Runner:
             self.view.say(f"next:    open {self.run.report}; wlsweep status {self.run.root}")
         else:
             self.view.say(f"next:    {self.command.replace(f' --stage {self.last}', '')}")
+
+
+def refuse_doomed(sweep: Sweep) -> None:
+    """Refuse what would fail only once workers run.
+
+    Raises:
+        WlsweepError: if a package that the configuration asks for is missing.
+    """
+    packages = {"ray": "train", "deepspeed": "train", "vllm": "predict"}
+    if sweep.model.attention == "flash_attention_2":
+        packages["flash_attn"] = 'model.attention = "flash_attention_2" ("sdpa" needs no package)'
+    refuse_all(
+        "this environment cannot run the sweep (make .venv/.installed-cpu, or EXTRA=gpu, installs the engines):",
+        [f"{name} is not installed, needed for {use}" for name, use in packages.items() if find_spec(name) is None],
+    )
 
 
 def run_sweep(

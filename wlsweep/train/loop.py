@@ -85,7 +85,8 @@ class _Meter:
     """Sums over this rank's rows since the last logged step; one collective a logged step."""
 
     def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(8, device=device, dtype=torch.float64)
+        self.sums = torch.zeros(7, device=device, dtype=torch.float64)
+        self.tokens = 0
         self.started = time.monotonic()
 
     def add(self, out: Forward, batch: MicroBatch, tokens: int) -> None:
@@ -102,17 +103,19 @@ class _Meter:
                 (on_reject * p).sum(),
                 on_reject.sum(),
                 (here * (p > 0.5)).sum(),
-                torch.tensor(float(tokens), device=p.device),
             ]
         ).double()
+        self.tokens += tokens
 
     def read(self, stop: bool) -> tuple[dict[str, float | None], bool]:
         """Metrics over all ranks since the last call, and whether any rank wants to stop; collective."""
-        shared = torch.cat([self.sums, torch.tensor([float(stop)], device=self.sums.device, dtype=torch.float64)])
+        here = torch.tensor([float(self.tokens), float(stop)], device=self.sums.device, dtype=torch.float64)
+        shared = torch.cat([self.sums, here])
         dist.all_reduce(shared)
         loss, bce, p_accept, accepts, p_reject, rejects, said_accept, tokens, stops = shared.tolist()
         seconds, n = time.monotonic() - self.started, accepts + rejects
         self.sums.zero_()
+        self.tokens = 0
         self.started = time.monotonic()
         return {
             "loss": loss / n,
