@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import shutil
+import types
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,6 +109,18 @@ def parameter_count(model_path: str) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+def _compute_in_float32(head: torch.nn.Linear) -> None:
+    """Make an LM head multiply in float32: log-odds of bf16 logits would lie on a grid of 1/8.
+
+    Its own `forward` is replaced, so that ZeRO's hooks on the module still gather the weight first.
+    """
+
+    def forward(self: torch.nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(hidden.float(), self.weight.float())
+
+    head.forward = types.MethodType(forward, head)  # type: ignore[method-assign]
+
+
 def build_engine(
     base: str, condition: Condition, train: Train, decision: Decision, attention: str, total_steps: int
 ) -> Any:
@@ -127,6 +140,8 @@ def build_engine(
         base, dtype=torch.bfloat16 if train.dtype == "bf16" else torch.float32, attn_implementation=attention
     )
     del keep_alive
+    if train.dtype == "bf16":
+        _compute_in_float32(lm.lm_head)
     if train.gradient_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model = AnswerModel(lm, condition, decision.at, decision.accept_id, decision.reject_id)
