@@ -5,7 +5,7 @@ PYTHON ?= python3
 EXTRA ?= cpu
 SWEEP ?= search_spaces/demo.toml
 ARGS ?=
-VENV := .venv
+VENV := .venv$(if $(filter gpu,$(EXTRA)),-gpu)
 BIN := $(VENV)/bin
 LOCK := locks/$(EXTRA).lock
 

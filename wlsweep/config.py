@@ -118,7 +118,7 @@ class Data(_Model):
 
 
 class TinyBase(_Model):
-    """A small Qwen2 with its own byte-level BPE, made locally and deterministically; see `wlsweep.data.base_model`."""
+    """A small Qwen2 with its own byte-level BPE, made locally and deterministically; see `wlsweep.train.base_model`."""
 
     vocab: int = Field(1280, ge=300)
     """Tokens of the vocabulary."""
@@ -149,7 +149,8 @@ class Model(_Model):
     tiny: TinyBase | None = None
     """A tiny base made on first use, for machines without a GPU or a hub."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Attention kernel of the training workers."""
+    """Attention of the training workers. Rows carry no mask, so on a GPU `sdpa` runs PyTorch's FlashAttention-2 kernel;
+    `flash_attention_2` is the flash-attn package, which must be installed beside the lock file."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -209,6 +210,11 @@ class Train(_Model):
             raise ValueError(
                 f"global_batch {self.global_batch} is no multiple of workers {self.workers} x micro_batch "
                 f"{self.micro_batch}; change one of them"
+            )
+        if self.checkpoint_every % self.log_every:
+            raise ValueError(
+                f"checkpoint_every {self.checkpoint_every} is no multiple of log_every {self.log_every}; a resumed "
+                "training could not write the same metric log"
             )
         return self
 
@@ -294,7 +300,8 @@ class Sweep(_Model):
                 "keep_models": True,
                 "budget": True,
                 "train": layout | {"groups"},
-                "predict": {"engines", "gpus_per_engine", "cpus_per_engine", "memory_share"},
+                # Predictions carry their model's fingerprint; how they were made may be mended without a re-training.
+                "predict": True,
             }
         )
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

@@ -81,8 +81,18 @@ class RunDir:
         return self.condition(name) / "failed.json"
 
     def lease(self, name: str) -> Path:
-        """Who trains the condition right now."""
+        """Who trains or predicts the condition right now."""
         return self.condition(name) / "lease.json"
+
+    @property
+    def data_lease(self) -> Path:
+        """Who makes the data right now."""
+        return self.root / "data.lease"
+
+    @property
+    def report_lease(self) -> Path:
+        """Who evaluates and reports right now."""
+        return self.root / "report.lease"
 
     @property
     def predictions(self) -> Path:

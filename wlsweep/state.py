@@ -15,10 +15,10 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wlsweep.conditions import Condition, parse_name
+from wlsweep.conditions import Condition, first_stage, parse_name
 from wlsweep.errors import WlsweepError
+from wlsweep.lease import holder
 from wlsweep.paths import RunDir, read_json
-from wlsweep.sweep.lease import holder
 
 StageState = Literal["done", "running", "failed", "missing"]
 
@@ -94,7 +94,13 @@ class RunState:
         predicted = trained and self.predicted(name)
         train: StageState = "done" if trained else "running" if who else "failed" if failure else "missing"
         predict: StageState = (
-            "done" if predicted else "failed" if failure and failure["stage"] == "predict" else "missing"
+            "done"
+            if predicted
+            else "running"
+            if trained and who
+            else "failed"
+            if failure and failure["stage"] == "predict"
+            else "missing"
         )
         cause = None
         if "failed" in (train, predict) and failure:
@@ -134,6 +140,11 @@ def _last_line(log: Path) -> dict[str, Any]:
     return {}
 
 
+def starting_model(run: RunDir, condition: Condition, base: str) -> str:
+    """What a condition's training starts from: the base, or the first stage's model under two-stage training."""
+    return str(run.model(first_stage(condition).name)) if condition.two_stage else base
+
+
 def refuse_other_configuration(run: RunDir, fingerprint: str, name: str) -> None:
     """Refuse to continue a run directory with a configuration that would give other results.
 
@@ -165,7 +176,7 @@ def status_table(state: RunState) -> None:
     console.print(table)
     done = sum(s.predict == "done" for s in states)
     failed = sum("failed" in (s.train, s.predict) for s in states)
-    running = sum(s.train == "running" for s in states)
+    running = sum("running" in (s.train, s.predict) for s in states)
     console.print(f"{done} of {len(states)} done, {running} running, {failed} failed", highlight=False)
     if done < len(states) and not running:
         console.print(f"go on with: {state.record['command']}", highlight=False, soft_wrap=True)

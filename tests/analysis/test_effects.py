@@ -76,3 +76,12 @@ def test_seeds_that_matter_are_reported_and_seeds_that_do_not_are_near_zero():
     moved[:, 19:] = decisions([0.6, 0.9, 0.8, 0], 2000, 4)
     assert fitted(same, two)["seeds"] == {"count": 2, "explained": pytest.approx(0, abs=1e-9)}
     assert fitted(moved, two)["seeds"]["explained"] > 0.005
+
+
+def test_rates_of_all_or_nothing_fit_coefficients_of_any_size_and_are_not_judged():
+    decided = np.zeros((300, len(CONDITIONS)), dtype=bool)
+    decided[:, [i for i, c in enumerate(CONDITIONS) if c.variant == "accept" and c.k == 2]] = True
+    decided[:70, 0] = True
+    found = fitted(decided)
+    assert "18 of 19 conditions accept every paper or none" in found["note"]
+    assert separable(found, 0).verdict == "not testable"

@@ -131,6 +131,17 @@ def test_a_killed_driver_loses_nothing(undisturbed):
     assert results(out) == results(undisturbed[0])
 
 
+def test_two_launches_at_once_share_the_work_and_train_no_condition_twice(undisturbed):
+    out = beside(undisturbed, "two-launches")
+    both = [start(out), start(out)]
+    texts = [finish(started) for started in both]
+    assert results(out) == results(undisturbed[0])
+    written = [RunDir(out).trained(name).stat().st_mtime for name in NAMES]
+    begun = [RunDir(out).metric_log(name).stat().st_mtime for name in NAMES]
+    assert all(log <= record for log, record in zip(begun, written, strict=True))
+    assert all("3 of 3" not in t and "Traceback" not in t for t in texts)
+
+
 def test_sigterm_saves_and_the_same_command_goes_on(undisturbed):
     out = beside(undisturbed, "stopped")
     started, run = start(out), RunDir(out)

@@ -13,7 +13,12 @@ NODE = {"CPU": 64.0, "GPU": 4.0}
 
 @pytest.mark.parametrize(
     ("nodes", "expected"),
-    [([NODE], Room(1, 4)), ([NODE] * 3, Room(3, 12)), ([{"CPU": 64.0, "GPU": 2.0}] * 2, Room(1, 4))],
+    [
+        ([NODE], Room(1, 4)),
+        ([NODE] * 3, Room(3, 12)),
+        ([{"CPU": 64.0, "GPU": 2.0}] * 2, Room(1, 4)),
+        ([{"CPU": 16.0, "GPU": 4.0}] * 2, Room(1, 8)),
+    ],
 )
 def test_groups_and_engines_fill_the_gpus(nodes, expected):
     assert room(ICLR, nodes) == expected

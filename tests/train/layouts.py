@@ -10,11 +10,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
+from transformers import AutoModelForCausalLM
 
 from tests.train.made_rows import LR, STEPS, WEIGHTS, drawn_rows, train_config
 from wlsweep.conditions import Condition
+from wlsweep.train import engine as engine_module
 from wlsweep.train.batches import cut, global_batch_rows
-from wlsweep.train.engine import Decision, build_engine, join_group, release
+from wlsweep.train.engine import Decision, build_engine, export_model, join_group, release
 from wlsweep.train.model import collate, run_forward
 
 CONDITION = Condition("accept", 4.0, 2)
@@ -41,8 +43,8 @@ def named(engine, read):
     return {name.removeprefix("lm."): read(p).clone() for name, p in engine.module.named_parameters()}
 
 
-def gradients(base, rows, place, micro, batch, checkpointing=False, pad=0):
-    train = train_config(place.world, micro, checkpointing)
+def gradients(base, rows, place, micro, batch, checkpointing=False, pad=0, dtype="fp32"):
+    train = train_config(place.world, micro, checkpointing, dtype)
     decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
     engine = build_engine(base, CONDITION, train, decision, "sdpa", STEPS)
     losses = []
@@ -59,7 +61,7 @@ def gradients(base, rows, place, micro, batch, checkpointing=False, pad=0):
     return {"loss": loss, "gradients": found}
 
 
-def trajectory(base, rows, place, micro):
+def trajectory(base, rows, place, micro, export=None):
     train = train_config(place.world, micro, False)
     decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
     engine = build_engine(base, CONDITION, train, decision, "sdpa", STEPS)
@@ -75,6 +77,11 @@ def trajectory(base, rows, place, micro):
         dist.all_reduce(total)
         losses.append(total)
     parameters = named(engine, safe_get_full_fp32_param)
+    if export:
+        export_model(engine, place, base, export)
+        if place.rank == 0:
+            lm = AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32)
+            parameters = {name: p.detach() for name, p in lm.named_parameters()}
     release(engine)
     return {"losses": torch.stack(losses), "parameters": parameters, "lr": LR}
 
@@ -85,6 +92,7 @@ def main():
     dist.init_process_group("gloo")
     place, rows = join_group(), drawn_rows(base)
     full, ragged = np.arange(8), np.arange(5)
+    sizes = (engine_module.SMALL, engine_module.PERSISTENT)
     layouts = {1: {"1x8": 1, "8x1": 8}, 2: {"2 ranks, 2x2": 2}}[place.world]
     found = {}
     for name, micro in layouts.items():
@@ -93,6 +101,13 @@ def main():
         found[f"{name}, padded"] = gradients(base, rows, place, micro, full, pad=9)
         found[f"{name}, checkpointing"] = gradients(base, rows, place, micro, full, checkpointing=True)
         found[f"{name}, trajectory"] = trajectory(base, rows, place, micro)
+        found[f"{name}, bf16"] = gradients(base, rows, place, micro, full, dtype="bf16")
+        engine_module.SMALL = engine_module.PERSISTENT = 0  # as for a large model: every parameter partitioned
+        found[f"{name}, partitioned, checkpointing"] = gradients(base, rows, place, micro, full, checkpointing=True)
+        found[f"{name}, partitioned, trajectory"] = trajectory(
+            base, rows, place, micro, out.parent / f"export{place.world}"
+        )
+        engine_module.SMALL, engine_module.PERSISTENT = sizes
     if place.rank == 0:
         torch.save(found, out)
     dist.barrier()

@@ -63,14 +63,14 @@ def drawn_rows(base) -> Rows:
     return Rows(prompts, labels, find_answer_tokens(tokenizer))
 
 
-def train_config(world, micro, checkpointing) -> Train:
+def train_config(world, micro, checkpointing, dtype="fp32") -> Train:
     return Train(
         lr=LR,
         global_batch=8,
         micro_batch=micro,
         workers=world,
         gpu=False,
-        dtype="fp32",
+        dtype=dtype,
         gradient_checkpointing=checkpointing,
         weight_decay=0.01,
     )

@@ -63,7 +63,7 @@ def apart(a, b):
     return float((difference / sum((b[k].double() ** 2).sum() for k in b)).sqrt())
 
 
-@pytest.mark.parametrize("case", ["", ", ragged", ", padded", ", checkpointing"])
+@pytest.mark.parametrize("case", ["", ", ragged", ", padded", ", checkpointing", ", partitioned, checkpointing"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_gradient_of_the_whole_batch(base, found, layout, case):
     rows, model = plain_model(base)
@@ -76,7 +76,16 @@ def test_every_layout_gives_the_gradient_of_the_whole_batch(base, found, layout,
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_20_steps_of_zero3_end_where_a_plain_optimizer_ends(base, found, layout):
+def test_bf16_gradients_differ_by_rounding_of_the_pass_and_not_of_the_sum(base, found, layout):
+    rows, model = plain_model(base)
+    run_forward(model, whole_batch(rows, np.arange(8)), 1.0).loss.backward()
+    expected = {n.removeprefix("lm."): p.grad for n, p in model.named_parameters()}
+    assert apart(found[f"{layout}, bf16"]["gradients"], expected) < 0.02
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "partitioned, trajectory"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_20_steps_of_zero3_end_where_a_plain_optimizer_ends(base, found, layout, kind):
     rows, model = plain_model(base)
     train = train_config(1, 8, False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=train.weight_decay)
@@ -91,7 +100,7 @@ def test_20_steps_of_zero3_end_where_a_plain_optimizer_ends(base, found, layout)
         schedule.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    result = found[f"{layout}, trajectory"]
+    result = found[f"{layout}, {kind}"]
     assert result["losses"].tolist() == pytest.approx(losses, rel=2e-5)
     assert losses[-1] < losses[0]
     expected = {n.removeprefix("lm."): p.detach() for n, p in model.named_parameters()}

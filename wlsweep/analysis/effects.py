@@ -45,6 +45,13 @@ def effects(
     x = design(conditions)
     if np.linalg.matrix_rank(x) < x.shape[1]:
         return {"note": "the finished conditions do not vary gamma and proportion enough to tell their effects apart"}
+    between = (accepted > 0) & (accepted < n)
+    if between.sum() < x.shape[1]:
+        # A condition that accepts all or nothing bounds the coefficients on one side only.
+        return {
+            "note": f"{len(between) - int(between.sum())} of {len(between)} conditions accept every paper or none, which "
+            "fits coefficients of any size"
+        }
     fit, deviance, null = _fit(x, accepted, n)
     if null <= 1e-9:
         return {"note": "all conditions accept the same number of papers, so there is nothing to explain"}

@@ -74,6 +74,7 @@ class Engine:
             max_model_len=longest + max(config.answer_tokens, len(answer.ids("Accept"))),
             seed=0,
             enable_prefix_caching=True,
+            hf_overrides={"head_dtype": "float32"},  # as in training: logits of a bfloat16 head lie on a coarse grid
             **sizes,
         )
         self.loaded = checkpoint

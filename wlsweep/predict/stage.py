@@ -1,7 +1,7 @@
 """Predict the test set with every trained condition: Ray Data streams conditions through actors that hold an engine each.
 
 Each condition becomes one Parquet file, written whole after its rows were counted, so a killed run loses at most the
-conditions in hand. What is complete is decided by `wlsweep.predict.complete`, from the files alone.
+conditions in hand. What is complete is decided by `wlsweep.state`, from the files alone.
 """
 
 from __future__ import annotations
@@ -22,17 +22,22 @@ from wlsweep.conditions import parse_name
 from wlsweep.config import Sweep
 from wlsweep.data.rows import parse_label
 from wlsweep.data.stage import load_mix, load_test
+from wlsweep.lease import hold
 from wlsweep.paths import RunDir, read_json, whole_folder
 from wlsweep.predict.engine import Engine, Probe, SwapFailed, engine_environment
 from wlsweep.process_log import talk_to
 from wlsweep.schema import PREDICTION
+from wlsweep.state import RunState
+
+MAX_RESTARTS = 2
+"""How often an engine whose process died is started again before the prediction is given up."""
 
 
 class Predictor:
     """A Ray Data actor: one engine, one condition at a time."""
 
-    def __init__(self, sweep: Sweep, root: str) -> None:
-        self.sweep, self.run = sweep, RunDir(Path(root))
+    def __init__(self, sweep: Sweep, root: str, owner: str) -> None:
+        self.sweep, self.run, self.owner = sweep, RunDir(Path(root)), owner
         talk_to(self.run.logs / f"predict_{os.getpid()}.log")
         self.test = load_test(self.run)
         self.engine: Engine | None = None
@@ -43,8 +48,10 @@ class Predictor:
         for name in batch["condition"].tolist():
             rows, accepted, cause = 0, 0, ""
             try:
-                table = self._predict(name)
-                rows, accepted = table.num_rows, int(np.sum(table["p_accept"].to_numpy() > 0.5))
+                with hold(self.run.lease(name), f"prediction by {self.owner}") as mine:
+                    if mine and not RunState(self.run).predicted(name):
+                        table = self._predict(name)
+                        rows, accepted = table.num_rows, int(np.sum(table["p_accept"].to_numpy() > 0.5))
             except Exception as e:  # noqa: BLE001 - kept as this condition's cause; the others go on
                 traceback.print_exc()
                 self.engine = None
@@ -106,7 +113,9 @@ class Predictor:
         return table
 
 
-def predict_conditions(sweep: Sweep, run: RunDir, names: Sequence[str], engines: int) -> Iterator[dict[str, Any]]:
+def predict_conditions(
+    sweep: Sweep, run: RunDir, names: Sequence[str], engines: int, owner: str
+) -> Iterator[dict[str, Any]]:
     """Predict conditions on the Ray cluster that this process is connected to; yields each one's result as it ends.
 
     Args:
@@ -114,6 +123,7 @@ def predict_conditions(sweep: Sweep, run: RunDir, names: Sequence[str], engines:
         run: where models lie and predictions go.
         names: trained conditions.
         engines: actors at the same time.
+        owner: named in leases; a condition that another launch predicts is left to it (a result of 0 rows).
     """
     import ray.data
 
@@ -126,10 +136,12 @@ def predict_conditions(sweep: Sweep, run: RunDir, names: Sequence[str], engines:
     conditions = ray.data.from_items([{"condition": n} for n in names], override_num_blocks=len(names))
     results = conditions.map_batches(
         Predictor,
-        fn_constructor_kwargs={"sweep": sweep, "root": str(run.root.resolve())},
+        fn_constructor_kwargs={"sweep": sweep, "root": str(run.root.resolve()), "owner": owner},
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(engines, len(names)), max_tasks_in_flight_per_actor=1),
         runtime_env={"env_vars": engine_environment(config)},
+        max_restarts=MAX_RESTARTS,
+        max_task_retries=MAX_RESTARTS,
         **resources,
     )
     yield from results.iter_rows()

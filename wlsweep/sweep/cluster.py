@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 from wlsweep.config import Sweep
@@ -54,12 +55,18 @@ def connect(sweep: Sweep) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def room(sweep: Sweep, nodes: list[dict[str, float]]) -> Room:
+def local_nodes(sweep: Sweep) -> list[dict[str, float]]:
+    """What a local cluster will have, before it is started."""
+    return [{"CPU": float(local_cpus(sweep)), "GPU": float(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))}]
+
+
+def room(sweep: Sweep, nodes: list[dict[str, float]], predicting: bool = True) -> Room:
     """How many groups and engines the nodes hold.
 
     Args:
         sweep: what each needs.
         nodes: resources of each node, such as {"CPU": 64.0, "GPU": 4.0}.
+        predicting: whether engines are needed, too.
 
     Raises:
         WlsweepError: if not even one group or one engine fits, naming what is missing; Ray would wait for ever.
@@ -81,14 +88,15 @@ def room(sweep: Sweep, nodes: list[dict[str, float]]) -> Room:
             "Lower train.cpus_per_worker, or start Ray with one more --num-cpus"
         )
     engines = sum(_fit(n, {"CPU": predict.cpus_per_engine, "GPU": predict.gpus_per_engine}) for n in nodes)
-    if engines < 1:
+    if engines < 1 and predicting:
         problems.append(
             f"a vLLM engine needs {predict.cpus_per_engine} CPUs and {predict.gpus_per_engine} GPUs on one node. "
             "Change [predict], or add a node"
         )
     if problems:
         raise WlsweepError(f"the Ray cluster has {have}:\n" + "\n".join(f"  - {p}" for p in problems))
-    groups = max(1, min(workers // train.workers, int(sum(n.get("CPU", 0) for n in nodes) - 1)))
+    total = sum(n.get("CPU", 0) for n in nodes)
+    groups = max(1, min(workers // train.workers, int((total - 1) // (train.workers * train.cpus_per_worker))))
     if not train.gpu:
         groups = 1 if train.groups is None else groups
     return Room(

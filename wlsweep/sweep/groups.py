@@ -28,10 +28,12 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from wlsweep.conditions import Condition
 from wlsweep.config import Train
+from wlsweep.lease import hold
 from wlsweep.paths import RunDir
 from wlsweep.process_log import talk_to
-from wlsweep.sweep.lease import hold
+from wlsweep.state import RunState
 
 State = Literal["done", "failed", "stopped", "elsewhere"]
 LEASE_PATIENCE_S = 20.0
@@ -173,7 +175,9 @@ def _serve(desk: Any, rank: int, me: str, first: Assignment | None) -> None:
                 return
             run = RunDir(Path(assignment.root))
             with hold(run.lease(assignment.condition.name), assignment.owner, LEASE_PATIENCE_S) as mine:
-                if mine:
+                if mine and is_trained(run, assignment.condition):
+                    ray.get(desk.finish.remote("done"))  # another launch finished it since it was listed
+                elif mine:
                     dist.broadcast_object_list([assignment], src=0, group=control)
                     _train(desk, assignment, place)
                 else:
@@ -184,6 +188,13 @@ def _serve(desk: Any, rank: int, me: str, first: Assignment | None) -> None:
             if box[0] is None:
                 return
             _train(desk, box[0], place)
+
+
+def is_trained(run: RunDir, condition: Condition) -> bool:
+    """Whether a condition's training is finished and its model still there to be predicted with or started from."""
+    state = RunState(run)
+    name = condition.name
+    return state.trained(name) is not None and (run.model(name).is_dir() or state.predicted(name))
 
 
 @lru_cache(maxsize=8)
@@ -214,18 +225,18 @@ def _train(desk: Any, assignment: Assignment, place: Any) -> None:
 
 
 class Ledger:
-    """Counts the trials that were started, so that a group learns that no other condition will come; a Ray actor."""
+    """Knows which trials were not started yet, so that a group learns that no other will come; a Ray actor."""
 
-    def __init__(self, trials: int) -> None:
-        self.left = trials
+    def __init__(self, names: list[str]) -> None:
+        self.left = set(names)
 
-    def start(self) -> None:
-        """A trial begins."""
-        self.left -= 1
+    def start(self, name: str) -> None:
+        """A trial begins, or begins again."""
+        self.left.discard(name)
 
     def is_over(self) -> bool:
         """Whether every trial was started."""
-        return self.left <= 0
+        return not self.left
 
 
 class WarmGroup:
@@ -277,5 +288,6 @@ def worker_environment(train: Train) -> dict[str, str]:
     """Environment of training workers."""
     found = {"OMP_NUM_THREADS": str(train.cpus_per_worker), "TOKENIZERS_PARALLELISM": "false"}
     if not train.gpu:
-        found["DS_ACCELERATOR"] = "cpu"
+        # Ray leaves the GPUs of a machine visible to actors that asked for none.
+        found |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     return found

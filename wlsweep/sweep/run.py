@@ -16,7 +16,10 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,13 +27,13 @@ from rich.console import Console
 
 from wlsweep.conditions import Condition, baseline_of, first_stage, select
 from wlsweep.config import Sweep
-from wlsweep.errors import WlsweepError
+from wlsweep.errors import WlsweepError, refuse_all
+from wlsweep.lease import hold, holder
 from wlsweep.paths import RunDir, read_json, write_json
 from wlsweep.process_log import keep_errors_in, show_errors_again
 from wlsweep.provenance import provenance
 from wlsweep.state import RunState, refuse_other_configuration
 from wlsweep.sweep.cluster import Room
-from wlsweep.sweep.lease import hold, holder
 from wlsweep.sweep.view import View
 
 Stage = Literal["data", "train", "predict", "evaluate", "report"]
@@ -103,6 +106,9 @@ class Runner:
             self.view.say(f"nothing to do: all {len(self.chosen)} conditions of {self.run.root} are done")
             self._closing()
             return 0
+        refuse_doomed(self.sweep)
+        if self.last != "data":
+            self._check_room()
         base = self._timed("data", self._data)
         if self.last == "data":
             self.view.say(f"data: {self.run.data_json}")
@@ -112,10 +118,11 @@ class Runner:
             self._timed("predict", self._predict)
             if not self.stopping and self.last != "predict":
                 # One launch at a time, so that the last of several that meet writes the page of all their conditions.
-                with hold(self.run.root / "report.lease", self.owner, patience_s=3600):
-                    self._timed("evaluate", self._evaluate)
-                    if self.last == "report":
-                        self._timed("report", self._report)
+                with self._holding(self.run.report_lease) as mine:
+                    if mine:
+                        self._timed("evaluate", self._evaluate)
+                        if self.last == "report":
+                            self._timed("report", self._report)
         states = RunState(self.run)
         done = [c for c in self.chosen if (states.trained if self.last == "train" else states.predicted)(c.name)]
         if self.stopping:
@@ -158,16 +165,24 @@ class Runner:
         prepare_data(self.sweep, self.run, base, self.view.note, limit=self.sweep.data.limit)
 
     def _data(self) -> str:
-        with (
-            self.view.during("data", 0),
-            hold(self.run.root / "data.lease", self.owner, patience_s=24 * 3600) as mine,
-        ):
+        with self.view.during("data", 0), self._holding(self.run.data_lease) as mine:
             if not mine:
-                raise WlsweepError(f"{self.run.root / 'data.lease'} is held by another launch for a day; is it alive?")
+                raise KeyboardInterrupt
             base = self._base()
+            self._prepare(Path(base))  # refuses other data than this run's before the record is touched
             self._write_sweep_json(base)
-            self._prepare(Path(base))
         return base
+
+    @contextmanager
+    def _holding(self, lease: Path) -> Iterator[bool]:
+        """Hold a lease, waiting for another launch as long as it takes; False if this one was asked to stop."""
+        while not self.stopping:
+            with hold(lease, self.owner, patience_s=1) as mine:
+                if mine:
+                    yield True
+                    return
+            self.view.note(f"waiting for {(holder(lease) or {}).get('owner')}, which holds {lease}")
+        yield False
 
     def _base(self) -> str:
         if self.sweep.model.path is not None:
@@ -204,7 +219,16 @@ class Runner:
             connect(self.sweep)
             self._take_signals()  # Ray takes SIGTERM for itself when it starts
             self.connected = True
-        return room(self.sweep, cluster_nodes())
+        return room(self.sweep, cluster_nodes(), self.last != "train")
+
+    def _check_room(self) -> None:
+        """Refuse, before anything is spent, what the cluster cannot hold."""
+        from wlsweep.sweep.cluster import local_nodes, room
+
+        if os.environ.get("RAY_ADDRESS"):
+            self._connect()
+        else:
+            room(self.sweep, local_nodes(self.sweep), self.last != "train")
 
     def _train(self, base: str) -> None:
         """Train what is not trained; conditions that another launch holds are waited for, and taken over if it dies."""
@@ -237,11 +261,32 @@ class Runner:
                         saves=True,
                     )
                     tried |= {c.name for c in free} - elsewhere
+                    self._record_lost({c.name for c in free} - elsewhere)
                 elif all(c.name in tried for c in now):
                     break
                 else:
                     self.view.note(f"waiting for {len(left)} conditions that another launch trains")
                     time.sleep(2)
+
+    def _record_lost(self, names: set[str]) -> None:
+        """A trial process that was killed leaves neither a model nor a cause."""
+        states = RunState(self.run)
+        for name in names:
+            if not (self.stopping or states.trained(name) or self.run.failed(name).is_file()):
+                self._record_failure(name, "train", "its trial process was killed or could not be started")
+
+    def _record_failure(self, name: str, stage: str, cause: str) -> None:
+        write_json(
+            self.run.failed(name),
+            {
+                "condition": name,
+                "stage": stage,
+                "cause": cause,
+                "attempts": 1,
+                "log": str(self.run.logs),
+                "failed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            },
+        )
 
     def _untrained(self) -> list[Condition]:
         """What is not trained yet, with the first stages that two-stage conditions still lack."""
@@ -275,35 +320,46 @@ class Runner:
             raise errors[0]
 
     def _predict(self) -> None:
-        states = RunState(self.run)
-        names = [c.name for c in self.chosen if states.trained(c.name) and not states.predicted(c.name)]
-        if not names:
-            return
-        with self.view.during("predict", len(names)):
-            engines = self._connect().engines
-            self._in_thread(lambda: self._predict_names(names, engines), saves=False)
+        """Predict what is trained and not predicted; conditions that another launch predicts are waited for."""
+        tried: set[str] = set()
+        if names := self._unpredicted():
+            with self.view.during("predict", len(names)):
+                while not self.stopping and (names := [n for n in self._unpredicted() if n not in tried]):
+                    if free := [n for n in names if not holder(self.run.lease(n))]:
+                        engines = self._connect().engines
+                        self._in_thread(partial(self._predict_names, free, engines, tried), saves=False)
+                    else:
+                        self.view.note(f"waiting for {len(names)} conditions that another launch predicts")
+                        time.sleep(2)
         self._drop_models()
 
-    def _predict_names(self, names: Sequence[str], engines: int) -> None:
+    def _unpredicted(self) -> list[str]:
+        states = RunState(self.run)
+        return [c.name for c in self.chosen if states.trained(c.name) and not states.predicted(c.name)]
+
+    def _predict_names(self, names: Sequence[str], engines: int, tried: set[str]) -> None:
+        """Predict, and add what was tried to `tried`: all but what turned out to be in another launch's hands."""
         from wlsweep.predict.stage import predict_conditions
 
-        for result in predict_conditions(self.sweep, self.run, names, engines):
-            name, cause = result["condition"], result["cause"]
-            if cause:
-                write_json(
-                    self.run.failed(name),
-                    {
-                        "condition": name,
-                        "stage": "predict",
-                        "cause": cause,
-                        "attempts": 1,
-                        "log": str(self.run.logs),
-                        "failed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                    },
-                )
-            else:
-                self.run.failed(name).unlink(missing_ok=True)
-            self.view.on_condition(name, {"state": "failed" if cause else "done", "cause": cause})
+        heard: set[str] = set()
+        try:
+            for result in predict_conditions(self.sweep, self.run, names, engines, self.owner):
+                name, cause = result["condition"], result["cause"]
+                heard.add(name)
+                if cause:
+                    self._record_failure(name, "predict", cause)
+                elif RunState(self.run).predicted(name):
+                    self.run.failed(name).unlink(missing_ok=True)
+                else:
+                    continue
+                tried.add(name)
+                self.view.on_condition(name, {"state": "failed" if cause else "done", "cause": cause})
+        except Exception as e:  # noqa: BLE001 - an engine that dies again and again; its conditions say so
+            cause = f"the engine could not be kept running: {type(e).__name__}: {e}"
+            for name in set(names) - heard:
+                self._record_failure(name, "predict", cause)
+                self.view.on_condition(name, {"state": "failed", "cause": cause})
+            tried.update(names)
 
     def _drop_models(self) -> None:
         """Delete models that need not outlive their predictions; only after these are complete."""
@@ -344,6 +400,21 @@ class Runner:
             self.view.say(f"next:    open {self.run.report}; wlsweep status {self.run.root}")
         else:
             self.view.say(f"next:    {self.command.replace(f' --stage {self.last}', '')}")
+
+
+def refuse_doomed(sweep: Sweep) -> None:
+    """Refuse what would fail only once workers run.
+
+    Raises:
+        WlsweepError: if a package that the configuration asks for is missing.
+    """
+    packages = {"ray": "train", "deepspeed": "train", "vllm": "predict"}
+    if sweep.model.attention == "flash_attention_2":
+        packages["flash_attn"] = 'model.attention = "flash_attention_2" ("sdpa" needs no package)'
+    refuse_all(
+        "this environment cannot run the sweep (make .venv/.installed-cpu, or EXTRA=gpu, installs the engines):",
+        [f"{name} is not installed, needed for {use}" for name, use in packages.items() if find_spec(name) is None],
+    )
 
 
 def run_sweep(

@@ -15,9 +15,10 @@ from typing import Any
 import ray
 import ray.tune
 
-from wlsweep.conditions import Condition, first_stage, parse_name
+from wlsweep.conditions import Condition, parse_name
 from wlsweep.config import Sweep
 from wlsweep.paths import RunDir, write_json
+from wlsweep.state import starting_model
 from wlsweep.sweep.gauges import show_done, show_line
 from wlsweep.sweep.groups import Assignment, Ledger, Outcome, WarmGroup
 
@@ -39,8 +40,8 @@ def train_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     run = RunDir(Path(settings["root"]))
     name = config["condition"]
     condition = next((c for c in sweep.conditions if c.name == name), None) or parse_name(name)
-    base = str(run.model(first_stage(condition).name)) if condition.two_stage else settings["base"]
-    ray.get(settings["ledger"].start.remote())
+    base = starting_model(run, condition, settings["base"])
+    ray.get(settings["ledger"].start.remote(name))
     stop_file = Path(settings["stop_file"])
     if stop_file.exists():
         ray.tune.report({"state": "stopped", "step": 0})
@@ -75,7 +76,7 @@ def _follow(group: WarmGroup, assignment: Assignment) -> tuple[dict[str, Any], O
     outcome: Outcome | None = None
     while outcome is None:
         if not group.alive:
-            raise RuntimeError(f"the worker group ended: {group.error}")
+            return line, Outcome("failed", f"the worker group could not be kept running: {group.error!r}")
         lines, outcome = ray.get(group.desk.follow.remote(seen))
         seen += len(lines)
         for line in lines:
@@ -129,7 +130,7 @@ def train_conditions(
         on_trial: hears (condition name, metrics with `state` and `step`).
     """
     settings = {
-        "ledger": ray.remote(Ledger).options(num_cpus=0).remote(len(conditions)),
+        "ledger": ray.remote(Ledger).options(num_cpus=0).remote([c.name for c in conditions]),
         "sweep": sweep,
         "root": str(run.root.resolve()),
         "base": base,

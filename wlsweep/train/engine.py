@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import shutil
+import types
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ import torch.distributed as dist
 
 from wlsweep.conditions import Condition
 from wlsweep.config import Train
+from wlsweep.paths import read_json, write_json
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -38,8 +40,12 @@ transformers.utils.logging.disable_progress_bar()
 # An optional shared-memory all-reduce that would be compiled for half a minute at the first start.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
+RECORD = "training.json"
+"""In a checkpoint: what was being trained."""
 SMALL = 50_000_000
 """Parameters below which every parameter stays gathered: partitioning saves nothing there and costs a gather a layer."""
+PERSISTENT = 10**5
+"""In a larger model, parameters of fewer elements (norms, biases) stay gathered; DeepSpeed's own default."""
 
 
 class Place(NamedTuple):
@@ -83,12 +89,15 @@ def zero3_config(train: Train, parameters: int) -> dict[str, Any]:
             "contiguous_gradients": True,
             "reduce_bucket_size": 5 * 10**7 if not small else SMALL,
             "stage3_prefetch_bucket_size": 5 * 10**7,
-            "stage3_param_persistence_threshold": SMALL if small else 10**5,
+            "stage3_param_persistence_threshold": SMALL if small else PERSISTENT,
             "stage3_gather_16bit_weights_on_model_save": True,
         },
     }
     if train.dtype == "bf16":
         config["bf16"] = {"enabled": True}
+        # Otherwise micro-batches and ranks are summed in bf16, whose 8 bits lose what accumulation adds.
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+        config["communication_data_type"] = "fp32"
     return config
 
 
@@ -98,6 +107,18 @@ def parameter_count(model_path: str) -> int:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     return sum(p.numel() for p in model.parameters())
+
+
+def _compute_in_float32(head: torch.nn.Linear) -> None:
+    """Make an LM head multiply in float32: log-odds of bf16 logits would lie on a grid of 1/8.
+
+    Its own `forward` is replaced, so that ZeRO's hooks on the module still gather the weight first.
+    """
+
+    def forward(self: torch.nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(hidden.float(), self.weight.float())
+
+    head.forward = types.MethodType(forward, head)  # type: ignore[method-assign]
 
 
 def build_engine(
@@ -119,6 +140,8 @@ def build_engine(
         base, dtype=torch.bfloat16 if train.dtype == "bf16" else torch.float32, attn_implementation=attention
     )
     del keep_alive
+    if train.dtype == "bf16":
+        _compute_in_float32(lm.lm_head)
     if train.gradient_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model = AnswerModel(lm, condition, decision.at, decision.accept_id, decision.reject_id)
@@ -145,27 +168,37 @@ def export_model(engine: Any, place: Place, base: str, to: Path) -> None:
     dist.barrier()
 
 
-def save_checkpoint(engine: Any, place: Place, folder: Path, step: int) -> None:
-    """Write a resume checkpoint and delete older ones; collective, every rank writes its shard."""
+def save_checkpoint(engine: Any, place: Place, folder: Path, step: int, of: dict[str, Any]) -> None:
+    """Write a resume checkpoint and delete older ones; collective, every rank writes its shard.
+
+    `of` tells what is being trained (data, base model, ranks): another training must not resume from it.
+    """
     temporary, final = folder / f".step_{step:08d}.tmp", folder / f"step_{step:08d}"
     engine.save_checkpoint(str(temporary), tag="zero3", client_state={"step": step}, save_latest=False)
     dist.barrier()
     if place.rank == 0:
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-        (final / f"world_{place.world}").touch()
+        write_json(final / RECORD, of)  # written last: a checkpoint without it is not whole
         for other in folder.iterdir():
             if other.name != final.name:
                 shutil.rmtree(other, ignore_errors=True)
     dist.barrier()
 
 
-def load_checkpoint(engine: Any, place: Place, folder: Path) -> int:
-    """Resume from the latest whole checkpoint and return its step; 0 if there is none for this number of ranks."""
-    steps = sorted(p for p in folder.glob("step_*") if (p / f"world_{place.world}").exists())
-    if not steps:
+def load_checkpoint(engine: Any, place: Place, folder: Path, of: dict[str, Any]) -> int:
+    """Resume from the latest whole checkpoint of this very training and return its step; 0 if there is none.
+
+    Rank 0 chooses for all: file servers may show different ranks different folders for a while.
+    """
+    choice: list[str | None] = [None]
+    if place.rank == 0:
+        whole = [p for p in folder.glob("step_*") if (p / RECORD).is_file() and read_json(p / RECORD) == of]
+        choice[0] = max((p.name for p in whole), default=None)
+    dist.broadcast_object_list(choice, src=0)
+    if choice[0] is None:
         return 0
-    _, state = engine.load_checkpoint(str(steps[-1]), tag="zero3")
+    _, state = engine.load_checkpoint(str(folder / choice[0]), tag="zero3")
     return int(state["step"])
 
 

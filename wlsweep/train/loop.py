@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import platform
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ from wlsweep.conditions import Condition
 from wlsweep.config import Sweep
 from wlsweep.data.stage import TokenRows
 from wlsweep.errors import WlsweepError
-from wlsweep.paths import RunDir, write_json
+from wlsweep.paths import RunDir, read_json, whole_file, write_json
 from wlsweep.train import batches
 from wlsweep.train.engine import (
     Decision,
@@ -42,6 +44,8 @@ from wlsweep.train.model import Forward, MicroBatch, collate, run_forward
 
 PROBES = 2
 """Training rows of each class on which the trained model's own scores are kept, to check every later copy of it."""
+SMALLEST_LOSS = 1e-20
+"""Below it a loss is too near to underflow for a ratio."""
 PROOF_TOLERANCE = 1e-3
 """Largest relative deviation of a measured loss ratio from gamma (float32 rounding is far below it)."""
 
@@ -86,6 +90,7 @@ class _Meter:
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(8, device=device, dtype=torch.float64)
+        self.tokens = 0
         self.started = time.monotonic()
 
     def add(self, out: Forward, batch: MicroBatch, tokens: int) -> None:
@@ -96,27 +101,31 @@ class _Meter:
         self.sums += torch.stack(
             [
                 out.loss.detach() * batch.samples,
-                (here * bce).sum(),
+                (on_accept * bce).sum(),
+                (on_reject * bce).sum(),
                 (on_accept * p).sum(),
                 on_accept.sum(),
                 (on_reject * p).sum(),
                 on_reject.sum(),
                 (here * (p > 0.5)).sum(),
-                torch.tensor(float(tokens), device=p.device),
             ]
         ).double()
+        self.tokens += tokens
 
     def read(self, stop: bool) -> tuple[dict[str, float | None], bool]:
         """Metrics over all ranks since the last call, and whether any rank wants to stop; collective."""
-        shared = torch.cat([self.sums, torch.tensor([float(stop)], device=self.sums.device, dtype=torch.float64)])
+        here = torch.tensor([float(self.tokens), float(stop)], device=self.sums.device, dtype=torch.float64)
+        shared = torch.cat([self.sums, here])
         dist.all_reduce(shared)
-        loss, bce, p_accept, accepts, p_reject, rejects, said_accept, tokens, stops = shared.tolist()
+        loss, bce_accept, bce_reject, p_accept, accepts, p_reject, rejects, said_accept, tokens, stops = shared.tolist()
         seconds, n = time.monotonic() - self.started, accepts + rejects
         self.sums.zero_()
+        self.tokens = 0
         self.started = time.monotonic()
         return {
             "loss": loss / n,
-            "bce": bce / n,
+            "bce": (bce_accept + bce_reject) / n,
+            "bce_by_class": (bce_accept / accepts + bce_reject / rejects) / 2 if accepts and rejects else None,
             "p_accept_on_accept": p_accept / accepts if accepts else None,
             "p_accept_on_reject": p_reject / rejects if rejects else None,
             "predicted_accept_rate": said_accept / n,
@@ -184,6 +193,11 @@ def prove_weights(engine: Any, batcher: _Batcher, condition: Condition) -> dict[
         with torch.no_grad():
             weighted = run_forward(engine, batcher.of(picked, 1, batcher.weights), 0.0).loss.item()
             plain = run_forward(engine, batcher.of(picked, 1, (1.0, 1.0)), 0.0).loss.item()
+        if plain < SMALLEST_LOSS:
+            raise ConditionFailed(
+                f"{condition.name}: the base model is so sure of an {label} sample (loss {plain:g}) that the effect of "
+                "its weight cannot be measured; nothing was trained"
+            )
         found[label] = weighted / plain
         if not abs(found[label] / expected - 1) < PROOF_TOLERANCE:
             raise ConditionFailed(
@@ -218,7 +232,8 @@ def _keep_log_until(path: Path, step: int) -> None:
     """Drop log lines of steps that a resumed training makes again."""
     if path.exists():
         kept = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
-        path.write_text("".join(kept))
+        with whole_file(path) as temporary:
+            temporary.write_text("".join(kept))
 
 
 def _step_of(line: str) -> float:
@@ -247,8 +262,8 @@ def train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> No
     engine = build_engine(job.base, job.condition, train, decision, job.sweep.model.attention, total)
     try:
         batcher = _Batcher(job, rows, place)
-        start = load_checkpoint(engine, place, run.checkpoints(name))
         proof = prove_weights(engine, batcher, job.condition)
+        start = load_checkpoint(engine, place, run.checkpoints(name), _what(job, place))
         if place.rank == 0:
             run.condition(name).mkdir(parents=True, exist_ok=True)
             _keep_log_until(run.metric_log(name), start)
@@ -263,6 +278,12 @@ def train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> No
     finally:
         release(engine)
     dist.barrier()
+
+
+def _what(job: Job, place: Place) -> dict[str, Any]:
+    """What is trained: a checkpoint of anything else is not resumed from."""
+    data = read_json(job.run.data_json)["fingerprint"]
+    return {"data": data, "base": job.base, "sweep": job.sweep.fingerprint(), "world": place.world}
 
 
 def _steps(engine: Any, job: Job, batcher: _Batcher, place: Place, hooks: Hooks, start: int, total: int) -> None:
@@ -296,12 +317,16 @@ def _steps(engine: Any, job: Job, batcher: _Batcher, place: Place, hooks: Hooks,
                     log.flush()
                     hooks.on_log(line)
             if (done % train.checkpoint_every == 0 or stop) and done < total:
-                save_checkpoint(engine, place, run.checkpoints(name), done)
+                save_checkpoint(engine, place, run.checkpoints(name), done, _what(job, place))
             if stop and done < total:
                 raise Stopped(f"{name} stopped at step {done} of {total}")
     finally:
         if log is not None:
             log.close()
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
 
 
 def _record(
@@ -329,7 +354,11 @@ def _record(
             "attempts": job.attempt,
             "proof": proof,
             "final": lines[-1],
-            "unweighted_loss": sum(line["bce"] for line in tail) / len(tail),
+            # Of both classes alike, so that conditions on different mixes can be compared.
+            "unweighted_loss": statistics.fmean(
+                [b for line in tail if (b := line["bce_by_class"]) is not None] or [line["bce"] for line in tail]
+            ),
+            "trained_on": {"host": platform.node(), "device": _device(), "workers": job.sweep.train.workers},
             "probe": probe,
             "model": {
                 "fingerprint": model_fingerprint(run.model(name)),

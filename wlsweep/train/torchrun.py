@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from wlsweep.conditions import select
+from wlsweep.conditions import first_stage, select
 from wlsweep.config import Sweep
 from wlsweep.data.stage import load_mix
 from wlsweep.errors import WlsweepError
+from wlsweep.lease import hold
 from wlsweep.paths import existing_run, read_json
-from wlsweep.sweep.lease import hold
+from wlsweep.state import starting_model
 
 
 def main() -> None:
@@ -30,9 +31,6 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("condition")
     arguments = parser.parse_args()
-    from wlsweep.train.engine import join_group
-    from wlsweep.train.loop import Hooks, Job, train_condition
-
     run = existing_run(arguments.run)
     record = read_json(run.sweep_json)
     sweep = Sweep.model_validate(record["sweep"])
@@ -41,17 +39,24 @@ def main() -> None:
     if world != sweep.train.workers:
         layout = sweep.train.model_dump() | {"workers": world}
         sweep = sweep.model_copy(update={"train": type(sweep.train).model_validate(layout)})
-    if torch.cuda.is_available():
+    if sweep.train.gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
+        os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}  # before DeepSpeed looks for a GPU
         torch.set_num_threads(sweep.train.cpus_per_worker)
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("nccl" if sweep.train.gpu else "gloo")
+    from wlsweep.train.engine import join_group
+    from wlsweep.train.loop import Hooks, Job, train_condition
+
     place = join_group()
     hooks = Hooks(on_log=lambda line: print(json.dumps(line), flush=True))
     with hold(run.lease(condition.name), "torchrun") if place.rank == 0 else nullcontext(True) as mine:
         if not mine:
             raise WlsweepError(f"{condition.name} is being trained by another process; see {run.lease(condition.name)}")
-        train_condition(Job(sweep, condition, run, record["base"]), load_mix(run, condition.k), place, hooks)
+        base = starting_model(run, condition, record["base"])
+        if condition.two_stage and not Path(base).is_dir():
+            raise WlsweepError(f"{base} is missing: train {first_stage(condition).name} first")
+        train_condition(Job(sweep, condition, run, base), load_mix(run, condition.k), place, hooks)
     dist.destroy_process_group()
 
 

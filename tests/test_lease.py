@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from wlsweep.sweep.lease import STALE_S, hold, holder
+from wlsweep.lease import STALE_S, hold, holder
 
 TAKE = """
 import sys, time
 from pathlib import Path
-from wlsweep.sweep.lease import hold
+from wlsweep.lease import hold
 with hold(Path(sys.argv[1]), "other") as mine:
     print(mine, flush=True)
     if mine:

@@ -3,11 +3,13 @@
     with hold(run.lease(name), owner="job 42") as mine: ...
 
 It is a file made with O_EXCL whose modification time is a heartbeat. A lease without a beat for `STALE_S` seconds, or of a
-process of this machine that is gone, is dead and may be taken over; the take-over is a rename, which one process wins.
+process of this machine that is gone, is dead and may be taken over. Take-over is a rename, which one process wins; who finds
+that the file it renamed was not the dead one that it had read puts it back. A holder touches and deletes only its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -54,24 +56,49 @@ def holder(path: Path) -> dict[str, Any] | None:
     return found if age < STALE_S else None
 
 
-def _take(path: Path, owner: str) -> bool:
+def _take(path: Path, owner: str) -> str | None:
+    """The record that was written, or None if the lease was not to be had."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         if holder(path):
-            return False
+            return None
         dead = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.dead")
         try:
+            seen = path.read_text()
+            if holder(path):
+                return None
             path.rename(dead)
         except FileNotFoundError:
-            return False  # another process was faster
+            return None  # another process was faster
+        if dead.read_text() != seen:
+            # Between reading and renaming, another process took the lease over: this is its live one.
+            with contextlib.suppress(FileExistsError):
+                os.link(dead, path)
+            dead.unlink()
+            return None
         dead.unlink()
-    mine = {"owner": owner, "machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
+    mine = json.dumps(
+        {
+            "owner": owner,
+            "machine": _machine(),
+            "pid": os.getpid(),
+            "started": _started(os.getpid()),
+            "nonce": uuid.uuid4().hex,
+        }
+    )
     try:
         with path.open("x") as f:
-            f.write(json.dumps(mine))
+            f.write(mine)
     except FileExistsError:
+        return None
+    return mine
+
+
+def _is(path: Path, mine: str) -> bool:
+    try:
+        return path.read_text() == mine
+    except OSError:
         return False
-    return True
 
 
 @contextmanager
@@ -79,17 +106,19 @@ def hold(path: Path, owner: str, patience_s: float = 0.0) -> Iterator[bool]:
     """Hold a lease for the length of the block; yields whether it was to be had within `patience_s` seconds."""
     end = time.monotonic() + patience_s
     mine = _take(path, owner)
-    while not mine and time.monotonic() < end:
+    while mine is None and time.monotonic() < end:
         time.sleep(0.2)
         mine = _take(path, owner)
-    if not mine:
+    if mine is None:
         yield False
         return
     over = threading.Event()
 
     def beat() -> None:
         while not over.wait(BEAT_S):
-            path.touch()
+            if _is(path, mine):
+                with contextlib.suppress(OSError):  # a file server's hiccup; the next beat tells
+                    os.utime(path)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -98,4 +127,5 @@ def hold(path: Path, owner: str, patience_s: float = 0.0) -> Iterator[bool]:
     finally:
         over.set()
         thread.join()
-        path.unlink(missing_ok=True)
+        if _is(path, mine):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,42 @@
+"""The README is true: its tree, its commands and its search spaces exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path("README.md").read_text()
+
+
+def tree():
+    lines = README[README.index("    wlsweep/\n") :].splitlines()
+    folder, found = Path(), []
+    for line in lines:
+        m = re.match(r"    (  )?(\S.*?)(  +\S.*)?$", line)
+        if not m:
+            break
+        for name in m[2].split():
+            found.append((folder if m[1] else Path()) / name)
+            if not m[1] and name.endswith("/"):
+                folder = Path(name)
+    return found
+
+
+def test_every_entry_of_the_tree_exists():
+    assert len(tree()) > 15
+    assert [str(p) for p in tree() if not p.exists()] == []
+
+
+def test_every_part_of_the_package_is_in_the_tree():
+    parts = {p.name for p in Path("wlsweep").iterdir() if not p.name.startswith(("_", ".")) and p.name != "py.typed"}
+    assert parts - {p.name for p in tree()} == set()
+
+
+def test_every_shipped_search_space_is_described():
+    assert [p.name for p in Path("search_spaces").glob("*.toml") if f"`{p.name}`" not in README] == []
+
+
+def test_every_command_of_the_readme_exists_and_none_is_left_out():
+    text = subprocess.run([sys.executable, "-m", "wlsweep.cli", "--help"], capture_output=True, text=True).stdout
+    commands = set(re.findall(r"^│ (\w+) ", text, re.M))
+    assert commands == set(re.findall(r"^    wlsweep (\w+)", README, re.M)) and len(commands) <= 8
