@@ -28,8 +28,8 @@ $(VENV)/.installed-$(EXTRA): $(LOCK) pyproject.toml
 sweep: $(VENV)/.installed-$(EXTRA)  ## run a sweep (default: the 19 demo conditions); run again to go on
 	@$(BIN)/wlsweep run $(SWEEP) $(ARGS)
 
-test: lint types  ## everything that CI runs: lint, types, all tests
-	@$(BIN)/python -m pytest
+test: lint types  ## everything that CI runs: lint, types, all tests but those of `make test-slurm`
+	@$(BIN)/python -m pytest -m "not slurm"
 
 test-fast: $(VENV)/.installed-$(EXTRA)  ## the tests that start no engine (seconds)
 	@$(BIN)/python -m pytest -m "not slow and not slurm"

@@ -110,7 +110,7 @@ def test_a_killed_worker_costs_a_retry_and_changes_no_bit(undisturbed):
     out = beside(undisturbed, "worker-killed")
     started, run = start(out), RunDir(out)
     name = NAMES[1]
-    wait_until(lambda: any(run.checkpoints(name).glob("step_*/world_2")))
+    wait_until(lambda: any(run.checkpoints(name).glob("step_*/training.json")))
     worker = json.loads(run.lease(name).read_text())["pid"]
     os.kill(worker, signal.SIGKILL)
     finish(started)
@@ -121,7 +121,7 @@ def test_a_killed_worker_costs_a_retry_and_changes_no_bit(undisturbed):
 def test_a_killed_driver_loses_nothing(undisturbed):
     out = beside(undisturbed, "driver-killed")
     (process, _), run = start(out), RunDir(out)
-    wait_until(lambda: any(run.checkpoints(NAMES[1]).glob("step_*/world_2")))
+    wait_until(lambda: any(run.checkpoints(NAMES[1]).glob("step_*/training.json")))
     process.kill()
     process.wait()
     first = run.trained(NAMES[0]).stat().st_mtime_ns
@@ -145,7 +145,7 @@ def test_two_launches_at_once_share_the_work_and_train_no_condition_twice(undist
 def test_sigterm_saves_and_the_same_command_goes_on(undisturbed):
     out = beside(undisturbed, "stopped")
     started, run = start(out), RunDir(out)
-    wait_until(lambda: any(run.checkpoints(NAMES[0]).glob("step_*/world_2")))
+    wait_until(lambda: any(run.checkpoints(NAMES[0]).glob("step_*/training.json")))
     started[0].send_signal(signal.SIGTERM)
     text = finish(started, code=75)
     assert "go on with: wlsweep run" in text

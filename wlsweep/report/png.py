@@ -9,6 +9,8 @@ from pathlib import Path
 from wlsweep.report.style import Figure
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+PATIENCE_S, PATIENCE_EACH_S = 60, 10
+"""Longest wait for the browser in all, and for each figure on top: one that hangs must not hold the sweep."""
 HOW = "no browser was found, so there are no PNGs: install Chromium (apt-get install chromium) and report again"
 
 
@@ -53,7 +55,7 @@ def write_pngs(
                 )
 
     try:
-        asyncio.run(draw())
+        asyncio.run(asyncio.wait_for(draw(), PATIENCE_S + PATIENCE_EACH_S * len(figures)))
     except (BrowserFailedError, BrowserClosedError, ChannelClosedError, OSError, TimeoutError) as e:
         return [], f"{path} did not draw the PNGs ({type(e).__name__}: {e}); mend or replace it and report again"
     return files, ""
