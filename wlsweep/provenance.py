@@ -37,10 +37,11 @@ def _git(*arguments: str) -> str | None:
 
 def provenance() -> dict[str, Any]:
     """Git revision with the uncommitted diff of the package, package versions, machine, user and time (UTC)."""
-    sha = _git("rev-parse", "HEAD")
+    # An installed copy may lie inside somebody else's repository, whose revision says nothing of this code.
+    sha = _git("rev-parse", "HEAD") if _git("ls-files", "--error-unmatch", Path(__file__).name) else None
     return {
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "git": {"sha": sha and sha.strip(), "dirty_diff": _git("diff", "HEAD", "--", ".")},
+        "git": {"sha": sha and sha.strip(), "dirty_diff": _git("diff", "HEAD", "--", ".") if sha else None},
         "versions": {"python": platform.python_version(), **_versions()},
         "machine": {
             "host": platform.node(),
@@ -48,8 +49,15 @@ def provenance() -> dict[str, Any]:
             "cpus": os.cpu_count(),
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         },
-        "user": getpass.getuser(),
+        "user": _user(),
     }
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
 
 
 def _versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ fingerprint, prediction when every test row occurs exactly once with the fingerp
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from wlsweep.conditions import Condition, first_stage, parse_name
 from wlsweep.errors import WlsweepError
 from wlsweep.lease import holder
-from wlsweep.paths import RunDir, read_json
+from wlsweep.paths import RunDir, read_json, write_json
 
 StageState = Literal["done", "running", "failed", "missing"]
 
@@ -138,6 +139,21 @@ def _last_line(log: Path) -> dict[str, Any]:
             if isinstance(found, dict):
                 return found
     return {}
+
+
+def record_failure(run: RunDir, name: str, stage: str, cause: str, attempts: int = 1) -> None:
+    """Leave a condition's cause of failure; the next run deletes it when it tries again."""
+    write_json(
+        run.failed(name),
+        {
+            "condition": name,
+            "stage": stage,
+            "cause": cause,
+            "attempts": attempts,
+            "log": str(run.logs),
+            "failed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        },
+    )
 
 
 def starting_model(run: RunDir, condition: Condition, base: str) -> str:

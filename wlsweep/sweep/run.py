@@ -32,7 +32,7 @@ from wlsweep.lease import hold, holder
 from wlsweep.paths import RunDir, read_json, write_json
 from wlsweep.process_log import keep_errors_in, show_errors_again
 from wlsweep.provenance import provenance
-from wlsweep.state import RunState, refuse_other_configuration
+from wlsweep.state import RunState, record_failure, refuse_other_configuration
 from wlsweep.sweep.cluster import Room
 from wlsweep.sweep.view import View
 
@@ -273,20 +273,7 @@ class Runner:
         states = RunState(self.run)
         for name in names:
             if not (self.stopping or states.trained(name) or self.run.failed(name).is_file()):
-                self._record_failure(name, "train", "its trial process was killed or could not be started")
-
-    def _record_failure(self, name: str, stage: str, cause: str) -> None:
-        write_json(
-            self.run.failed(name),
-            {
-                "condition": name,
-                "stage": stage,
-                "cause": cause,
-                "attempts": 1,
-                "log": str(self.run.logs),
-                "failed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            },
-        )
+                record_failure(self.run, name, "train", "its trial process was killed or could not be started")
 
     def _untrained(self) -> list[Condition]:
         """What is not trained yet, with the first stages that two-stage conditions still lack."""
@@ -347,7 +334,7 @@ class Runner:
                 name, cause = result["condition"], result["cause"]
                 heard.add(name)
                 if cause:
-                    self._record_failure(name, "predict", cause)
+                    record_failure(self.run, name, "predict", cause)
                 elif RunState(self.run).predicted(name):
                     self.run.failed(name).unlink(missing_ok=True)
                 else:
@@ -357,7 +344,7 @@ class Runner:
         except Exception as e:  # noqa: BLE001 - an engine that dies again and again; its conditions say so
             cause = f"the engine could not be kept running: {type(e).__name__}: {e}"
             for name in set(names) - heard:
-                self._record_failure(name, "predict", cause)
+                record_failure(self.run, name, "predict", cause)
                 self.view.on_condition(name, {"state": "failed", "cause": cause})
             tried.update(names)
 

@@ -17,8 +17,8 @@ import ray.tune
 
 from wlsweep.conditions import Condition, parse_name
 from wlsweep.config import Sweep
-from wlsweep.paths import RunDir, write_json
-from wlsweep.state import starting_model
+from wlsweep.paths import RunDir
+from wlsweep.state import record_failure, starting_model
 from wlsweep.sweep.gauges import show_done, show_line
 from wlsweep.sweep.groups import Assignment, Ledger, Outcome, WarmGroup
 
@@ -51,17 +51,7 @@ def train_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     assignment = Assignment(sweep, condition, settings["root"], base, settings["stop_file"], settings["owner"])
     line, outcome = _follow(group, assignment)
     if outcome.state == "failed":
-        write_json(
-            run.failed(condition.name),
-            {
-                "condition": condition.name,
-                "stage": "train",
-                "cause": outcome.cause,
-                "attempts": outcome.attempts,
-                "log": str(run.logs),
-                "failed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            },
-        )
+        record_failure(run, name, "train", outcome.cause or "unknown", outcome.attempts)
     show_done(sweep.name, sum(run.trained(c.name).is_file() for c in sweep.conditions))
     ray.tune.report({**line, "state": outcome.state, "cause": outcome.cause or "", "attempts": outcome.attempts})
     if stop_file.exists() or ray.get(settings["ledger"].is_over.remote()):
