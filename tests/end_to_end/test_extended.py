@@ -1,7 +1,6 @@
 """Conditions beyond the 19 on the real engines: two stages, other losses, seeds, and a trial run with --limit."""
 
 import json
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -55,8 +54,8 @@ def test_a_limited_run_of_every_kind_of_condition_ends_complete_in_a_folder_of_i
     space = tmp_path / "kinds.toml"
     text = SMALL.read_text()
     space.write_text(text[: text.index("[[grid]]")].replace("base_rows = 3200", "base_rows = 1600") + GRID)
-    finish(start(tmp_path / "runs" / "kinds", "--limit", "64", space=space))
-    run = RunDir(tmp_path / "runs" / "kinds")
+    finish(start(tmp_path / "kinds", "--limit", "64", space=space))
+    run = RunDir(tmp_path / "kinds")
     record = json.loads(run.sweep_json.read_text())
     assert record["sweep"]["name"] == "small-limit64" and record["sweep"]["data"]["limit"] == 64
     first, second = "baseline_gamma1.0_prop1_8", "reject_gamma4.0_prop1_8_smooth0.10_inverse_twostage"
@@ -70,4 +69,4 @@ def test_a_limited_run_of_every_kind_of_condition_ends_complete_in_a_folder_of_i
             assert (trained["proof"]["accept"], trained["proof"]["reject"]) == pytest.approx(expected.weights)
     seeds = [json.loads(run.trained(f"baseline_gamma1.0_prop1_2{s}").read_text()) for s in ("", "_seed1")]
     assert seeds[0]["model"]["fingerprint"] != seeds[1]["model"]["fingerprint"]
-    assert not Path(tmp_path / "runs" / "kinds" / "predictions" / f"condition={first}").exists()
+    assert not run.prediction(first).exists(), "a first stage that is no condition of the sweep is not predicted"
