@@ -49,7 +49,15 @@ class View:
         if not self.console.is_terminal:
             yield
             return
-        with Live(Text(""), console=self.console, refresh_per_second=4, transient=True) as live:
+        # Standard error stays with the file that it was sent to; Live would fetch it back onto the screen.
+        with Live(
+            Text(""),
+            console=self.console,
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        ) as live:
             self._live = live
             try:
                 yield
