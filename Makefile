@@ -9,7 +9,7 @@ VENV := .venv$(if $(filter gpu,$(EXTRA)),-gpu)
 BIN := $(VENV)/bin
 LOCK := locks/$(EXTRA).lock
 
-.PHONY: help sweep test test-fast lint format types locks clean head job test-slurm
+.PHONY: help sweep test test-fast test-slurm test-slurm-smoke oracle bench lint format types locks clean head job
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ $(VENV)/.installed-$(EXTRA): $(LOCK) pyproject.toml
 sweep: $(VENV)/.installed-$(EXTRA)  ## run a sweep (default: the 19 demo conditions); run again to go on
 	@$(BIN)/wlsweep run $(SWEEP) $(ARGS)
 
-test: lint types  ## everything that CI runs: lint, types, all tests but those of `make test-slurm`
+test: lint types  ## lint, types, and all tests but those that need a SLURM
 	@$(BIN)/python -m pytest -m "not slurm"
 
 test-fast: $(VENV)/.installed-$(EXTRA)  ## the tests that start no engine (seconds)
@@ -42,6 +42,9 @@ format: $(VENV)/.installed-$(EXTRA)  ## ruff: fix and format
 
 types: $(VENV)/.installed-$(EXTRA)  ## mypy --strict on the package
 	@$(BIN)/mypy
+
+test-slurm-smoke: $(VENV)/.installed-$(EXTRA)  ## one sweep over two nodes of a throw-away SLURM (minutes; CI runs it after `make test`)
+	@$(BIN)/python -m pytest -m "slurm and not slow" tests/slurm
 
 test-slurm: $(VENV)/.installed-$(EXTRA)  ## all tests on a throw-away SLURM (root, and SLURM packages; half an hour)
 	@$(BIN)/python -m pytest -m slurm tests/slurm
@@ -60,6 +63,10 @@ head: $(VENV)/.installed-$(EXTRA)  ## a Ray head with dashboard on this machine,
 job: $(VENV)/.installed-$(EXTRA)  ## the sweep as a Ray job on the head of `make head`
 	@$(AS_HEAD) $(BIN)/ray job submit --address=http://127.0.0.1:8265 --working-dir=. -- \
 	  $(CURDIR)/$(BIN)/wlsweep run $(SWEEP) --out "$(CURDIR)/runs/$(basename $(notdir $(SWEEP)))" $(ARGS)
+
+oracle: $(VENV)/.installed-$(EXTRA)  ## judge the 19 conditions, and the other losses, against the synthetic papers' truth (half an hour)
+	@$(BIN)/wlsweep run search_spaces/oracle.toml && $(BIN)/python -m bench.oracle runs/oracle
+	@$(BIN)/wlsweep run search_spaces/oracle_losses.toml && $(BIN)/python -m bench.oracle runs/oracle_losses
 
 locks:  ## recompile the lock files from pyproject.toml (needs uv)
 	uv pip compile -q --no-annotate --no-header pyproject.toml --extra cpu --extra dev --excludes locks/cpu-excludes.txt --overrides locks/cpu-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/cpu.lock

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from tests.test_cost import configuration
 from tests.train.made_rows import papers
 from wlsweep.config import TinyBase, load_sweep
 from wlsweep.cost import architecture
@@ -26,17 +27,8 @@ OFFICIAL_WITHOUT_SYSTEM = (
 @pytest.fixture(scope="module")
 def qwen_7b():
     a = architecture(load_sweep("search_spaces/iclr19.toml").model)
-    config = Qwen2Config(
-        vocab_size=a.vocab,
-        hidden_size=a.width,
-        intermediate_size=a.mlp,
-        num_hidden_layers=a.layers,
-        num_attention_heads=a.heads,
-        num_key_value_heads=a.kv_heads,
-        tie_word_embeddings=a.tied,
-    )
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        return AutoModelForCausalLM.from_config(configuration(a), dtype=torch.bfloat16)
 
 
 def test_the_7b_model_has_the_modules_that_training_calls(qwen_7b):
