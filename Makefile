@@ -68,6 +68,13 @@ oracle: $(VENV)/.installed-$(EXTRA)  ## judge the 19 conditions, and the other l
 	@$(BIN)/wlsweep run search_spaces/oracle.toml && $(BIN)/python -m bench.oracle runs/oracle
 	@$(BIN)/wlsweep run search_spaces/oracle_losses.toml && $(BIN)/python -m bench.oracle runs/oracle_losses
 
+bench: $(VENV)/.installed-$(EXTRA)  ## the demo sweep, its overhead a condition, tokens/s against a bare loop, the data stage, the analysis
+	@time $(BIN)/wlsweep run search_spaces/demo.toml --out runs/bench/demo
+	@$(BIN)/python -m bench.overhead runs/bench/demo
+	@OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 -m bench.steps runs/bench/demo
+	@$(BIN)/python -m bench.analysis
+	@$(BIN)/python -m bench.data
+
 locks:  ## recompile the lock files from pyproject.toml (needs uv)
 	uv pip compile -q --no-annotate --no-header pyproject.toml --extra cpu --extra dev --excludes locks/cpu-excludes.txt --overrides locks/cpu-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/cpu.lock
 	uv pip compile -q --no-annotate --no-header pyproject.toml --extra gpu --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/gpu.lock

@@ -35,8 +35,8 @@ def trained(tmp_path_factory):
         ("workers = 2", "workers = 1\ncpus_per_worker = 2"),
         ("micro_batch = 8", "micro_batch = 2"),
         ("test_rows = 80", "test_rows = 400\nwords = 16"),
-        ("train_rows = 960", "train_rows = 800"),
-        ("lr = 1.0e-3", "lr = 2.0e-3"),
+        ("train_rows = 960", "train_rows = 480"),
+        ("lr = 1.0e-3", "lr = 3.0e-3"),
     ):
         assert old in text
         text = text.replace(old, new)

@@ -12,7 +12,7 @@ from wlsweep.config import load_sweep
 from wlsweep.paths import RunDir
 from wlsweep.train import model
 from wlsweep.train.engine import Place
-from wlsweep.train.loop import ConditionFailed, Job, _Batcher, prove_weights
+from wlsweep.train.loop import Batcher, ConditionFailed, Job, prove_weights
 from wlsweep.train.loss import global_loss, sample_weights
 
 NAMES = [
@@ -45,7 +45,7 @@ def proof_of(base, condition: Condition):
     lm = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     engine = model.AnswerModel(lm, condition, len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
     job = Job(load_sweep("search_spaces/demo.toml"), condition, RunDir(Path("unused")), str(base))
-    return prove_weights(engine, _Batcher(job, rows, Place(0, 1, torch.device("cpu"))), condition)
+    return prove_weights(engine, Batcher(job, rows, Place(0, 1, torch.device("cpu"))), condition)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -133,7 +133,7 @@ class _Meter:
         }, stops > 0
 
 
-class _Batcher:
+class Batcher:
     """Makes a rank's micro-batches of any step."""
 
     def __init__(self, job: Job, rows: TokenRows, place: Place) -> None:
@@ -175,7 +175,7 @@ def _first_of_each_class(rows: TokenRows, count: int) -> tuple[list[int], list[i
     return np.flatnonzero(rows.accept)[:count].tolist(), np.flatnonzero(~rows.accept)[:count].tolist()
 
 
-def prove_weights(engine: Any, batcher: _Batcher, condition: Condition) -> dict[str, float]:
+def prove_weights(engine: Any, batcher: Batcher, condition: Condition) -> dict[str, float]:
     """Measure, through the engine, that the loss of a sample of each class is multiplied by its weight and no other.
 
     Returns:
@@ -207,7 +207,7 @@ def prove_weights(engine: Any, batcher: _Batcher, condition: Condition) -> dict[
     return found
 
 
-def _probe(engine: Any, batcher: _Batcher) -> list[dict[str, Any]]:
+def _probe(engine: Any, batcher: Batcher) -> list[dict[str, Any]]:
     """The model's own label log-probabilities on a few rows of its mix, by their place in `load_mix`."""
     accepts, rejects = _first_of_each_class(batcher.rows, PROBES)
     numbers = accepts + rejects
@@ -261,7 +261,7 @@ def train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> No
     decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
     engine = build_engine(job.base, job.condition, train, decision, job.sweep.model.attention, total)
     try:
-        batcher = _Batcher(job, rows, place)
+        batcher = Batcher(job, rows, place)
         proof = prove_weights(engine, batcher, job.condition)
         start = load_checkpoint(engine, place, run.checkpoints(name), _what(job, place))
         if place.rank == 0:
@@ -286,7 +286,7 @@ def _what(job: Job, place: Place) -> dict[str, Any]:
     return {"data": data, "base": job.base, "sweep": job.sweep.fingerprint(), "world": place.world}
 
 
-def _steps(engine: Any, job: Job, batcher: _Batcher, place: Place, hooks: Hooks, start: int, total: int) -> None:
+def _steps(engine: Any, job: Job, batcher: Batcher, place: Place, hooks: Hooks, start: int, total: int) -> None:
     train, run, name = job.sweep.train, job.run, job.name
     per_epoch = batches.steps_per_epoch(len(batcher.rows.accept), train.global_batch)
     # The engine averages over ranks and accumulation steps; the loss is already a share of the global sum.
