@@ -72,6 +72,7 @@ bench: $(VENV)/.installed-$(EXTRA)  ## the demo sweep, its overhead a condition,
 	@time $(BIN)/wlsweep run search_spaces/demo.toml --out runs/bench/demo
 	@$(BIN)/python -m bench.overhead runs/bench/demo
 	@OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 -m bench.steps runs/bench/demo
+	@$(BIN)/python -m bench.predict runs/bench/demo
 	@$(BIN)/python -m bench.analysis
 	@$(BIN)/python -m bench.data
 
