@@ -64,7 +64,8 @@ job: $(VENV)/.installed-$(EXTRA)  ## the sweep as a Ray job on the head of `make
 	@$(AS_HEAD) $(BIN)/ray job submit --address=http://127.0.0.1:8265 --working-dir=. -- \
 	  $(CURDIR)/$(BIN)/wlsweep run $(SWEEP) --out "$(CURDIR)/runs/$(basename $(notdir $(SWEEP)))" $(ARGS)
 
-oracle: $(VENV)/.installed-$(EXTRA)  ## judge the 19 conditions, and the other losses, against the synthetic papers' truth (half an hour)
+oracle: $(VENV)/.installed-$(EXTRA)  ## judge the demo, the 19 on more papers, and the other losses against the papers' truth (half an hour)
+	@$(BIN)/wlsweep run search_spaces/demo.toml && $(BIN)/python -m bench.oracle runs/demo --loose
 	@$(BIN)/wlsweep run search_spaces/oracle.toml && $(BIN)/python -m bench.oracle runs/oracle
 	@$(BIN)/wlsweep run search_spaces/oracle_losses.toml && $(BIN)/python -m bench.oracle runs/oracle_losses
 
