@@ -77,8 +77,9 @@ def judge(run: RunDir, bounds: Bounds) -> tuple[list[Check], pd.DataFrame]:
     true, y = truth["true_log_odds"].to_numpy(), (truth["label"] == "Accept").to_numpy()
     mixes = read_json(run.data_json)["mixes"]
     counts = {k: (m["accepts"], m["rejects"]) for k, m in mixes.items()}
-    names = [c["name"] for c in read_json(run.sweep_json)["conditions"]]
-    base = log_odds(run, baseline_of(parse_name(names[0])).name)
+    declared = [c["name"] for c in read_json(run.sweep_json)["conditions"]]
+    names = [n for n in declared if run.prediction(n).is_dir()]
+    base = log_odds(run, baseline_of(parse_name(declared[0])).name)
     rows = []
     for name in names:
         z, shift = log_odds(run, name), expected_shift(parse_name(name), counts)
@@ -95,6 +96,7 @@ def judge(run: RunDir, bounds: Bounds) -> tuple[list[Check], pd.DataFrame]:
     calibration = ece(expit(base.to_numpy()), y)
     rates_asked = math.ceil(bounds.rates / 19 * len(table))
     checks = [
+        Check("conditions predicted", f"{len(names)} of {len(declared)}", "all", names == declared),
         Check("baseline log-odds on true log-odds, slope", f"{b_slope:.3f}", "1 +- 0.1", abs(b_slope - 1) <= 0.1),
         Check("baseline log-odds and true log-odds, correlation", f"{correlation:.3f}", "> 0.95", correlation > 0.95),
         Check("baseline calibration error (ECE)", f"{calibration:.3f}", f"< {bounds.ece}", calibration < bounds.ece),
