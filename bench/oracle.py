@@ -79,7 +79,12 @@ def judge(run: RunDir, bounds: Bounds) -> tuple[list[Check], pd.DataFrame]:
     counts = {k: (m["accepts"], m["rejects"]) for k, m in mixes.items()}
     declared = [c["name"] for c in read_json(run.sweep_json)["conditions"]]
     names = [n for n in declared if run.prediction(n).is_dir()]
-    base = log_odds(run, baseline_of(parse_name(declared[0])).name)
+    baseline = baseline_of(parse_name(declared[0])).name
+    if baseline not in names:
+        raise SystemExit(
+            f"{run.root} has no predictions of {baseline}: finish the run (the same wlsweep run), then judge it"
+        )
+    base = log_odds(run, baseline)
     rows = []
     for name in names:
         z, shift = log_odds(run, name), expected_shift(parse_name(name), counts)

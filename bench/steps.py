@@ -35,7 +35,9 @@ from wlsweep.train.model import AnswerModel, run_forward
 def bare(job, rows, place) -> float:
     """Seconds of the optimizer steps of a condition without DeepSpeed."""
     train, answer = job.sweep.train, rows.answer
-    lm = AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.float32, attn_implementation="sdpa")
+    lm = AutoModelForCausalLM.from_pretrained(
+        job.base, dtype=torch.float32, attn_implementation=job.sweep.model.attention
+    )
     model = AnswerModel(lm, job.condition, len(answer.prefix), answer.accept, answer.reject).train()
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay)
@@ -103,8 +105,8 @@ def main() -> None:
         seconds["worker"].append(worker(job, rows, place))
     peak = matmul_flops() * place.world
     if place.rank == 0:
+        tokens = read_json(job.run.trained(job.name))["tokens"]
         shutil.rmtree(scratch)
-        tokens = read_tokens(rows) * sweep.train.epochs
         flops = training_flops(architecture(sweep.model), tokens)
         medians = {k: statistics.median(v) for k, v in seconds.items()}
         print(f"{'':10} {'seconds':>8} {'tokens/s':>9} {'of the bare loop':>17} {'of matmul':>10}")
@@ -115,11 +117,6 @@ def main() -> None:
             )
         print(json.dumps({"bench": "steps", "ranks": place.world, "tokens": tokens, "seconds": seconds, "peak": peak}))
     dist.destroy_process_group()
-
-
-def read_tokens(rows) -> int:
-    """Tokens of one pass over the rows, answers included."""
-    return int(rows.lengths.sum()) + len(rows.answer.ids("Accept")) * len(rows.accept)
 
 
 if __name__ == "__main__":
