@@ -23,13 +23,16 @@ from wlsweep.paths import read_json, write_json
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("LOCAL_SIZE", "1")  # otherwise it starts a process at every step, to ask for NUMA nodes
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 warnings.filterwarnings("ignore", category=FutureWarning)
 
 import deepspeed  # noqa: E402
 import deepspeed.ops  # noqa: E402
 import transformers  # noqa: E402
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus  # noqa: E402
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
+from deepspeed.utils import set_z3_leaf_module  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup  # noqa: E402
 from transformers.integrations import HfDeepSpeedConfig  # noqa: E402
 
@@ -43,7 +46,8 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 RECORD = "training.json"
 """In a checkpoint: what was being trained."""
 SMALL = 50_000_000
-"""Parameters below which every parameter stays gathered: partitioning saves nothing there and costs a gather a layer."""
+"""Parameters below which every parameter stays gathered, and ZeRO's hooks see a layer as one module: partitioning saves
+nothing there, and the hooks of each linear and norm would cost more than their arithmetic."""
 PERSISTENT = 10**5
 """In a larger model, parameters of fewer elements (norms, biases) stay gathered; DeepSpeed's own default."""
 
@@ -90,6 +94,7 @@ def zero3_config(train: Train, parameters: int) -> dict[str, Any]:
             "reduce_bucket_size": 5 * 10**7 if not small else SMALL,
             "stage3_prefetch_bucket_size": 5 * 10**7,
             "stage3_param_persistence_threshold": SMALL if small else PERSISTENT,
+            "memory_efficient_linear": not small,  # its autograd function keeps no weight, which stays gathered here
             "stage3_gather_16bit_weights_on_model_save": True,
         },
     }
@@ -134,7 +139,8 @@ def build_engine(
         attention: attention implementation.
         total_steps: optimizer steps of the whole fine-tuning, for the cosine.
     """
-    config = zero3_config(train, parameter_count(base))
+    parameters = parameter_count(base)
+    config = zero3_config(train, parameters)
     keep_alive = HfDeepSpeedConfig(config)  # while it lives, from_pretrained partitions what it loads
     lm = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.bfloat16 if train.dtype == "bf16" else torch.float32, attn_implementation=attention
@@ -146,12 +152,34 @@ def build_engine(
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model = AnswerModel(lm, condition, decision.at, decision.accept_id, decision.reject_id)
     model.train()
+    if parameters < SMALL:
+        for layer in lm.model.layers:
+            set_z3_leaf_module(layer, True)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True if train.gpu else None
     )
     schedule = get_cosine_schedule_with_warmup(optimizer, round(train.warmup_ratio * total_steps), total_steps)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
+    _gather_in_one_collective(engine.optimizer.persistent_parameters)
     return engine
+
+
+def _gather_in_one_collective(persistent: list[Any]) -> None:
+    """Make DeepSpeed gather the parameters that stay gathered with one collective a step, not one a parameter.
+
+    It asks the first of them to gather all; that one's method is replaced by its own coalesced one.
+    """
+    if not persistent:
+        return
+    first, gather = persistent[0], persistent[0].all_gather
+
+    def all_gather(param_list: list[Any] | None = None, **options: Any) -> Any:
+        if param_list is None:
+            return gather(**options)
+        missing = [p for p in param_list if p.ds_status == ZeroParamStatus.NOT_AVAILABLE]
+        return first.all_gather_coalesced(missing).wait() if missing else None
+
+    first.all_gather = all_gather
 
 
 def export_model(engine: Any, place: Place, base: str, to: Path) -> None:
