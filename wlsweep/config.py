@@ -76,7 +76,7 @@ class SyntheticPapers(_Model):
     """Balanced rows of the source that the proportions are drawn from."""
     test_rows: int = Field(1_000, ge=2)
     """Balanced rows of the test set."""
-    words: int = Field(48, ge=12)
+    words: int = Field(24, ge=12)
     """Words of a paper, ten of them informative."""
     seed: int = 0
     """Seed of the whole world."""

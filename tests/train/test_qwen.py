@@ -60,5 +60,5 @@ def test_the_tiny_base_speaks_the_official_chat_format(tokenizer):
 def test_a_paper_reads_as_system_prompt_instruction_and_text(tokenizer):
     (row,) = papers(1)
     text = tokenizer.apply_chat_template(chat_messages(row), tokenize=False, add_generation_prompt=True)
-    assert text.startswith(f"<|im_start|>system\n{row.system}<|im_end|>\n<|im_start|>user\nI am giving you a paper.")
+    assert text.startswith(f"<|im_start|>system\n{row.system}<|im_end|>\n<|im_start|>user\n{row.instruction}# ")
     assert text.endswith("<|im_end|>\n<|im_start|>assistant\n") and row.paper.strip() in text

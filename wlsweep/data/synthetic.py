@@ -7,6 +7,9 @@ filler say nothing, so with balanced classes
     ln P(Accept | text) / P(Reject | text) = sum over its cue words c of ln P(c | Accept) / P(c | Reject).
 
 The sum is stored with each row as `_metadata.true_log_odds`. At `STRENGTH` the Bayes accuracy is about 78 %.
+
+Frame and layout are as short as a row may be, since every token is paid in every step of every condition: each word is
+one token wherever it stands (a space before it), and what is not word is 30 tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ CUES = 10
 """Cue words in a paper."""
 STRENGTH = 0.74
 """Largest difference of a cue's log-probability between the classes, before both distributions are normalised."""
-VERSION = 1
+VERSION = 2
 """Raised whenever the same parameters would give other rows."""
 YEARS = (2020, 2021, 2022, 2023, 2024, 2025)
 
@@ -46,11 +49,8 @@ _FILLER = (
     "domain language vision speech video memory search tree game robot state action value goal plan rule code math "
     "study paper section table figure baseline setting protocol split"
 ).split()
-_TASK = (
-    "I am giving you a paper. I want to predict its acceptance outcome at ICLR.\n"
-    " - Your answer will either be: \\boxed{Accept} or \\boxed{Reject}"
-)
-_SYSTEM = "You are an expert academic reviewer."
+_TASK = "Will ICLR accept this paper?"
+_SYSTEM = "You review papers."
 _TITLE_WORDS = 4
 
 
@@ -99,7 +99,7 @@ def draw_papers(n: int, words: int, seed: list[int]) -> list[dict[str, Any]]:
             {
                 "conversations": [
                     {"from": "system", "value": _SYSTEM},
-                    {"from": "human", "value": f"{_TASK}\n\n# {title}\n\n## Abstract\n{abstract}\n"},
+                    {"from": "human", "value": f"{_TASK}\n\n# {title}\n\nAbstract: {abstract}"},
                     {"from": "assistant", "value": f"\\boxed{{{label}}}"},
                 ],
                 "_metadata": {
