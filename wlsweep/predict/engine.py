@@ -8,6 +8,7 @@ the engine must give the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +65,7 @@ class Engine:
         self.config, self.answer, self.longest = config, answer, longest
         on_cpu = config.gpus_per_engine == 0
         sizes: dict[str, Any] = (
-            {"kv_cache_memory_bytes": _CPU_KV_CACHE, "enforce_eager": True, "max_num_seqs": 64}
+            {"kv_cache_memory_bytes": _CPU_KV_CACHE, "enforce_eager": True, "max_num_seqs": 256}
             if on_cpu
             else {"gpu_memory_utilization": config.memory_share, "tensor_parallel_size": config.gpus_per_engine}
         )
@@ -78,15 +79,19 @@ class Engine:
             **sizes,
         )
         self.loaded = checkpoint
-        labels = [answer.accept, answer.reject]
-        self._generate = SamplingParams(
-            max_tokens=config.answer_tokens,
-            temperature=0,
-            seed=0,
-            logprob_token_ids=labels,
-            stop_token_ids=[answer.suffix[-1]],
-        )
-        self._decide = SamplingParams(max_tokens=1, temperature=0, seed=0, logprob_token_ids=labels)
+        self._text = lru_cache(maxsize=4096)(self._decode)
+        # The engine would turn every token and both labels of each of its log-probabilities into text; answers are few
+        # and alike, so they are decoded here, each once.
+        shared: dict[str, Any] = {
+            "temperature": 0,
+            "seed": 0,
+            "logprob_token_ids": [answer.accept, answer.reject],
+            "detokenize": False,
+            "flat_logprobs": True,
+            "skip_clone": True,
+        }
+        self._generate = SamplingParams(max_tokens=config.answer_tokens, stop_token_ids=[answer.suffix[-1]], **shared)
+        self._decide = SamplingParams(max_tokens=1, **shared)
 
     def use(self, checkpoint: Path, probe: Sequence[Probe]) -> None:
         """Serve this checkpoint and prove it.
@@ -104,10 +109,10 @@ class Engine:
             self.llm.reset_prefix_cache()
             self.loaded = checkpoint
         tolerance = self.config.swap_tolerance or (0.01 if self.config.dtype == "float32" else 0.25)
-        scored = self.score([row.prompt_ids for row in probe])
+        scored = self._label_logprobs([row.prompt_ids for row in probe])
         worst = max(
-            max(abs(s.logprob_accept - row.logprob_accept), abs(s.logprob_reject - row.logprob_reject))
-            for s, row in zip(scored, probe, strict=True)
+            max(abs(accept - row.logprob_accept), abs(reject - row.logprob_reject))
+            for (accept, reject), row in zip(scored, probe, strict=True)
         )
         if not worst <= tolerance:
             raise SwapFailed(
@@ -124,25 +129,35 @@ class Engine:
         at, prefix = len(self.answer.prefix), list(self.answer.prefix)
         # Longest first: the last batches are then short, and no long row runs alone at the end.
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-        outputs = self.llm.generate(
-            [{"prompt_token_ids": list(prompts[i])} for i in order], self._generate, use_tqdm=False
-        )
+        outputs = self._run([prompts[i] for i in order], self._generate)
         found: dict[int, Scored] = {}
-        texts: dict[int, str] = {}
-        for i, output in zip(order, outputs, strict=True):
-            best = output.outputs[0]
-            texts[i] = best.text
+        astray: dict[int, str] = {}
+        for i, best in zip(order, outputs, strict=True):
+            text = self._text(tuple(best.token_ids))
             if len(best.token_ids) > at and list(best.token_ids[:at]) == prefix:
-                found[i] = self._scored(best.text, best.logprobs[at])
-        astray = [i for i in order if i not in found]
-        if astray:
-            forced = [{"prompt_token_ids": [*prompts[i], *prefix]} for i in astray]
-            for i, output in zip(astray, self.llm.generate(forced, self._decide, use_tqdm=False), strict=True):
-                found[i] = self._scored(texts[i], output.outputs[0].logprobs[0])
+                found[i] = Scored(text, *self._labels(best.logprobs[at]))
+            else:
+                astray[i] = text
+        forced = self._label_logprobs([prompts[i] for i in astray])
+        found |= {i: Scored(text, *labels) for (i, text), labels in zip(astray.items(), forced, strict=True)}
         return [found[i] for i in range(len(prompts))]
 
-    def _scored(self, text: str, logprobs: Any) -> Scored:
-        return Scored(text, float(logprobs[self.answer.accept].logprob), float(logprobs[self.answer.reject].logprob))
+    def _label_logprobs(self, prompts: Sequence[Sequence[int]]) -> list[tuple[float, float]]:
+        """Both labels' log-probabilities after the answer's prefix, whatever the model would have said."""
+        outputs = self._run([[*p, *self.answer.prefix] for p in prompts], self._decide)
+        return [self._labels(o.logprobs[0]) for o in outputs]
+
+    def _run(self, prompts: Sequence[Sequence[int]], how: Any) -> list[Any]:
+        if not prompts:
+            return []
+        asked = [{"prompt_token_ids": list(p)} for p in prompts]
+        return [o.outputs[0] for o in self.llm.generate(asked, how, use_tqdm=False)]
+
+    def _labels(self, logprobs: Any) -> tuple[float, float]:
+        return float(logprobs[self.answer.accept].logprob), float(logprobs[self.answer.reject].logprob)
+
+    def _decode(self, token_ids: tuple[int, ...]) -> str:
+        return str(self.llm.get_tokenizer().decode(token_ids, skip_special_tokens=True))
 
 
 class SwapFailed(WlsweepError):
