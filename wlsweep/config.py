@@ -122,7 +122,7 @@ class TinyBase(_Model):
 
     vocab: int = Field(1280, ge=300)
     """Tokens of the vocabulary."""
-    width: int = Field(64, multiple_of=16)
+    width: int = Field(64, ge=32)
     """Hidden size; the MLP has twice it."""
     layers: int = Field(2, ge=1)
     """Transformer layers."""
@@ -139,6 +139,15 @@ class TinyBase(_Model):
     """Its passes over the base rows."""
     seed: int = 0
     """Seed of the initial weights."""
+
+    @model_validator(mode="after")
+    def _can_be_served(self) -> Self:
+        if self.width % (32 * self.heads):
+            raise ValueError(
+                f"width {self.width} gives {self.heads} heads of {self.width / self.heads:g} each; vLLM on a CPU serves "
+                "heads of 32, 64, 96 or 128, so make width a multiple of 32 x heads"
+            )
+        return self
 
 
 class Model(_Model):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from ray.cluster_utils import Cluster
 
 from wlsweep.config import load_sweep
 from wlsweep.paths import RunDir
@@ -21,10 +22,12 @@ SMALL = Path(__file__).with_name("small.toml")
 NAMES = [c.name for c in load_sweep(SMALL).conditions]
 
 
-def start(out, *arguments, space=SMALL):
+def start(out, *arguments, space=SMALL, cluster=None):
     command = [sys.executable, "-m", "wlsweep.cli", "run", str(space), "--out", str(out), *arguments]
     log = Path(f"{out}.{time.monotonic_ns()}.txt").open("w+")  # noqa: SIM115 - closed with the test run
     environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "OMP_NUM_THREADS")}
+    if cluster:
+        environment["RAY_ADDRESS"] = cluster
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
     return process, log
 
@@ -65,9 +68,12 @@ def results(out, predicted=True):
             "proof": record["proof"],
         }
         if predicted:
-            rows = pd.read_parquet(run.prediction(name)).sort_values("row_id")
-            found[name]["predictions"] = rows.to_dict("list")
+            found[name]["predictions"] = results_of(run, name)
     return found
+
+
+def results_of(run, name):
+    return pd.read_parquet(run.prediction(name)).sort_values("row_id").to_dict("list")
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +177,35 @@ def test_two_launches_at_once_share_the_work_and_train_no_condition_twice(undist
     assert all(set(trained_in(t)) <= set(NAMES) and "Traceback" not in t for t in texts)
     written = [run.trained(name).stat().st_mtime for name in NAMES]
     assert all(run.metric_log(n).stat().st_mtime <= at for n, at in zip(NAMES, written, strict=True))
+
+
+def test_where_an_engine_fits_beside_training_it_predicts_meanwhile_and_the_same(undisturbed):
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 6, "include_dashboard": False})
+    try:
+        out = beside(undisturbed, "pipelined")
+        text = finish(start(out, cluster=cluster.address))
+    finally:
+        cluster.shutdown()
+    assert results(out) == results(undisturbed[0])
+    assert "  predict 1/" in undisturbed[1] and "  predict 1/" not in text, "nothing was left to the stage that follows"
+    assert not list(out.glob(".training-*"))
+
+
+def test_a_model_that_the_engine_does_not_reproduce_fails_alone_and_is_not_predicted_with(undisturbed):
+    """The training left its own scores of four rows; here one of them is not what the exported model says."""
+    out = beside(undisturbed, "not-reproduced")
+    shutil.copytree(undisturbed[0], out)
+    run, (sound, other) = RunDir(out), NAMES[:2]
+    record = json.loads(run.trained(other).read_text())
+    record["probe"][0]["logprob_accept"] -= 0.5
+    run.trained(other).write_text(json.dumps(record))
+    for name in (sound, other):
+        shutil.rmtree(run.prediction(name))
+    text = finish(start(out), code=1)
+    states = {s.name: s for s in RunState(run).all()}
+    assert states[sound].predict == "done" and results_of(run, sound) == results_of(RunDir(undisturbed[0]), sound)
+    assert states[other].predict == "failed" and "differ by 0.5" in states[other].cause
+    assert f"{other} FAILED" in text and not run.prediction(other).exists()
 
 
 def test_another_configuration_in_the_same_run_is_refused(undisturbed, tmp_path):

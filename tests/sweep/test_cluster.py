@@ -17,7 +17,9 @@ NODE = {"CPU": 64.0, "GPU": 4.0}
         ([NODE], Room(1, 4)),
         ([NODE] * 3, Room(3, 12)),
         ([{"CPU": 64.0, "GPU": 2.0}] * 2, Room(1, 4)),
-        ([{"CPU": 16.0, "GPU": 4.0}] * 2, Room(1, 8)),
+        ([{"CPU": 16.0, "GPU": 4.0}] * 2, Room(1, 8, beside=3)),
+        ([{"CPU": 64.0, "GPU": 6.0}], Room(1, 6, beside=2)),
+        ([{"CPU": 64.0, "GPU": 3.0}] * 2, Room(1, 6, beside=2)),
     ],
 )
 def test_groups_and_engines_fill_the_gpus(nodes, expected):
@@ -26,6 +28,12 @@ def test_groups_and_engines_fill_the_gpus(nodes, expected):
 
 def test_a_laptop_holds_one_group_and_one_engine():
     assert room(DEMO, [{"CPU": float(local_cpus(DEMO))}]) == Room(1, 1)
+
+
+@pytest.mark.parametrize(("cpus", "beside"), [([6], 1), ([5], 0), ([3, 3], 0), ([3, 3, 3], 1), ([4, 4, 4], 1)])
+def test_an_engine_runs_beside_training_only_where_no_placement_leaves_either_waiting(cpus, beside):
+    """Demo: two workers of one CPU, an engine of two on one node, one CPU for Tune and one for Ray Data."""
+    assert room(DEMO, [{"CPU": float(n)} for n in cpus]) == Room(1, 1, beside)
 
 
 @pytest.mark.parametrize(

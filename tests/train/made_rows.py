@@ -40,7 +40,7 @@ def papers(n):
 
 
 def make_base(folder: Path) -> Path:
-    config = TinyBase(width=32, vocab=600, batch=4)
+    config = TinyBase(vocab=600, batch=4)
     rows = papers(24)
     tokenizer = train_tokenizer(config, rows)
     teach(config, tokenizer, rows, lambda line: None).save_pretrained(folder)

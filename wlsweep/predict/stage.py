@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,13 +23,15 @@ from wlsweep.conditions import parse_name
 from wlsweep.config import Sweep
 from wlsweep.data.rows import parse_label
 from wlsweep.data.stage import load_mix, load_test
-from wlsweep.lease import hold
+from wlsweep.lease import hold, holder
 from wlsweep.paths import RunDir, read_json, whole_folder
 from wlsweep.predict.engine import Engine, Probe, SwapFailed, engine_environment
 from wlsweep.process_log import talk_to
 from wlsweep.schema import PREDICTION
 from wlsweep.state import RunState
 
+POLL_S = 0.5
+"""How often an engine that waits for a model looks for it."""
 MAX_RESTARTS = 2
 """How often an engine whose process died is started again before the prediction is given up."""
 
@@ -36,8 +39,9 @@ MAX_RESTARTS = 2
 class Predictor:
     """A Ray Data actor: one engine, one condition at a time."""
 
-    def __init__(self, sweep: Sweep, root: str, owner: str) -> None:
+    def __init__(self, sweep: Sweep, root: str, owner: str, training: str | None = None) -> None:
         self.sweep, self.run, self.owner = sweep, RunDir(Path(root)), owner
+        self.training = Path(training) if training else None
         talk_to(self.run.logs / f"predict_{os.getpid()}.log")
         self.test = load_test(self.run)
         self.engine: Engine | None = None
@@ -48,8 +52,10 @@ class Predictor:
         for name in batch["condition"].tolist():
             rows, accepted, cause = 0, 0, ""
             try:
+                self._wait_for(name)
                 with hold(self.run.lease(name), f"prediction by {self.owner}") as mine:
-                    if mine and not RunState(self.run).predicted(name):
+                    states = RunState(self.run)
+                    if mine and states.trained(name) and not states.predicted(name):
                         table = self._predict(name)
                         rows, accepted = table.num_rows, int(np.sum(table["p_accept"].to_numpy() > 0.5))
             except Exception as e:  # noqa: BLE001 - kept as this condition's cause; the others go on
@@ -59,6 +65,13 @@ class Predictor:
             for key, value in zip(results, (name, rows, accepted, cause), strict=True):
                 results[key].append(value)
         return results
+
+    def _wait_for(self, name: str) -> None:
+        """Wait for a condition's model for as long as it may still come."""
+        while self.training is not None and self.training.exists() and not self.run.failed(name).exists():
+            if RunState(self.run).trained(name) and not holder(self.run.lease(name)):
+                return
+            time.sleep(POLL_S)
 
     def _ready(self, model: Path, probe: Sequence[Probe]) -> Engine:
         """The engine with this model's weights; a swap that fails its proof gets a fresh engine, once."""
@@ -114,16 +127,17 @@ class Predictor:
 
 
 def predict_conditions(
-    sweep: Sweep, run: RunDir, names: Sequence[str], engines: int, owner: str
+    sweep: Sweep, run: RunDir, names: Sequence[str], engines: int, owner: str, training: Path | None = None
 ) -> Iterator[dict[str, Any]]:
     """Predict conditions on the Ray cluster that this process is connected to; yields each one's result as it ends.
 
     Args:
         sweep: the search space.
         run: where models lie and predictions go.
-        names: trained conditions.
+        names: conditions, trained or, with `training`, in the order in which they will be.
         engines: actors at the same time.
         owner: named in leases; a condition that another launch predicts is left to it (a result of 0 rows).
+        training: a file that exists while conditions are still being trained; until it is gone, engines wait for models.
     """
     import ray.data
 
@@ -136,7 +150,12 @@ def predict_conditions(
     conditions = ray.data.from_items([{"condition": n} for n in names], override_num_blocks=len(names))
     results = conditions.map_batches(
         Predictor,
-        fn_constructor_kwargs={"sweep": sweep, "root": str(run.root.resolve()), "owner": owner},
+        fn_constructor_kwargs={
+            "sweep": sweep,
+            "root": str(run.root.resolve()),
+            "owner": owner,
+            "training": str(training.resolve()) if training else None,
+        },
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(engines, len(names)), max_tasks_in_flight_per_actor=1),
         runtime_env={"env_vars": engine_environment(config)},

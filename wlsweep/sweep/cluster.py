@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from wlsweep.config import Sweep
+from wlsweep.config import Predict, Sweep
 from wlsweep.errors import WlsweepError
 
 _SETTINGS = {
@@ -30,6 +30,8 @@ class Room(NamedTuple):
 
     groups: int
     engines: int
+    beside: int = 0
+    """Engines that fit while all groups run, wherever Ray places either; so neither can keep the other waiting."""
 
 
 def local_cpus(sweep: Sweep) -> int:
@@ -87,7 +89,7 @@ def room(sweep: Sweep, nodes: list[dict[str, float]], predicting: bool = True) -
             f"training takes {train.workers * train.cpus_per_worker} CPUs and needs one more for its own bookkeeping. "
             "Lower train.cpus_per_worker, or start Ray with one more --num-cpus"
         )
-    engines = sum(_fit(n, {"CPU": predict.cpus_per_engine, "GPU": predict.gpus_per_engine}) for n in nodes)
+    engines = sum(_fit(n, _engine(predict)) for n in nodes)
     if engines < 1 and predicting:
         problems.append(
             f"a vLLM engine needs {predict.cpus_per_engine} CPUs and {predict.gpus_per_engine} GPUs on one node. "
@@ -99,10 +101,52 @@ def room(sweep: Sweep, nodes: list[dict[str, float]], predicting: bool = True) -
     groups = max(1, min(workers // train.workers, int((total - 1) // (train.workers * train.cpus_per_worker))))
     if not train.gpu:
         groups = 1 if train.groups is None else groups
-    return Room(
-        groups=min(groups, train.groups or groups),
-        engines=min(engines, predict.engines or (engines if predict.gpus_per_engine else 1)),
-    )
+    groups = min(groups, train.groups or groups)
+    engines = min(engines, predict.engines or (engines if predict.gpus_per_engine else 1))
+    return Room(groups, engines, _beside(nodes, need, groups * train.workers, _engine(predict), engines))
+
+
+def _engine(predict: Predict) -> dict[str, float]:
+    return {"CPU": float(predict.cpus_per_engine), "GPU": float(predict.gpus_per_engine)}
+
+
+def _beside(
+    nodes: list[dict[str, float]], worker: dict[str, float], workers: int, engine: dict[str, float], engines: int
+) -> int:
+    """How many of the engines fit beside all workers, and these beside them, wherever Ray places whom."""
+    own = {"CPU": 1.0}  # one for Tune's trials, one for Ray Data
+    for count in range(engines, 0, -1):
+        beside_workers = _crowded(_crowded(nodes, own, 2, engine), worker, workers, engine)
+        beside_engines = _crowded(_crowded(nodes, own, 2, worker), engine, count, worker)
+        if (
+            sum(_fit(n, engine) for n in beside_workers) >= count
+            and sum(_fit(n, worker) for n in beside_engines) >= workers
+        ):
+            return count
+    return 0
+
+
+def _crowded(
+    nodes: list[dict[str, float]], taker: dict[str, float], count: int, other: dict[str, float]
+) -> list[dict[str, float]]:
+    """What `count` takers leave of the nodes if they spoil as many places for `other` as they can, the cheapest first."""
+    left = [{k: n.get(k, 0.0) for k in ("CPU", "GPU")} for n in nodes]
+
+    def less(node: dict[str, float], takers: int) -> dict[str, float]:
+        return {k: v - takers * taker.get(k, 0.0) for k, v in node.items()}
+
+    def price(node: dict[str, float]) -> int:
+        """Takers until one place fewer is left; 0 if there is nothing to spoil."""
+        possible = range(1, min(count, _fit(node, taker)) + 1)
+        return next((m for m in possible if _fit(less(node, m), other) < _fit(node, other)), 0)
+
+    for _ in range(count):
+        prices = {i: cost for i, node in enumerate(left) if (cost := price(node))}
+        if not prices:
+            break
+        cheapest = min(prices, key=prices.__getitem__)
+        left[cheapest] = less(left[cheapest], 1)
+    return left
 
 
 def _fit(node: dict[str, float], need: dict[str, float]) -> int:

@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -232,41 +233,76 @@ class Runner:
 
     def _train(self, base: str) -> None:
         """Train what is not trained; conditions that another launch holds are waited for, and taken over if it dies."""
-        tried: set[str] = set()
         began = len(self.chosen) - len(self._untrained())
         if began == len(self.chosen):
             return
         with self.view.during("train", len(self.chosen)):
             self.view.done = began
             room = self._connect()
-            from wlsweep.sweep.trials import train_conditions
+            with self._predicting_beside(room.beside if self.last != "train" else 0):
+                self._train_all(base, room.groups)
 
-            while not self.stopping:
-                left = self._untrained()
-                now = [c for c in left if self._can_start(c)]
-                free = [c for c in now if c.name not in tried and not holder(self.run.lease(c.name))]
-                if free:
-                    elsewhere: set[str] = set()
+    def _train_all(self, base: str, groups: int) -> None:
+        from wlsweep.sweep.trials import train_conditions
 
-                    def hear(name: str, metrics: dict[str, Any], elsewhere: set[str] = elsewhere) -> None:
-                        if metrics.get("state") == "elsewhere":
-                            elsewhere.add(name)
-                        else:
-                            self.view.on_condition(name, metrics)
+        tried: set[str] = set()
+        while not self.stopping:
+            left = self._untrained()
+            now = [c for c in left if self._can_start(c)]
+            free = [c for c in now if c.name not in tried and not holder(self.run.lease(c.name))]
+            if free:
+                elsewhere: set[str] = set()
 
-                    self._in_thread(
-                        lambda free=free, hear=hear: train_conditions(  # type: ignore[misc]
-                            self.sweep, self.run, base, free, room.groups, self.owner, self.stop_file, hear
-                        ),
-                        saves=True,
-                    )
-                    tried |= {c.name for c in free} - elsewhere
-                    self._record_lost({c.name for c in free} - elsewhere)
-                elif all(c.name in tried for c in now):
-                    break
-                else:
-                    self.view.note(f"waiting for {len(left)} conditions that another launch trains")
-                    time.sleep(2)
+                def hear(name: str, metrics: dict[str, Any], elsewhere: set[str] = elsewhere) -> None:
+                    if metrics.get("state") == "elsewhere":
+                        elsewhere.add(name)
+                    else:
+                        self.view.on_condition(name, metrics)
+
+                self._in_thread(
+                    lambda free=free, hear=hear: train_conditions(  # type: ignore[misc]
+                        self.sweep, self.run, base, free, groups, self.owner, self.stop_file, hear
+                    ),
+                    saves=True,
+                )
+                tried |= {c.name for c in free} - elsewhere
+                self._record_lost({c.name for c in free} - elsewhere)
+            elif all(c.name in tried for c in now):
+                break
+            else:
+                self.view.note(f"waiting for {len(left)} conditions that another launch trains")
+                time.sleep(2)
+
+    @contextmanager
+    def _predicting_beside(self, engines: int) -> Iterator[None]:
+        """Predict conditions while later ones still train, where engines fit beside the worker groups.
+
+        What fails here is left to the stage that follows, which tries it once more.
+        """
+        if not engines:
+            yield
+            return
+        from wlsweep.predict.stage import predict_conditions
+
+        states, training = RunState(self.run), self.run.root / f".training-{uuid.uuid4().hex[:8]}"
+        names = [c.name for c in self.chosen if not states.predicted(c.name)]
+
+        def predict() -> None:
+            try:
+                for result in predict_conditions(self.sweep, self.run, names, engines, self.owner, training):
+                    self.view.on_predicted(RunState(self.run).predicted(result["condition"]))
+            except Exception:  # noqa: BLE001 - in driver.log; see above
+                traceback.print_exc()
+
+        training.touch()
+        thread = threading.Thread(target=predict, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            training.unlink(missing_ok=True)
+            while thread.is_alive() and not self.stopping:
+                thread.join(timeout=0.2)
 
     def _record_lost(self, names: set[str]) -> None:
         """A trial process that was killed leaves neither a model nor a cause."""

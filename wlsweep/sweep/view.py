@@ -28,6 +28,7 @@ class View:
 
     def _reset(self, stage: str, total: int) -> None:
         self.stage, self.total, self.done, self.failed = stage, total, 0, 0
+        self.predicted = 0
         self.running: dict[str, str] = {}
         self.finished: set[str] = set()
         self.began = time.monotonic()
@@ -86,11 +87,17 @@ class View:
             running = ", ".join(self.running.values()) or "starting"
             self._live.update(Text(f"{self._progress()}  {running}"))
 
+    def on_predicted(self, whole: bool) -> None:
+        """A condition was predicted while others train."""
+        self.predicted += whole
+
     def _progress(self) -> str:
         over = len(self.finished)
         parts = [f"{self.stage} {self.done}/{self.total} done"]
         if self.running:
             parts.append(f"{len(self.running)} running")
+        if self.predicted:
+            parts.append(f"{self.predicted} predicted")
         if self.failed:
             parts.append(f"{self.failed} failed")
         if over >= 2 and self.first_done is not None:

@@ -1,0 +1,77 @@
+"""A real vLLM engine says what the model itself says, swap after swap, and no broken swap gets by."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.train.made_rows import drawn_rows, make_base
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A model that speaks the answer's format, and one with other weights that does not."""
+    folder = tmp_path_factory.mktemp("models")
+    first = make_base(folder / "first")
+    lm = AutoModelForCausalLM.from_pretrained(first, dtype=torch.float32)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in lm.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    lm.save_pretrained(folder / "second")
+    AutoTokenizer.from_pretrained(first).save_pretrained(folder / "second")
+    return first, folder / "second"
+
+
+@pytest.fixture(scope="module")
+def found(models, tmp_path_factory):
+    out = tmp_path_factory.mktemp("swaps") / "found.json"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.predict.swaps", *map(str, models), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(out.read_text())
+
+
+@torch.no_grad()
+def said(model, rows):
+    """Greedy text and both labels' log-probabilities by plain forward passes, one row at a time."""
+    lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    tokenizer, answer = AutoTokenizer.from_pretrained(model), rows.answer
+    for prompt in rows.prompts:
+        ids = prompt.tolist()
+        for _ in range(6):
+            ids.append(int(lm(torch.tensor([ids])).logits[0, -1].argmax()))
+            if ids[-1] == answer.suffix[-1]:
+                break
+        forced = lm(torch.tensor([[*prompt.tolist(), *answer.prefix]])).logits[0, -1]
+        labels = torch.log_softmax(forced, -1)[[answer.accept, answer.reject]]
+        yield tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True), *labels.tolist()
+
+
+@pytest.mark.parametrize(("turn", "which"), [(0, 0), (1, 1), (2, 0)])
+def test_each_checkpoint_is_served_with_its_own_text_and_exact_label_scores(models, found, turn, which):
+    expected = list(said(models[which], drawn_rows(models[which])))
+    scored = found["scores"][turn]
+    assert found["sound"][turn] is None
+    assert [s[0] for s in scored] == [e[0] for e in expected]
+    assert [s[1:] for s in scored] == [pytest.approx(e[1:], abs=1e-4) for e in expected]
+
+
+def test_both_ways_of_scoring_were_tried(models, found):
+    """Answers in the format are scored where they were generated, others after a forced prefix."""
+    prefix = "\\boxed{"
+    assert all(text.startswith(prefix) for text, *_ in found["scores"][0])
+    assert not any(text.startswith(prefix) for text, *_ in found["scores"][1])
+
+
+@pytest.mark.parametrize("fault", ["another model's probe", "keys and values of the old weights", "old weights"])
+def test_an_engine_that_does_not_serve_the_model_is_found_out(found, fault):
+    assert "differ by" in found[fault] and "nothing was predicted" in found[fault]
+    assert found["mended"] is None
