@@ -171,7 +171,8 @@ def report(folder: RunFolder, only: Only = None, external: External = None) -> N
     if external:
         evaluate_run(run, only, _externals(external))
     files = write_report(run, only)
-    typer.echo(f"report:  {files.page}\nplots:   {run.plots if files.pngs else files.note}")
+    plots = [str(run.plots)] if files.pngs else []
+    typer.echo(f"report:  {files.page}\nplots:   {'; '.join([*plots, *([files.note] if files.note else [])])}")
 
 
 @app.command()

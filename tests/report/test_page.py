@@ -11,8 +11,10 @@ import pytest
 from tests.made_run import THE_19, make_run
 from tests.report.browser import tab
 from wlsweep.analysis.evaluate import evaluate
+from wlsweep.errors import WlsweepError
 from wlsweep.report import png
 from wlsweep.report.page import page, told, write_report
+from wlsweep.report.style import Figure
 
 NAMED = {
     "acceptance_rate_vs_gamma",
@@ -201,6 +203,15 @@ def test_a_browser_that_does_not_start_is_said_and_the_page_is_whole(tmp_path, m
     assert f"{broken} did not draw the PNGs" in files.note
 
 
+def test_pngs_of_an_earlier_report_do_not_stay_beside_a_new_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    made = make_run(tmp_path / "run", THE_19[:2], n=20)
+    made.plots.mkdir(parents=True)
+    (made.plots / "accuracy_vs_gamma.png").write_bytes(b"old")
+    write_report(made)
+    assert list(made.plots.iterdir()) == []
+
+
 needs_browser = pytest.mark.skipif(png.browser() is None, reason="no Chromium or Chrome on PATH")
 
 
@@ -215,6 +226,25 @@ def test_pngs_are_drawn_under_their_names(tmp_path):
         width, height = struct.unpack(">II", head[16:24])
         assert width == 1650 and height >= 300, path.name
         assert path.stat().st_size > 8_000, path.name  # an empty picture of this size is smaller
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_figure_that_cannot_be_drawn_is_named_and_the_others_are_drawn(tmp_path):
+    sound = Figure("sound", "Sound", "", [{"type": "scatter", "y": [1, 2]}], {"height": 300})
+    flat = Figure("flat", "Flat", "", sound.data, {"height": -1})
+    files, note = png.write_pngs(lambda: [flat, sound], tmp_path)
+    assert [f.name for f in files] == ["sound.png"]
+    assert "flat (" in note and "sound" not in note
+
+
+@needs_browser
+def test_an_error_in_making_the_figures_is_not_hidden_by_the_browser(tmp_path):
+    def make():
+        raise WlsweepError("no test set")
+
+    with pytest.raises(WlsweepError, match="no test set"):
+        png.write_pngs(make, tmp_path)
 
 
 @pytest.mark.slow

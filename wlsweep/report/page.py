@@ -32,7 +32,7 @@ class ReportFiles:
     page: Path
     pngs: list[Path]
     note: str
-    """Why there are no PNGs and how to get them; empty where there are."""
+    """Why PNGs are missing and how to get them; empty where none is."""
 
 
 def write_report(run: RunDir, only: str | None = None, png: bool = True) -> ReportFiles:
@@ -41,15 +41,17 @@ def write_report(run: RunDir, only: str | None = None, png: bool = True) -> Repo
     Raises:
         WlsweepError: as `evaluate` does.
     """
-    evaluation = current(run, only) or evaluate(run, only, remembered_externals(run))
-    story = told(run, evaluation)
-    html, figures = page(story)
-    with whole_file(run.report) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+
+    def make() -> list[Figure]:
+        html, figures = page(told(run, current(run, only) or evaluate(run, only, remembered_externals(run))))
+        with whole_file(run.report) as temporary:
+            temporary.write_text(html, encoding="utf-8")
+        return figures
+
     if not png:
+        make()
         return ReportFiles(run.report, [], "")
-    pngs, note = write_pngs(figures, run.plots)
-    return ReportFiles(run.report, pngs, note)
+    return ReportFiles(run.report, *write_pngs(make, run.plots))
 
 
 def told(run: RunDir, evaluation: Evaluation) -> Story:
