@@ -86,7 +86,7 @@ async def _picture(tab: Any, figure: Figure) -> dict[str, Any]:
     """What the browser answers to drawing one figure in its wide layout."""
     layout = figure.wide | {"title": {"text": figure.title, "x": 0.01}}
     drawn = json.dumps({"data": figure.data, "layout": layout}, allow_nan=False)
-    asked = {"format": "png", "width": WIDTH, "height": layout["height"], "scale": SCALE, "imageDataOnly": True}
+    asked = {"format": "png", "width": WIDTH, "height": figure.height, "scale": SCALE, "imageDataOnly": True}
     answer = await tab.send_command(
         "Runtime.evaluate",
         params={
