@@ -255,7 +255,8 @@ def _sentence(
         on = [measured[n] for n in {n for c in h.claims for n in c.needs} if n in measured]
         span = f"Measured rates run from {min(on):.1%} to {max(on):.1%}." if on else "No rate is measured yet."
         return span + (" Conditions that are not done could still widen them." if code == _OPEN else "") + firm
-    done = f"{len(held)} of {len(held) + len(broken)} testable comparisons hold"
+    tested = len(held) + len(broken)
+    done = f"{len(held)} of {tested} testable comparison{'s hold' if tested != 1 else ' holds'}"
     if h.rule == "most":
         done = f"{len(held)} of {len(held) + len(broken)} measured conditions are above the bound"
     parts = [done + "."]
