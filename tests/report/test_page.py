@@ -230,8 +230,8 @@ def test_pngs_are_drawn_under_their_names(tmp_path):
 @pytest.mark.slow
 @needs_browser
 def test_a_figure_that_cannot_be_drawn_is_named_and_the_others_are_drawn(tmp_path):
-    sound = Figure("sound", "Sound", "", [{"type": "scatter", "y": [1, 2]}], {"height": 300})
-    flat = Figure("flat", "Flat", "", sound.data, {"height": -1})
+    sound = Figure("sound", "Sound", "", [{"type": "scatter", "y": [1, 2]}], {"height": 300, "margin": {"t": 9}})
+    flat = Figure("flat", "Flat", "", sound.data, {"height": -99, "margin": {"t": 9}})
     files, note = png.write_pngs(lambda: [flat, sound], tmp_path)
     assert [f.name for f in files] == ["sound.png"]
     assert "flat (" in note and "sound" not in note

@@ -22,6 +22,8 @@ PATIENCE_S = 60
 """Longest wait for the browser to start, and for each figure: one that hangs must not hold the sweep."""
 WIDTH, SCALE = 1100, 1.5
 """Width in CSS pixels, and device pixels per CSS pixel."""
+TITLE = 26
+"""CSS pixels for the title, which on the page stands above the figure."""
 HOW = "no browser was found, so there are no PNGs: install Chromium (apt-get install chromium) and report again"
 
 
@@ -84,9 +86,14 @@ async def _draw(make: Callable[[], Sequence[Figure]], path: str) -> tuple[dict[s
 
 async def _picture(tab: Any, figure: Figure) -> dict[str, Any]:
     """What the browser answers to drawing one figure in its wide layout."""
-    layout = figure.wide | {"title": {"text": figure.title, "x": 0.01}}
+    room = figure.wide["margin"]["t"] + TITLE
+    layout = figure.wide | {
+        "title": {"text": figure.title, "x": 0.01, "y": 1, "yanchor": "top", "pad": {"t": 10}, "font": {"size": 16}},
+        "margin": figure.wide["margin"] | {"t": room},
+        "height": figure.height + TITLE,
+    }
     drawn = json.dumps({"data": figure.data, "layout": layout}, allow_nan=False)
-    asked = {"format": "png", "width": WIDTH, "height": figure.height, "scale": SCALE, "imageDataOnly": True}
+    asked = {"format": "png", "width": WIDTH, "height": layout["height"], "scale": SCALE, "imageDataOnly": True}
     answer = await tab.send_command(
         "Runtime.evaluate",
         params={
