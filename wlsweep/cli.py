@@ -163,12 +163,13 @@ def evaluate(folder: RunFolder, only: Only = None, external: External = None) ->
 @app.command()
 def report(folder: RunFolder, only: Only = None, external: External = None) -> None:
     """Write the HTML page and the figures from the predictions alone."""
-    from wlsweep.analysis.evaluate import evaluate as evaluate_run
     from wlsweep.paths import existing_run
     from wlsweep.report.page import write_report
 
     run = existing_run(folder)
     if external:
+        from wlsweep.analysis.evaluate import evaluate as evaluate_run
+
         evaluate_run(run, only, _externals(external))
     files = write_report(run, only)
     plots = [str(run.plots)] if files.pngs else []

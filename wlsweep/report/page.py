@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wlsweep import __version__
-from wlsweep.analysis.evaluate import Evaluation, current, evaluate, remembered_externals
 from wlsweep.paths import RunDir, read_json, whole_file
 from wlsweep.report.blocks import Drawn
 from wlsweep.report.findings import lead
@@ -21,6 +21,9 @@ from wlsweep.report.png import write_pngs
 from wlsweep.report.sections import sections
 from wlsweep.report.story import Story
 from wlsweep.report.style import Figure
+
+if TYPE_CHECKING:
+    from wlsweep.analysis.evaluate import Evaluation
 
 _HERE = Path(__file__).parent
 
@@ -43,6 +46,9 @@ def write_report(run: RunDir, only: str | None = None, png: bool = True) -> Repo
     """
 
     def make() -> list[Figure]:
+        # imported here, since pyarrow takes a third of a second in which the browser can start already
+        from wlsweep.analysis.evaluate import current, evaluate, remembered_externals
+
         html, figures = page(told(run, current(run, only) or evaluate(run, only, remembered_externals(run))))
         with whole_file(run.report) as temporary:
             temporary.write_text(html, encoding="utf-8")
