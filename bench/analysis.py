@@ -1,10 +1,12 @@
-"""Time and memory of evaluate, forecast and report, each in a process of its own, over growing sweeps.
+"""Time and memory of evaluate, forecast and report, each in a process of its own, over growing sweeps, and of the page.
 
     python -m bench.analysis                       # 19 conditions x 2,024 papers
     python -m bench.analysis 19x2024 75x5000 300x20000
 
-Seconds are wall clock and CPU time of the whole process, imports included (a browser's CPU time is not in it); memory
-is its peak resident set. Made predictions: the work does not depend on what the numbers are.
+Seconds are wall clock and CPU time of the whole process, imports included; a browser's CPU time is not in it. Memory is
+its peak resident set. "sum" is evaluate and report with PNGs. The page is opened in a browser with an empty cache: when
+it first shows something, when it has loaded, when the first and the last figure are drawn. Made predictions: the work
+does not depend on what the numbers are.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ import time
 from pathlib import Path
 
 from tests.made_run import THE_19, make_run
+from tests.report.browser import tab
+from wlsweep.report.png import browser
 
 STAGES = {
     "evaluate": "from wlsweep.analysis.evaluate import evaluate; evaluate(run)",
-    "report": "from wlsweep.report.page import write_report; write_report(run, png=False)",
-    "pngs": "from wlsweep.report.page import write_report; write_report(run)",
+    "page": "from wlsweep.report.page import write_report; write_report(run, png=False)",
+    "report": "from wlsweep.report.page import write_report; write_report(run)",
     "forecast": "from wlsweep.analysis.forecast import forecast_run; forecast_run(run).text()",
 }
 
@@ -53,21 +57,25 @@ def measured(code: str, root: Path) -> tuple[float, float, float]:
 
 def main(sizes: list[str]) -> None:
     """Measure every size and print a line a stage, then the same as JSON."""
-    results = []
+    results: list[dict[str, object]] = []
     for size in sizes or ["19x2024"]:
         conditions, rows = map(int, size.split("x"))
         with tempfile.TemporaryDirectory() as folder:
             run = make_run(Path(folder) / "run", names(conditions), n=rows)
+            walls = {}
             for stage, code in STAGES.items():
-                seconds, cpu, memory = measured(code, run.root)
-                page = run.report.stat().st_size / 2**20 if run.report.exists() else 0.0
-                print(
-                    f"{size:>10} {stage:9} {seconds:6.1f} s {cpu:6.1f} CPU-s {memory:7.0f} MiB  page {page:.1f} MiB",
-                    flush=True,
-                )
+                walls[stage], cpu, memory = measured(code, run.root)
+                print(f"{size:>10} {stage:9} {walls[stage]:6.1f} s {cpu:6.1f} CPU-s {memory:7.0f} MiB", flush=True)
                 results.append(
-                    {"size": size, "stage": stage, "seconds": seconds, "cpu_seconds": cpu, "peak_mib": memory}
+                    {"size": size, "stage": stage, "seconds": walls[stage], "cpu_seconds": cpu, "peak_mib": memory}
                 )
+            print(f"{size:>10} sum       {walls['evaluate'] + walls['report']:6.1f} s")
+            if path := browser():
+                with tab(path) as opened:
+                    shown = opened.open(run.report)
+                told = ", ".join(f"{what} {seconds:.2f} s" for what, seconds in shown.items())
+                print(f"{size:>10} opening   {told}; {run.report.stat().st_size / 2**20:.1f} MiB")
+                results.append({"size": size, "stage": "opening", **shown})
     print(json.dumps({"cpus": os.cpu_count(), "load": os.getloadavg()[0], "results": results}))
 
 

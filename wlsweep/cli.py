@@ -163,15 +163,17 @@ def evaluate(folder: RunFolder, only: Only = None, external: External = None) ->
 @app.command()
 def report(folder: RunFolder, only: Only = None, external: External = None) -> None:
     """Write the HTML page and the figures from the predictions alone."""
-    from wlsweep.analysis.evaluate import evaluate as evaluate_run
     from wlsweep.paths import existing_run
     from wlsweep.report.page import write_report
 
     run = existing_run(folder)
     if external:
+        from wlsweep.analysis.evaluate import evaluate as evaluate_run
+
         evaluate_run(run, only, _externals(external))
     files = write_report(run, only)
-    typer.echo(f"report:  {files.page}\nplots:   {run.plots if files.pngs else files.note}")
+    plots = [str(run.plots)] if files.pngs else []
+    typer.echo(f"report:  {files.page}\nplots:   {'; '.join([*plots, *([files.note] if files.note else [])])}")
 
 
 @app.command()

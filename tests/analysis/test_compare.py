@@ -40,5 +40,29 @@ def test_moved_threshold_accepts_the_rows_it_is_surest_of(accepted):
         assert log_odds[decision].min() > log_odds[~decision].max()
 
 
-def test_ties_at_the_moved_threshold_go_in_row_order():
-    assert moved_threshold(np.array([0.0, 1.0, 0.0, 0.0]), 2).tolist() == [True, True, False, False]
+def test_ties_at_the_moved_threshold_do_not_follow_the_order_of_the_test_set():
+    accept = np.arange(4000) < 2000  # sorted by label, under a baseline that says the same of every paper
+    decision = moved_threshold(np.zeros(4000), 2000)
+    assert decision.sum() == 2000
+    assert (decision == accept).mean() == pytest.approx(0.5, abs=0.03)
+    assert np.array_equal(decision, moved_threshold(np.zeros(4000), 2000))
+
+
+def test_rows_above_the_moved_threshold_are_taken_before_ties():
+    assert moved_threshold(np.array([0.0, 1.0, 0.0, 0.0]), 2)[1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_holm_equals_stepping_down_one_rejection_at_a_time(seed):
+    rng = np.random.default_rng(seed)
+    p = np.round(rng.random(7) ** 3, 2).tolist()  # with ties
+    family = 7 + seed % 4
+    padded = np.array(p + [1.0] * (family - 7))
+    # the adjusted p of a test is the smallest level at which Holm's procedure rejects it
+    order = np.argsort(padded, kind="stable")
+    least, level = {}, 0.0
+    for step, i in enumerate(order):
+        level = max(level, min(1.0, padded[i] * (family - step)))
+        least[int(i)] = level
+    found = compare.holm(p, family)
+    assert found == pytest.approx([least[i] for i in range(7)], rel=1e-12)

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.made_run import THE_19, make_run
+from tests.made_run import THE_19, make_run, write_predictions
 from wlsweep.analysis.decide import undecided
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.analysis.forecast import forecast_run
@@ -58,6 +58,15 @@ def test_a_sure_forecast_leaves_only_the_check_of_the_theory(tmp_path):
     assert {n for n, _ in decision.skipped} | set(decision.names) == set(THE_19[1:])
     assert len(decision.skipped) >= 10
     assert all(reason for _, reason in decision.skipped)
+
+
+def test_a_baseline_whose_calibration_cannot_be_told_settles_nothing(tmp_path):
+    run = make_run(tmp_path, THE_19[:7], n=80, leave_out=THE_19[1:7])
+    write_predictions(run, THE_19[0], np.full(80, 0.4))  # the same for every paper
+    made = forecast_run(run, draws=DRAWS)
+    assert made.calibration is None and "settles nothing" in made.text()
+    assert not any(p.settled for p in made.prospects)
+    assert set(undecided(made).names) == set(THE_19[1:7])
 
 
 def test_a_vague_baseline_leaves_more_to_run_than_a_sure_one(tmp_path):

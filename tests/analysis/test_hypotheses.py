@@ -117,6 +117,18 @@ def test_gammas_below_one_are_expected_the_other_way_round():
     assert verdict("S5", values, conditions=conditions) == "not testable"
 
 
+def test_failures_that_the_draw_of_papers_explains_are_told_from_those_that_it_does_not():
+    values = changed(accept_gamma4__0_prop1_2=0.55, reject_gamma4__0_prop1_8=0.07)  # asked: above 66.7%, below 6.7%
+    rng = np.random.default_rng(0)
+    draws = {n: v + rng.normal(0, 0.02, 500) for n, v in values.items()}
+    assert judge(all_of()["H1"], values, draws).sentence.count("1 of the 2 failed by more than the draw") == 1
+
+
+def test_nothing_testable_is_not_told_as_none_of_none():
+    said = judge(all_of()["H2"], {}, {}).sentence
+    assert said == "12 cannot be tested until more conditions are done."
+
+
 def test_a_failed_comparison_is_named_with_its_numbers():
     judged = judge(all_of()["H1"], changed(accept_gamma4__0_prop1_2=0.55), {})
     assert "accept_gamma4.0_prop1_2 above accept_gamma2.0_prop1_2 (55.0% against 66.7%)" in judged.sentence

@@ -45,19 +45,25 @@ class Tab:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def open(self, page: Path, width=1280, height=900):
-        """Open a file and wait until every figure is drawn; returns the seconds until `load` and until all drawn."""
+    def open(self, page: Path, width=1280, height=900, before="") -> dict[str, float]:
+        """Open a file and wait until every figure is drawn.
+
+        Returns the seconds until the first content, the load event, the first figure and the last one were there.
+        `before` is a script that runs in the page before those of the page.
+        """
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        start = time.monotonic()
+        self.call("Page.addScriptToEvaluateOnNewDocument", source=before)
         self.call("Page.navigate", url=page.absolute().as_uri())
-        loaded = None
+        start = time.monotonic()
         while time.monotonic() - start < 60:
-            if loaded is None and self.eval("document.readyState") == "complete":
-                loaded = time.monotonic() - start
             if self.eval("document.body && document.body.dataset.drawn") == "true":
-                return loaded, time.monotonic() - start
+                return self.eval(
+                    "Object.fromEntries(performance.getEntries().flatMap(e => e.entryType === 'navigation' ?"
+                    " [['load', e.loadEventEnd / 1000]] : ['paint', 'mark'].includes(e.entryType) ?"
+                    " [[e.name, e.startTime / 1000]] : []))"
+                )
             time.sleep(0.05)
         raise AssertionError("the figures were not drawn within 60 s")
 

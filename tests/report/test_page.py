@@ -1,9 +1,7 @@
 import json
 import re
-import shutil
 import struct
 from html.parser import HTMLParser
-from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
@@ -11,8 +9,10 @@ import pytest
 from tests.made_run import THE_19, make_run
 from tests.report.browser import tab
 from wlsweep.analysis.evaluate import evaluate
+from wlsweep.errors import WlsweepError
 from wlsweep.report import png
 from wlsweep.report.page import page, told, write_report
+from wlsweep.report.style import Figure
 
 NAMED = {
     "acceptance_rate_vs_gamma",
@@ -70,10 +70,11 @@ class Text(HTMLParser):
 
 def test_the_page_is_one_file_that_loads_nothing(run):
     html = run.report.read_text()
-    own = re.sub(r"<script>.*?</script>", "", html, flags=re.S)
+    own = re.sub(r"<script[^>]*>.*?</script>", "", html, flags=re.S)
     assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', own)
     assert "@import" not in own and "url(" not in own
     assert html.count("plotly.js v") == 1
+    assert '<script type="text/plain" id="plotly">' in html
 
 
 def test_every_figure_of_the_plan_is_there_valid_and_captioned(run):
@@ -201,6 +202,15 @@ def test_a_browser_that_does_not_start_is_said_and_the_page_is_whole(tmp_path, m
     assert f"{broken} did not draw the PNGs" in files.note
 
 
+def test_pngs_of_an_earlier_report_do_not_stay_beside_a_new_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    made = make_run(tmp_path / "run", THE_19[:2], n=20)
+    made.plots.mkdir(parents=True)
+    (made.plots / "accuracy_vs_gamma.png").write_bytes(b"old")
+    write_report(made)
+    assert list(made.plots.iterdir()) == []
+
+
 needs_browser = pytest.mark.skipif(png.browser() is None, reason="no Chromium or Chrome on PATH")
 
 
@@ -219,10 +229,29 @@ def test_pngs_are_drawn_under_their_names(tmp_path):
 
 @pytest.mark.slow
 @needs_browser
+def test_a_figure_that_cannot_be_drawn_is_named_and_the_others_are_drawn(tmp_path):
+    sound = Figure("sound", "Sound", "", [{"type": "scatter", "y": [1, 2]}], {"height": 300, "margin": {"t": 9}})
+    flat = Figure("flat", "Flat", "", sound.data, {"height": -99, "margin": {"t": 9}})
+    files, note = png.write_pngs(lambda: [flat, sound], tmp_path)
+    assert [f.name for f in files] == ["sound.png"]
+    assert "flat (" in note and "sound" not in note
+
+
+@needs_browser
+def test_an_error_in_making_the_figures_is_not_hidden_by_the_browser(tmp_path):
+    def make():
+        raise WlsweepError("no test set")
+
+    with pytest.raises(WlsweepError, match="no test set"):
+        png.write_pngs(make, tmp_path)
+
+
+@pytest.mark.slow
+@needs_browser
 @pytest.mark.parametrize("width", [1280, 400])
 def test_in_a_real_browser_every_figure_draws_nothing_is_fetched_and_tables_sort(run, width):
     figures = figures_of(run.report.read_text())
-    with tab(shutil.which(Path(png.browser()).name)) as t:
+    with tab(png.browser()) as t:
         t.open(run.report, width=width)
         assert t.complaints() == []
         assert t.requests() == []
@@ -248,3 +277,38 @@ def test_in_a_real_browser_every_figure_draws_nothing_is_fetched_and_tables_sort
         )
         lines = t.eval("window.saved.text()").splitlines()
         assert len(lines) == 21 and "accuracy,accuracy low,accuracy high" in lines[0]
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_page_is_there_to_read_before_plotly_starts(run):
+    early = (
+        "addEventListener('load', () => { window.early = [typeof Plotly, document.querySelectorAll('tr').length]; })"
+    )
+    with tab(png.browser()) as t:
+        t.open(run.report, before=early)
+        kind, rows = t.eval("window.early")
+        assert kind == "undefined" and rows == t.eval("document.querySelectorAll('tr').length") > 40
+
+
+@pytest.mark.slow
+@needs_browser
+def test_printing_draws_the_figures_that_nobody_has_scrolled_to(run):
+    early = """addEventListener('load', () => {
+        dispatchEvent(new Event('beforeprint'));
+        window.printed = document.querySelectorAll('.plot .main-svg:first-of-type').length;
+    })"""
+    with tab(png.browser()) as t:
+        t.open(run.report, before=early)
+        assert t.eval("window.printed") == len(figures_of(run.report.read_text()))
+        assert t.complaints() == []
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 400])
+def test_room_is_kept_for_figures_so_that_drawing_them_moves_nothing(run, width):
+    early = "addEventListener('load', () => { window.early = document.body.scrollHeight; })"
+    with tab(png.browser()) as t:
+        t.open(run.report, width=width, before=early)
+        assert t.eval("document.body.scrollHeight") == t.eval("window.early")

@@ -84,7 +84,9 @@ class RunForecast:
         lines = [
             f"From {self.baseline} on {self.n:,} test papers alone: the log-odds of every condition are expected to be",
             "the baseline's plus the shift of its weights and its mix. 95% intervals count which papers were",
-            "drawn, and that a re-trained model is calibrated no better than the baseline.",
+            "drawn, and that a re-trained model is calibrated no better than the baseline."
+            if self.calibration
+            else "drawn only: how well the baseline is calibrated cannot be told, so its forecast settles nothing.",
             "",
             f"{'condition':34} {'shift':>6}  {'predicted accepts %':>19}  {'accuracy %':>18}  measured %",
         ]
@@ -148,7 +150,9 @@ def forecast_run(run: RunDir, draws: int = 10_000) -> RunForecast:
     measured, seen = _measured(board.scores, accept, resamples)
     values: dict[str, dict[str, FloatArray]] = {}
     for metric in ("predicted_accept_rate", "accuracy"):
-        by_name = {n: d[metric] for n, d in made.draws.items()} | {n: d[metric] for n, d in seen.items()}
+        # without a calibration the intervals are too narrow to settle anything: only what is measured counts
+        foreseen = {} if known is None else {n: d[metric] for n, d in made.draws.items()}
+        by_name = foreseen | {n: d[metric] for n, d in seen.items()}
         values[metric] = mean_over_seeds(board.declared, by_name)
     judged = hypotheses(board.declared, {cell(c): shifts[c.name].value for c in board.declared})
     rows = [

@@ -228,10 +228,16 @@ def judge(h: Hypothesis, measured: Mapping[str, float], draws: Values) -> Judged
         h.key,
         h.title,
         _SAID[code],
-        _sentence(h, code, held, broken, unknown, measured, support),
+        _sentence(h, code, held, broken, unknown, measured, support, _beyond_chance(broken, draws)),
         [_number(c, measured) for c in (*broken, *held)] + [f"not testable yet: {c.text}" for c in unknown],
         support,
     )
+
+
+def _beyond_chance(broken: Sequence[Claim], draws: Values) -> int | None:
+    """How many of the claims that do not hold fail in at least 97.5% of the draws too; None without draws."""
+    known = [c.margin(draws) for c in broken if all(n in draws for n in c.needs)]
+    return sum(float(np.mean(margin > 0)) <= 0.025 for margin in known) if len(known) == len(broken) else None
 
 
 def _number(c: Claim, measured: Mapping[str, float]) -> str:
@@ -247,6 +253,7 @@ def _sentence(
     unknown: Sequence[Claim],
     measured: Mapping[str, float],
     support: float | None,
+    beyond: int | None,
 ) -> str:
     if not h.claims:
         return "The sweep declares no conditions that this is about."
@@ -255,13 +262,16 @@ def _sentence(
         on = [measured[n] for n in {n for c in h.claims for n in c.needs} if n in measured]
         span = f"Measured rates run from {min(on):.1%} to {max(on):.1%}." if on else "No rate is measured yet."
         return span + (" Conditions that are not done could still widen them." if code == _OPEN else "") + firm
-    done = f"{len(held)} of {len(held) + len(broken)} testable comparisons hold"
+    tested = len(held) + len(broken)
+    done = f"{len(held)} of {tested} testable comparison{'s hold' if tested != 1 else ' holds'}"
     if h.rule == "most":
         done = f"{len(held)} of {len(held) + len(broken)} measured conditions are above the bound"
-    parts = [done + "."]
+    parts = [done + "."] if held or broken else []
     if broken and h.rule == "all":
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         parts.append(f"It fails at: {_number(broken[0], measured).removeprefix('FAILS: ')}{more}.")
+        if beyond is not None:
+            parts.append(f"{beyond} of the {len(broken)} failed by more than the draw of papers explains.")
     if unknown:
         parts.append(f"{len(unknown)} cannot be tested until more conditions are done.")
     if h.absent and code != _NO:

@@ -46,8 +46,10 @@ def wilson(hits: Sequence[float], n: Sequence[int]) -> list[Interval | None]:
     low, high = proportion_confint(
         np.asarray(hits, dtype=np.float64), np.maximum(rows, 1), alpha=1 - LEVEL, method="wilson"
     )
+    # of none or of all hits the library's ends miss 0 and 1 by a rounding error, on either side
     return [
-        Interval(max(float(a), 0.0), min(float(b), 1.0)) if m else None for a, b, m in zip(low, high, rows, strict=True)
+        Interval(0.0 if h == 0 else float(a), 1.0 if h == m else float(b)) if m else None
+        for a, b, h, m in zip(low, high, hits, rows, strict=True)
     ]
 
 

@@ -161,10 +161,12 @@ def forecast(
 def moved_threshold(log_odds: FloatArray, accepted: int) -> BoolArray:
     """The baseline's decisions with its threshold moved so that exactly `accepted` rows are accepted, shape (n,).
 
-    Rows of equal log-odds at the threshold are taken in row order.
+    Which rows of equal log-odds at the threshold are taken is drawn once, with a fixed seed: a test set sorted by label
+    would make row order an oracle.
     """
+    lot = np.random.default_rng(0).permutation(len(log_odds))
     decision = np.zeros(len(log_odds), dtype=bool)
-    decision[np.argsort(-log_odds, kind="stable")[:accepted]] = True
+    decision[np.lexsort((lot, -log_odds))[:accepted]] = True
     return decision
 
 

@@ -152,6 +152,11 @@ def forecast_section(story: Story) -> Section:
             f"The baseline's own calibration, which the forecast rests on: offset {at['offset']:+.2f} (standard error"
             f" {at['offset_error']:.2f}), slope {at['slope']:.2f} ({at['slope_error']:.2f}); 0 and 1 are perfect."
         )
+    elif inside:
+        paragraphs.append(
+            "How well the baseline is calibrated cannot be told from its predictions, so the forecast's intervals count"
+            " only which papers were drawn and are too narrow."
+        )
     if (true := analysis.get("oracle")) is not None:
         paragraphs.append(
             "The papers are made, so their true log-odds are known: the baseline's have a correlation of "

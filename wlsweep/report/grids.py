@@ -93,7 +93,10 @@ def heatmap(entries: Sequence[Entry], metric: str, title: str, caption: str, ful
     narrow = {
         "xaxis": wide["xaxis"]
         | {"ticktext": short[::every], "title": {"text": "gamma (R: on rejects, A: on accepts)"}},
-        "annotations": [a | {"font": a["font"] | {"size": 9}} for a in annotations],
+        "annotations": [
+            a | {"text": str(a["text"]).replace("not run", "not<br>run"), "font": a["font"] | {"size": 9}}
+            for a in annotations
+        ],
         "margin": {"l": 46, "r": 4, "t": 14, "b": 50},
     }
     return Figure(f"heatmap_{metric}", title, caption, data, wide, narrow)

@@ -58,8 +58,9 @@ def _grid(
 
     def layout(columns: int, each: int) -> dict[str, Any]:
         rows = max(1, -(-len(shown) // columns))
-        height = 110 + each * rows
-        made = base_layout(height, legend={"orientation": "h", "y": -58 / height, "yanchor": "top"})
+        height = 138 + each * rows
+        legend = {"orientation": "h", "y": -60 / (height - 118), "yanchor": "top"}  # below the title of the last axis
+        made = base_layout(height, legend=legend, margin={"l": 62, "r": 16, "t": 34, "b": 84})
         made |= panels(titles, columns, x, y, 0.03 if columns > 2 else 0.09, min(0.34 / rows, 0.2))
         made["annotations"] = [a | {"font": {"size": 11}} for a in made["annotations"]]
         for i in range(len(shown)):  # ticks on the outer axes only
@@ -162,7 +163,7 @@ def per_year(entries: Sequence[Entry], externals: Sequence[Entry], caption: str)
     years = sorted({y["year"] for e in chosen(entries, externals) for y in e["by_year"]}) or [0, 1]
     x = axis("year", range=[years[0] - 0.5, years[-1] + 0.5], tickvals=[years[0], years[-1]], tickformat="d")
     data, wide, narrow = _grid(entries, externals, draw, x, share_axis("share", tickvals=[0, 0.5, 1]))
-    return Figure("per_year", "Year by year", caption + cut_note(entries, externals), data, wide, narrow)
+    return Figure("per_year", "Rates and accuracy by year", caption + cut_note(entries, externals), data, wide, narrow)
 
 
 def _rank(c: Condition) -> tuple[bool, bool, int]:
@@ -225,7 +226,7 @@ def by_mix(
                     "legendgroup": f"1/{k}",
                     "line": {"color": colour, "dash": _dash(c), "width": 2 if plain else 1.4},
                     "marker": {"symbol": mark(k).symbol + ("-open" if c.variant == "reject" else ""), "size": 5},
-                    "opacity": 1 if plain else 0.4 + 0.6 * min(1.0, c.gamma / top),
+                    "opacity": 1 if plain else 0.55 + 0.45 * min(1.0, c.gamma / top),
                     "xaxis": f"x{suffix}",
                     "yaxis": f"y{suffix}",
                     "hovertemplate": f"{short(c)}<br>%{{x}}: %{{y:.3f}}<extra></extra>",

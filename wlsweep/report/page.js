@@ -1,10 +1,11 @@
 "use strict";
-// Draws the figures one after the other (the page stays responsive), sorts tables, saves them as CSV.
+// Starts Plotly once the page is there to read, draws the figures nearest to the reader first, sorts tables, saves CSV.
 (() => {
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const NARROW = 640;
   const config = { responsive: true, displayModeBar: false };
-  const plots = Array.from(document.querySelectorAll(".plot"));
+  const left = Array.from(document.querySelectorAll(".plot"));
+  const done = [];
   const narrow = () => window.innerWidth < NARROW;
   const draw = (div) => {
     const f = figures[div.dataset.slug];
@@ -12,13 +13,29 @@
     div.dataset.narrow = String(narrow());
     return Plotly.react(div, f.data, structuredClone(layout), config);
   };
-  const next = (queue) => {
-    if (!queue.length) { document.body.dataset.drawn = "true"; return; }
-    draw(queue[0]).then(() => setTimeout(() => next(queue.slice(1)), 0));
+  const start = () => { // most of the file: as a script of its own it would run before anything is shown
+    if (window.Plotly) return;
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("plotly").textContent;
+    document.head.append(script);
   };
-  setTimeout(() => next(plots), 0); // after the page is there to read
+  const away = (div) => {
+    const { top, bottom } = div.getBoundingClientRect();
+    return Math.max(top - window.innerHeight, -bottom, 0);
+  };
+  const take = () => {
+    left.sort((a, b) => away(a) - away(b));
+    done.push(left.shift());
+    return draw(done.at(-1));
+  };
+  const next = () => {
+    if (!left.length) { performance.mark("all figures"); document.body.dataset.drawn = "true"; return; }
+    take().then(() => { if (done.length === 1) performance.mark("first figure"); setTimeout(next, 0); });
+  };
+  window.addEventListener("load", () => setTimeout(() => { start(); setTimeout(next, 0); }, 0));
+  window.addEventListener("beforeprint", () => { start(); while (left.length) take(); });
   window.addEventListener("resize", () => {
-    for (const div of plots) if (div.dataset.narrow !== undefined && div.dataset.narrow !== String(narrow())) draw(div);
+    for (const div of done) if (div.dataset.narrow !== String(narrow())) draw(div);
   });
 
   const key = (cell) => {

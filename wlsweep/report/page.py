@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wlsweep import __version__
-from wlsweep.analysis.evaluate import Evaluation, current, evaluate, remembered_externals
 from wlsweep.paths import RunDir, read_json, whole_file
 from wlsweep.report.blocks import Drawn
 from wlsweep.report.findings import lead
@@ -21,6 +21,9 @@ from wlsweep.report.png import write_pngs
 from wlsweep.report.sections import sections
 from wlsweep.report.story import Story
 from wlsweep.report.style import Figure
+
+if TYPE_CHECKING:
+    from wlsweep.analysis.evaluate import Evaluation
 
 _HERE = Path(__file__).parent
 
@@ -32,7 +35,7 @@ class ReportFiles:
     page: Path
     pngs: list[Path]
     note: str
-    """Why there are no PNGs and how to get them; empty where there are."""
+    """Why PNGs are missing and how to get them; empty where none is."""
 
 
 def write_report(run: RunDir, only: str | None = None, png: bool = True) -> ReportFiles:
@@ -41,15 +44,20 @@ def write_report(run: RunDir, only: str | None = None, png: bool = True) -> Repo
     Raises:
         WlsweepError: as `evaluate` does.
     """
-    evaluation = current(run, only) or evaluate(run, only, remembered_externals(run))
-    story = told(run, evaluation)
-    html, figures = page(story)
-    with whole_file(run.report) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+
+    def make() -> list[Figure]:
+        # imported here, since pyarrow takes a third of a second in which the browser can start already
+        from wlsweep.analysis.evaluate import current, evaluate, remembered_externals
+
+        html, figures = page(told(run, current(run, only) or evaluate(run, only, remembered_externals(run))))
+        with whole_file(run.report) as temporary:
+            temporary.write_text(html, encoding="utf-8")
+        return figures
+
     if not png:
+        make()
         return ReportFiles(run.report, [], "")
-    pngs, note = write_pngs(figures, run.plots)
-    return ReportFiles(run.report, pngs, note)
+    return ReportFiles(run.report, *write_pngs(make, run.plots))
 
 
 def told(run: RunDir, evaluation: Evaluation) -> Story:

@@ -1,16 +1,29 @@
-"""The page's figures as PNG, through kaleido and a browser of this machine; without a browser, how to get them."""
+"""The page's figures as PNG, through kaleido and a browser of this machine; without a browser, how to get them.
+
+Kaleido starts the browser on a page that holds Plotly. Its own `write_fig` loads that page anew after every figure,
+which costs more than drawing; here one loaded page draws them all.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from wlsweep.paths import whole_file
 from wlsweep.report.style import Figure
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-PATIENCE_S, PATIENCE_EACH_S = 60, 10
-"""Longest wait for the browser in all, and for each figure on top: one that hangs must not hold the sweep."""
+PATIENCE_S = 60
+"""Longest wait for the browser to start, and for each figure: one that hangs must not hold the sweep."""
+WIDTH, SCALE = 1100, 1.5
+"""Width in CSS pixels, and device pixels per CSS pixel."""
+TITLE = 26
+"""CSS pixels for the title, which on the page stands above the figure."""
 HOW = "no browser was found, so there are no PNGs: install Chromium (apt-get install chromium) and report again"
 
 
@@ -19,43 +32,74 @@ def browser() -> str | None:
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
-def write_pngs(
-    figures: Sequence[Figure], folder: Path, width: int = 1100, scale: float = 1.5
-) -> tuple[list[Path], str]:
-    """Write SLUG.png for every figure.
+def write_pngs(make: Callable[[], Sequence[Figure]], folder: Path) -> tuple[list[Path], str]:
+    """Write SLUG.png for every figure, and delete PNGs of earlier reports.
 
     Args:
-        figures: what to draw, in the wide layout.
+        make: makes the figures; called exactly once, beside the start of the browser. What it raises is raised here.
         folder: where to.
-        width: in CSS pixels.
-        scale: device pixels per CSS pixel.
 
     Returns:
-        The files, and why there are none (empty where there are): no browser, or one that does not start. The page
-        is whole without them, so neither is an error.
+        The files, and why some or all are missing (empty where none is): no browser, one that does not start, a figure
+        that it could not draw. The page is whole without them, so none of these is an error.
     """
     path = browser()
     if path is None:
-        return [], HOW
-    import asyncio
+        make()
+    pngs, note = ({}, HOW) if path is None else asyncio.run(_draw(make, path))
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{slug}.png" for slug in pngs]
+    for stale in set(folder.glob("*.png")) - set(files):
+        stale.unlink()
+    for file, png in zip(files, pngs.values(), strict=True):
+        with whole_file(file) as temporary:
+            temporary.write_bytes(png)
+    return files, note
 
+
+async def _draw(make: Callable[[], Sequence[Figure]], path: str) -> tuple[dict[str, bytes], str]:
+    """The pictures by slug, and what went wrong."""
+    making = asyncio.create_task(asyncio.to_thread(make))
     import kaleido
     from choreographer.errors import BrowserClosedError, BrowserFailedError, ChannelClosedError
 
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{f.slug}.png" for f in figures]
-
-    async def draw() -> None:
-        async with kaleido.Kaleido(n=1, timeout=60, path=path, enable_sandbox=False, mathjax=False) as k:
-            for figure, file in zip(figures, files, strict=True):
-                plain = {"data": figure.data, "layout": figure.wide | {"title": {"text": figure.title, "x": 0.01}}}
-                height = figure.wide.get("height", 420)
-                await k.write_fig(
-                    plain, path=file, opts={"format": "png", "width": width, "height": height, "scale": scale}
-                )
-
+    pngs: dict[str, bytes] = {}
+    failed: list[str] = []
+    chrome = kaleido.Kaleido(n=1, path=path, enable_sandbox=False, mathjax=False)
     try:
-        asyncio.run(asyncio.wait_for(draw(), PATIENCE_S + PATIENCE_EACH_S * len(figures)))
+        try:
+            await asyncio.wait_for(chrome.open(), PATIENCE_S)
+            for figure in await making:
+                said = await asyncio.wait_for(_picture(chrome.get_tab(), figure), PATIENCE_S)
+                if "exceptionDetails" in said:
+                    failed.append(f"{figure.slug} ({said['exceptionDetails'].get('exception', {}).get('description')})")
+                else:
+                    pngs[figure.slug] = base64.b64decode(said["result"]["value"])
+        finally:
+            await asyncio.wait_for(chrome.close(), PATIENCE_S)
     except (BrowserFailedError, BrowserClosedError, ChannelClosedError, OSError, TimeoutError) as e:
-        return [], f"{path} did not draw the PNGs ({type(e).__name__}: {e}); mend or replace it and report again"
-    return files, ""
+        failed.append(f"{type(e).__name__}: {e.args[0] if e.args else 'no answer'}")
+    await making
+    note = f"{path} did not draw the PNGs ({'; '.join(failed)}); mend or replace it and report again" if failed else ""
+    return pngs, note
+
+
+async def _picture(tab: Any, figure: Figure) -> dict[str, Any]:
+    """What the browser answers to drawing one figure in its wide layout."""
+    room = figure.wide["margin"]["t"] + TITLE
+    layout = figure.wide | {
+        "title": {"text": figure.title, "x": 0.01, "y": 1, "yanchor": "top", "pad": {"t": 10}, "font": {"size": 16}},
+        "margin": figure.wide["margin"] | {"t": room},
+        "height": figure.height + TITLE,
+    }
+    drawn = json.dumps({"data": figure.data, "layout": layout}, allow_nan=False)
+    asked = {"format": "png", "width": WIDTH, "height": layout["height"], "scale": SCALE, "imageDataOnly": True}
+    answer = await tab.send_command(
+        "Runtime.evaluate",
+        params={
+            "expression": f"Plotly.toImage({drawn}, {json.dumps(asked)})",
+            "awaitPromise": True,
+            "returnByValue": True,
+        },
+    )
+    return dict(answer["result"])

@@ -231,14 +231,14 @@ def _answer_warnings(done: Sequence[Entry]) -> list[str]:
     if unknown:
         worst = max(unknown, key=lambda e: e["unknown"])
         lines.append(
-            f"Answers that could not be read occur in {count(len(unknown), 'condition')}; most in {worst['name']}"
-            f" ({worst['unknown']:,} of {worst['n']:,}). The headline decisions come from the margin and do not need"
-            " them."
+            f"Answers that could not be read occur in the predictions of {count(len(unknown), 'model')}; most in"
+            f" {worst['name']} ({worst['unknown']:,} of {worst['n']:,}). The headline decisions come from the margin and"
+            " do not need them."
         )
     if differing := [e for e in done if e["text_differs"]]:
         worst = max(differing, key=lambda e: e["text_differs"])
         lines.append(
-            f"In {count(len(differing), 'condition')} some generated texts contradict the margin; most in"
+            f"In the predictions of {count(len(differing), 'model')} some generated texts contradict the margin; most in"
             f" {worst['name']} ({worst['text_differs']:,} of {worst['n']:,})."
         )
     if tied := [e for e in done if e["ties"]]:

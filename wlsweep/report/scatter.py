@@ -37,15 +37,15 @@ def precision_recall(entries: Sequence[Entry], externals: Sequence[Entry], capti
     """Precision against recall of accepts, with lines of equal F1."""
     data: list[Trace] = []
     for f in (0.2, 0.4, 0.6, 0.8):
-        recall = [f / (2 - f) + i * (1 - f / (2 - f)) / 40 for i in range(41)]
+        recall = [f / (2 - f) + (i / 40) ** 2 * (1 - f / (2 - f)) for i in range(41)]
         data.append(
             {
                 "type": "scatter",
                 "mode": "lines+text",
                 "x": recall,
                 "y": [f * r / (2 * r - f) for r in recall],
-                "text": [""] * 40 + [f"F1 {f:g}"],
-                "textposition": "top left",
+                "text": [f"F1 {f:g}"] + [""] * 40,
+                "textposition": "top right",
                 "textfont": {"size": 10, "color": FAINT},
                 "line": {"color": "#c4c4c4", "width": 1},
                 "hoverinfo": "skip",
@@ -61,7 +61,7 @@ def precision_recall(entries: Sequence[Entry], externals: Sequence[Entry], capti
         if e["precision"] is not None and e["recall"] is not None:
             data.append(_cross([e], e["name"], INK, "x"))
     layout = base_layout(540)
-    layout["xaxis"] = share_axis("recall: share of accepted papers that it accepts", range=[0, 1.02])
+    layout["xaxis"] = share_axis("recall: share of accepted papers that it accepts", range=[0, 1.03])
     layout["yaxis"] = share_axis("precision: share of its accepts that are right", range=_room(data))
     narrow = {
         "height": 560,
@@ -73,7 +73,7 @@ def precision_recall(entries: Sequence[Entry], externals: Sequence[Entry], capti
 
 def _room(data: Sequence[Trace]) -> list[float]:
     lows = [y - d for t in data if "error_y" in t for y, d in zip(t["y"], t["error_y"]["arrayminus"], strict=True)]
-    return [max(0.0, min([*lows, 0.45]) - 0.03), 1.02]
+    return [max(0.0, min([*lows, 0.45]) - 0.03), 1.05]
 
 
 def _cross(on: Sequence[Entry], name: str, colour: str, shape: str) -> Trace:
@@ -172,7 +172,7 @@ def forecast_observed(
         return made
 
     return Figure(
-        "forecast_vs_observed", "Forecast and measured", caption, data, layout(2, 480, -0.18), layout(1, 860, -0.1)
+        "forecast_vs_observed", "Forecast and measured", caption, data, layout(2, 500, -0.22), layout(1, 880, -0.11)
     )
 
 
@@ -226,7 +226,7 @@ def forest(comparisons: Sequence[Mapping[str, Any]], caption: str, externals: Se
         150 + 22 * max(len(rows), 3), legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
     )
     layout["xaxis"] = axis("difference in accuracy", tickformat="+.0%", zeroline=True, zerolinecolor=INK)
-    names = [c["name"] if c["name"] in externals else _short(parse_name(c["name"])) for c in rows]
+    names = [c["name"] if c["name"] in externals else short(parse_name(c["name"])) for c in rows]
     layout["yaxis"] = axis("", tickvals=places, ticktext=names, range=[-0.7, len(rows) - 0.3])
     return Figure("accuracy_differences", "What re-training did to accuracy", caption, data, layout)
 
@@ -236,9 +236,8 @@ def _moved(comparison: Mapping[str, Any]) -> dict[str, Any]:
     return {"value": at["difference"], "low": at["low"], "high": at["high"]}
 
 
-def _short(c: Condition) -> str:
+def short(c: Condition) -> str:
+    """`accept 4 at 1/3`, for panels and rows."""
     extra = f" {c.group}" if c.group else ""
-    return f"{c.variant} {c.gamma:g} at 1/{c.k}{extra}"
-
-
-short = _short
+    gamma = "" if c.variant == "baseline" else f" {c.gamma:g}"
+    return f"{c.variant}{gamma} at 1/{c.k}{extra}"

@@ -42,6 +42,16 @@ class Figure:
     narrow: Layout = field(default_factory=dict)
     """What differs from `wide` on a narrow screen."""
 
+    @property
+    def height(self) -> int:
+        """In CSS pixels, on a wide screen."""
+        return int(self.wide["height"])
+
+    @property
+    def narrow_height(self) -> int:
+        """The same on a narrow screen."""
+        return int(self.narrow.get("height", self.height))
+
 
 def mark(k: int) -> Mark:
     """The look of proportion 1/k, the same in every figure of every sweep."""
