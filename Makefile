@@ -77,9 +77,18 @@ bench: $(VENV)/.installed-$(EXTRA)  ## the demo sweep, its overhead a condition,
 	@$(BIN)/python -m bench.analysis
 	@$(BIN)/python -m bench.data
 
+# The peer's environment: CPU torch first, as above. It imports torchaudio, of which a text model needs nothing.
+.venv-peer/.installed: locks/peer.lock
+	@echo "making .venv-peer from locks/peer.lock (about 2 minutes, 2 GB; once)"
+	@test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer
+	@.venv-peer/bin/python -m pip install -q --disable-pip-version-check "$$(grep '^torch==' locks/peer.lock)"
+	@.venv-peer/bin/python -m pip install -q --disable-pip-version-check --no-deps -r <(grep -v '^torch==' locks/peer.lock)
+	@touch "$$(.venv-peer/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchaudio.py" $@
+
 locks:  ## recompile the lock files from pyproject.toml (needs uv)
 	uv pip compile -q --no-annotate --no-header pyproject.toml --extra cpu --extra dev --excludes locks/cpu-excludes.txt --overrides locks/cpu-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/cpu.lock
 	uv pip compile -q --no-annotate --no-header pyproject.toml --extra gpu --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/gpu.lock
+	uv pip compile -q --no-annotate --no-header locks/peer.in --excludes locks/cpu-excludes.txt --overrides locks/cpu-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/peer.lock
 
 clean:  ## delete the environment and caches (runs/ stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
