@@ -3,7 +3,8 @@
 Each case is a `wlsweep run` up to its predictions, on trivial conditions: a tiny model, a few optimizer steps. Overhead of
 training is the time from one condition's end to the next one's, less its optimizer steps; of prediction, the time from one
 condition's file to the next one's, its 64 short prompts included. Each is given for all conditions and for the first and
-last quarter of them: what grows with the number of conditions shows there.
+last quarter of them: what grows with the number of conditions shows there. With several groups it is the time between
+two ends anywhere.
 
 The nodes are raylets on this machine (`ray.cluster_utils.Cluster`), so more of them bring no more speed. On 1, 2 and 4 the
 engines are the real ones, with one group of four ranks that spans all nodes. On the large simulated cluster the workers
@@ -17,11 +18,9 @@ orchestration alone: Tune trials, desks, groups, leases, records; several groups
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import secrets
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,20 +102,15 @@ def cluster(nodes: tuple[int, ...]) -> Iterator[dict[str, str]]:
         made.shutdown()
 
 
-def each(ended: list[float], steps: list[float], first: int, last: int) -> float:
-    """Seconds a condition beside its steps, from the end of one to the end of another."""
-    return (ended[last] - ended[first] - sum(steps[first + 1 : last + 1])) / (last - first)
-
-
-def quarters(ended: list[float], steps: list[float], skip: int) -> dict[str, float]:
-    """Over all conditions, the first and the last quarter; `skip` were started with cold groups."""
+def quarters(ended: list[float], steps: list[float]) -> dict[str, float]:
+    """Seconds a condition beside its steps, over all conditions, the first and the last quarter."""
     last = len(ended) - 1
-    size = max(1, (last - skip + 1) // 4)
-    return {
-        "all": each(ended, steps, skip, last),
-        "first": each(ended, steps, skip, skip + size),
-        "last": each(ended, steps, last - size, last),
-    }
+    size = max(1, last // 4)
+
+    def each(a: int, b: int) -> float:
+        return (ended[b] - ended[a] - sum(steps[a + 1 : b + 1])) / (b - a)
+
+    return {"all": each(0, last), "first": each(0, size), "last": each(last - size, last)}
 
 
 def run_case(case: Case) -> dict[str, object]:
@@ -129,8 +123,8 @@ def run_case(case: Case) -> dict[str, object]:
     space.write_text(SPACE.format(seeds=list(range(-(-case.conditions // 4))), **sizes))
     run = RunDir(folder / "run")
     stage = "predict" if case.real else "train"
-    command = [*WLSWEEP, "run", str(space), "--out", str(run.root), "--stage", stage]
-    command += ["--only", f"0-{case.conditions - 1}"]
+    only = f"0-{case.conditions - 1}"
+    command = [*WLSWEEP, "run", str(space), "--out", str(run.root), "--stage", stage, "--only", only]
     began = time.perf_counter()
     if case.nodes:
         with cluster(case.nodes) as joined:
@@ -139,7 +133,8 @@ def run_case(case: Case) -> dict[str, object]:
             wall = timed(command, folder / "log", {**joined, **hook})
     else:
         started, wall = 0.0, timed(command, folder / "log")
-    names = [c.name for c in load_sweep(space).conditions[: case.conditions]]
+    # Each group's first condition waits for the group's start, which is another matter.
+    names = [c.name for c in load_sweep(space).conditions[case.groups : case.conditions]]
     ended = sorted((run.trained(n).stat().st_mtime, n) for n in names)
     steps = [float(read_json(run.trained(n))["seconds"]["steps"]) for _, n in ended]
     found = {
@@ -148,11 +143,11 @@ def run_case(case: Case) -> dict[str, object]:
         "cluster_seconds": started,
         "stages": read_json(run.logs / "seconds.json"),
         "steps_each": sum(steps) / len(steps),
-        "train": quarters([t for t, _ in ended], steps, case.groups),
+        "train": quarters([t for t, _ in ended], steps),
     }
     if case.real:
         files = sorted(run.prediction(n).stat().st_mtime for n in names)
-        found["predict"] = quarters(files, [0.0] * len(files), 1)
+        found["predict"] = quarters(files, [0.0] * len(files))
     return found
 
 
@@ -164,6 +159,7 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=1_000, help="conditions there")
     parser.add_argument("--groups", type=int, default=8, help="groups of two ranks there")
     arguments = parser.parse_args()
+    n = arguments.nodes
     known = {
         "19": [Case("19 conditions")],
         "76": [Case("76 conditions", 76)],
@@ -175,20 +171,11 @@ def main() -> None:
             Case("4 nodes", 8, workers=4, nodes=(2, 1, 1, 1)),
         ],
         "simulated": [
-            Case(
-                f"{arguments.nodes} simulated nodes",
-                arguments.many,
-                groups=arguments.groups,
-                nodes=(2,) * arguments.nodes,
-                real=False,
-            )
+            Case(f"{n} simulated nodes", arguments.many, groups=arguments.groups, nodes=(2,) * n, real=False)
         ],
     }
     cases = [case for key in arguments.cases.split(",") for case in known[key]]
-    results = []
-    for case in cases:
-        results.append(run_case(case))
-        print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+    results = [run_case(case) for case in cases]
     publish(
         "growth",
         "Overhead of a condition, seconds: over all, in the first and in the last quarter of a run (trivial conditions)",
@@ -200,15 +187,17 @@ def main() -> None:
                 str(r["workers"]),
                 str(r["groups"]),
                 f"{r['seconds']:.0f}",
-                *(f"{r[stage][key]:.3f}" if stage in r else "-" for stage in ("train", "predict") for key in QUARTERS),
+                *(
+                    f"{r[k][part]:.3f}" if k in r else "-"
+                    for k in ("train", "predict")
+                    for part in ("all", "first", "last")
+                ),
             )
             for r in results
         ],
         {"results": results},
     )
 
-
-QUARTERS = ("all", "first", "last")
 
 if __name__ == "__main__":
     main()
