@@ -1,7 +1,7 @@
 """The 19 conditions as users of LLaMA-Factory run them today, against `wlsweep run`, in one run: make bench-peer
 
     python -m bench.peer                                  # made-up abstracts; needs .venv-peer (make bench-peer makes it)
-    python -m bench.peer --data iclr.json                 # your own ShareGPT rows: 1,250 or more with about 275 tokens
+    python -m bench.peer --data iclr.json                 # your own ShareGPT rows, 1,250 or more (abstracts)
     python -m bench.peer --only 0-2 --conditions 1 --limit 64      # a trial
 
 The peer trains each condition with `llamafactory-cli train` (0.9.5, two processes, DDP over gloo: its DeepSpeed path does
@@ -34,7 +34,7 @@ SPACE = Path("bench/peer.toml")
 BASE = TinyBase(vocab=2048, width=192, layers=3, heads=6, learn="format")
 """1.8M parameters."""
 ROWS, ACCEPTS, CHARACTERS = 1_275, 535, 1_100
-"""Of the made-up source; with the instruction and chat format a row is about 275 tokens."""
+"""Of the made-up source; with the instruction and chat format a row is about 320 tokens."""
 GOAL = 8.0
 PEER = Path(".venv-peer/bin")
 PEER_ENVIRONMENT = {
@@ -65,7 +65,7 @@ def prepare(data: Path | None, limit: list[str]) -> Path:
 def peer_condition(condition: Condition) -> dict[str, float]:
     """Train, predict and measure one condition the peer's way; seconds of each command, and its updates."""
     train, folder = load_sweep(SPACE).train, WORK / "theirs" / condition.name
-    model, config = folder / "model", folder / "train.json"
+    model, config = folder / "model", folder / "train.yaml"  # JSON is YAML; its reader of .json files fails
     settings = {
         "model_name_or_path": str(WORK / "base"),
         "stage": "sft",
