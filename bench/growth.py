@@ -118,10 +118,8 @@ def run_case(case: Case) -> dict[str, object]:
     folder = WORK / case.label.replace(" ", "-")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    sizes = {"rows": case.rows, "test": case.rows // 4, "workers": case.workers, "groups": case.groups}
-    space = folder / "growth.toml"
-    space.write_text(SPACE.format(seeds=list(range(-(-case.conditions // 4))), **sizes))
-    run = RunDir(folder / "run")
+    space, run, seeds = folder / "growth.toml", RunDir(folder / "run"), list(range(-(-case.conditions // 4)))
+    space.write_text(SPACE.format(seeds=seeds, test=case.rows // 4, **case._asdict()))
     stage = "predict" if case.real else "train"
     only = f"0-{case.conditions - 1}"
     command = [*WLSWEEP, "run", str(space), "--out", str(run.root), "--stage", stage, "--only", only]
@@ -174,8 +172,7 @@ def main() -> None:
             Case(f"{n} simulated nodes", arguments.many, groups=arguments.groups, nodes=(2,) * n, real=False)
         ],
     }
-    cases = [case for key in arguments.cases.split(",") for case in known[key]]
-    results = [run_case(case) for case in cases]
+    results = [run_case(case) for key in arguments.cases.split(",") for case in known[key]]
     publish(
         "growth",
         "Overhead of a condition, seconds: over all, in the first and in the last quarter of a run (trivial conditions)",
