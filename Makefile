@@ -9,7 +9,7 @@ VENV := .venv$(if $(filter gpu,$(EXTRA)),-gpu)
 BIN := $(VENV)/bin
 LOCK := locks/$(EXTRA).lock
 
-.PHONY: help sweep test test-fast test-slurm test-slurm-smoke oracle bench lint format types locks clean head job
+.PHONY: help sweep test test-fast test-slurm test-slurm-smoke oracle bench bench-peer bench-gpu lint format types locks clean head job
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,17 +69,36 @@ oracle: $(VENV)/.installed-$(EXTRA)  ## judge the demo, the 19 on more papers, a
 	@$(BIN)/wlsweep run search_spaces/oracle.toml && $(BIN)/python -m bench.oracle runs/oracle
 	@$(BIN)/wlsweep run search_spaces/oracle_losses.toml && $(BIN)/python -m bench.oracle runs/oracle_losses
 
-bench: $(VENV)/.installed-$(EXTRA)  ## the demo sweep, its overhead a condition, tokens/s against a bare loop, the data stage, the analysis
-	@time $(BIN)/wlsweep run search_spaces/demo.toml --out runs/bench/demo
-	@$(BIN)/python -m bench.overhead runs/bench/demo
-	@OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 -m bench.steps runs/bench/demo
-	@$(BIN)/python -m bench.predict runs/bench/demo
-	@$(BIN)/python -m bench.analysis
-	@$(BIN)/python -m bench.data
+# Those that print their JSON as the last line have it kept beside the others'.
+KEPT = set -o pipefail; mkdir -p runs/bench; keep() { tee /dev/stderr | tail -n 1 >runs/bench/$$1.json; };
+
+bench: $(VENV)/.installed-$(EXTRA)  ## every measurement but the peer and the GPU: a table each, JSON in runs/bench (half an hour, idle machine)
+	@$(BIN)/python -m bench.sweep
+	@$(KEPT) $(BIN)/python -m bench.overhead runs/bench/sweep/demo | keep overhead
+	@$(KEPT) OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 -m bench.steps runs/bench/sweep/demo | keep steps
+	@$(KEPT) $(BIN)/python -m bench.predict runs/bench/sweep/demo | keep predict
+	@$(KEPT) $(BIN)/python -m bench.analysis | keep analysis
+	@mkdir -p runs/bench && $(BIN)/python -m bench.data --json runs/bench/data.json
+	@$(BIN)/python -m bench.growth
+
+bench-peer: $(VENV)/.installed-$(EXTRA) .venv-peer/.installed  ## the 19 conditions against LLaMA-Factory and fresh vLLMs (a quarter of an hour)
+	@$(BIN)/python -m bench.peer $(ARGS)
+
+bench-gpu: $(VENV)/.installed-$(EXTRA)  ## one ZeRO-3 rank against the HF Trainer, prediction against bare vLLM; with EXTRA=gpu, on a GPU
+	@$(BIN)/python -m bench.gpu $(ARGS)
+
+# The peer's environment: CPU torch first, as above. It imports torchaudio, of which a text model needs nothing.
+.venv-peer/.installed: locks/peer.lock
+	@echo "making .venv-peer from locks/peer.lock (about 2 minutes, 2 GB; once)"
+	@test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer
+	@.venv-peer/bin/python -m pip install -q --disable-pip-version-check "$$(grep '^torch==' locks/peer.lock)"
+	@.venv-peer/bin/python -m pip install -q --disable-pip-version-check --no-deps -r <(grep -v '^torch==' locks/peer.lock)
+	@touch "$$(.venv-peer/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchaudio.py" $@
 
 locks:  ## recompile the lock files from pyproject.toml (needs uv)
 	uv pip compile -q --no-annotate --no-header pyproject.toml --extra cpu --extra dev --excludes locks/cpu-excludes.txt --overrides locks/cpu-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/cpu.lock
 	uv pip compile -q --no-annotate --no-header pyproject.toml --extra gpu --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/gpu.lock
+	uv pip compile -q --no-annotate --no-header locks/peer.in --excludes locks/cpu-excludes.txt --overrides locks/cpu-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/peer.lock
 
 clean:  ## delete the environment and caches (runs/ stays)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf $(VENV) .venv-peer .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -195,7 +195,7 @@ def expand(blocks: Iterable[Mapping[str, Sequence[Any]]]) -> tuple[Condition, ..
     Raises:
         WlsweepError: listing every impossible condition and every name that occurs twice.
     """
-    found: list[Condition] = []
+    found: dict[str, Condition] = {}
     problems: list[str] = []
     for b, block in enumerate(blocks):
         values = [block.get(axis) or [_DEFAULTS[axis]] for axis in _AXES]
@@ -203,11 +203,11 @@ def expand(blocks: Iterable[Mapping[str, Sequence[Any]]]) -> tuple[Condition, ..
             at = dict(zip(_AXES, point, strict=True))
             c = Condition(k=at.pop("proportion"), index=len(found), **at)
             problems += [f"grid block {b}: {p}" for p in problems_of(c)]
-            if any(c.name == other.name for other in found):
+            if c.name in found:
                 problems.append(f"grid block {b}: {c.name} occurs twice")
-            found.append(c)
+            found.setdefault(c.name, c)
     refuse_all("the grid holds conditions that cannot be run:", list(dict.fromkeys(problems)))
-    return tuple(found)
+    return tuple(found.values())
 
 
 def select(conditions: Sequence[Condition], selection: str | None) -> tuple[Condition, ...]:

@@ -187,7 +187,8 @@ class Runner:
 
     def _base(self) -> str:
         if self.sweep.model.path is not None:
-            return self.sweep.model.path
+            path = Path(self.sweep.model.path)
+            return str(path.resolve()) if path.is_dir() else str(self.sweep.model.path)  # workers run in other folders
         assert self.sweep.model.tiny is not None
         self.view.note("looking for the tiny base model")
         from wlsweep.data.stage import base_rows

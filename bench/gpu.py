@@ -1,0 +1,184 @@
+"""On one GPU: training speed against the HF Trainer, prediction speed against bare vLLM: python -m bench.gpu
+
+Qwen2.5 shapes of 1.5B and 7B with random weights, rows of 4,096 tokens, bf16, gradient checkpointing, one ZeRO-3 rank
+started by torchrun, without Ray. A shape whose states do not fit the GPU (18 bytes a parameter on one rank) loses layers
+until it fits, and the table says how many are left: a layer's arithmetic stays that of the shape. The Trainer has the same
+rows, model, optimizer and ZeRO-3 settings, and computes logits for every token, as it does for everyone. Tokens/s are the
+median of the logged steps after the first. MFU: 6 FLOPs a parameter and token (embeddings, attention scores and recomputed
+activations left out) of the data sheet's dense bf16 peak.
+
+    python -m bench.gpu --tiny      # the same path on a CPU with a toy shape: a trial of the script, no figures to quote
+
+Without a GPU it says "not measured: no GPU".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+
+from bench.papers import papers, paragraphs, write_array
+from bench.qwen_like import build
+from bench.results import BENCH, WLSWEEP, publish, timed
+from wlsweep.config import Model, Sweep, load_sweep
+from wlsweep.cost import Architecture, architecture, training_flops, training_memory
+from wlsweep.paths import RunDir, read_json
+
+WORK = BENCH / "gpu"
+SHAPES = {"1.5B": "Qwen/Qwen2.5-1.5B-Instruct", "7B": "Qwen/Qwen2.5-7B-Instruct"}
+TINY = Architecture(vocab=2048, width=64, mlp=128, layers=2, heads=2, kv_heads=1, tied=False)
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 2250e12}
+"""Dense bf16 of the data sheets, FLOP/s."""
+MEMORY_SHARE = 0.85
+SPACE = """
+name = "gpu"
+[data]
+resampling = "oversample"
+cutoff = {cutoff}
+[model]
+path = "{model}"
+[train]
+lr = 1.0e-5
+global_batch = 8
+micro_batch = 1
+workers = 1
+gpu = {gpu}
+dtype = "{train}"
+log_every = {log_every}
+[predict]
+gpus_per_engine = {gpus}
+dtype = "{predict}"
+[[grid]]
+proportion = ["1/2"]
+variant = ["baseline"]
+gamma = [1.0]
+[[grid]]
+proportion = ["1/2"]
+variant = ["accept"]
+gamma = [2.0]
+"""
+
+
+def write_model(a: Architecture, folder: Path) -> None:
+    """Random weights, and a tokenizer that splits like Qwen2.5's (a smaller vocabulary; the embedding has the full one)."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = build(paragraphs(500, seed=1), vocab=min(a.vocab, 16_000))
+    config = Qwen2Config(
+        vocab_size=a.vocab,
+        hidden_size=a.width,
+        intermediate_size=a.mlp,
+        num_hidden_layers=a.layers,
+        num_attention_heads=a.heads,
+        num_key_value_heads=a.kv_heads,
+        max_position_embeddings=32_768,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        tie_word_embeddings=a.tied,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    on_gpu = torch.cuda.is_available()
+    with torch.device("cuda" if on_gpu else "cpu"):
+        model = Qwen2ForCausalLM(config).to(torch.bfloat16 if on_gpu else torch.float32)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def fitting(a: Architecture, sweep: Sweep) -> Architecture:
+    """The shape with as many of its layers as the GPU holds."""
+    if not torch.cuda.is_available():
+        return a
+    room = MEMORY_SHARE * torch.cuda.get_device_properties(0).total_memory
+    while a.layers > 1 and training_memory(a, sweep).total > room:
+        a = a._replace(layers=a.layers - 1)
+    return a
+
+
+def torchrun(*arguments: str, log: Path) -> None:
+    """One rank, without Ray."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m"]
+    timed([*launcher, *arguments], log, {} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"})
+
+
+def measure(name: str, shape: Architecture, tiny: bool) -> dict[str, object]:
+    """Train two conditions without Ray, the Trainer on the same rows, then predict with both."""
+    folder = WORK / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    kinds = {"gpu": "false", "train": "fp32", "predict": "float32", "gpus": 0, "cutoff": 512, "log_every": 1}
+    if not tiny:
+        kinds = {"gpu": "true", "train": "bf16", "predict": "bfloat16", "gpus": 1, "cutoff": 4096, "log_every": 4}
+    space, run, rows = folder / "gpu.toml", RunDir(folder / "run"), folder / "rows.json"
+    space.write_text(SPACE.format(model=folder / "base", **kinds))
+    sweep = load_sweep(space)
+    a = fitting(shape, sweep)
+    write_model(a, folder / "base")
+    count = 40 if tiny else 400
+    write_array(rows, papers(count, count // 2, characters=2_000 if tiny else 38_000))
+    timed([*WLSWEEP, "run", str(space), "--data", str(rows), "--out", str(run.root), "--stage", "data"], folder / "log")
+    for c in sweep.conditions:
+        torchrun("wlsweep.train.torchrun", str(run.root), c.name, log=folder / f"{c.name}.log")
+    torchrun("bench.hf_trainer", str(run.root), str(folder / "trainer.json"), log=folder / "trainer.log")
+    timed([sys.executable, "-m", "bench.predict", str(run.root)], folder / "predict.log")
+    seconds = json.loads((folder / "predict.log").read_text().splitlines()[-1])
+    lines = run.metric_log(sweep.conditions[0].name).read_text().splitlines()[1:]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return {
+        "shape": name,
+        "layers": f"{a.layers} of {shape.layers}",
+        "device": device,
+        "peak": next((v for k, v in PEAK.items() if k in device), None),
+        "flops_per_token": training_flops(a, 1),
+        "tokens_per_s": statistics.median(json.loads(line)["tokens_per_s"] for line in lines),
+        "trainer_tokens_per_s": read_json(folder / "trainer.json")["tokens_per_s"],
+        "rows_per_s": {k: seconds["rows"] / statistics.median(s) for k, s in seconds["seconds"].items()},
+    }
+
+
+def main() -> None:
+    """Measure each shape and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="a toy shape on a CPU")
+    arguments = parser.parse_args()
+    if not (arguments.tiny or torch.cuda.is_available()):
+        print("not measured: no GPU (python -m bench.gpu --tiny tries the script on a CPU)")
+        return
+    shapes = {"tiny": TINY} if arguments.tiny else {k: architecture(Model(path=v)) for k, v in SHAPES.items()}
+    results = [measure(name, shape, arguments.tiny) for name, shape in shapes.items()]
+
+    def mfu(r, key: str) -> str:
+        return f"{r[key] * r['flops_per_token'] / r['peak']:.1%}" if r["peak"] else "-"
+
+    publish(
+        "gpu",
+        f"{results[0]['device']}: goals MFU 50 %, 1.2x the Trainer, 0.9 of bare vLLM",
+        ("shape", "layers", "tokens/s", "MFU", "Trainer", "MFU", "ratio", "rows/s", "bare vLLM", "ratio"),
+        [
+            (
+                r["shape"],
+                r["layers"],
+                f"{r['tokens_per_s']:.0f}",
+                mfu(r, "tokens_per_s"),
+                f"{r['trainer_tokens_per_s']:.0f}",
+                mfu(r, "trainer_tokens_per_s"),
+                f"{r['tokens_per_s'] / r['trainer_tokens_per_s']:.2f}",
+                f"{r['rows_per_s']['wlsweep']:.1f}",
+                f"{r['rows_per_s']['bare vLLM']:.1f}",
+                f"{r['rows_per_s']['wlsweep'] / r['rows_per_s']['bare vLLM']:.2f}",
+            )
+            for r in results
+        ],
+        {"results": results},
+    )
+
+
+if __name__ == "__main__":
+    main()

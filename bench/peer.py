@@ -1,0 +1,163 @@
+"""The 19 conditions as users of LLaMA-Factory run them today, against `wlsweep run`, in one run: make bench-peer
+
+    python -m bench.peer                                  # made-up abstracts; needs .venv-peer (make bench-peer makes it)
+    python -m bench.peer --data iclr.json                 # your own ShareGPT rows, 1,250 or more (abstracts)
+    python -m bench.peer --only 0-2 --conditions 1 --limit 64      # a trial
+
+The peer trains each condition with `llamafactory-cli train` (0.9.5, two processes, DDP over gloo: its DeepSpeed path does
+not start on a CPU; micro-batch 1 with gradient checkpointing, the published recipe and its default), then predicts with a
+fresh vLLM with default start-up, then computes metrics with a script. Each is a command of its own, as users have it. Some
+conditions are timed, half of them before and half of them after ours, and their median is scaled to all.
+
+Ours is the whole command, from nothing: data, training, prediction with label scores, evaluation, report with PNGs.
+Both start from the same base model, rows, order of magnitude of arithmetic (float32), updates, batch size and prompts.
+The peer knows no gamma, so its conditions are unweighted runs on our exported mixes: the same cost, another science.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import sys
+from pathlib import Path
+
+from bench.papers import papers, write_array
+from bench.results import BENCH, WLSWEEP, publish, timed
+from wlsweep.conditions import Condition, select
+from wlsweep.config import TinyBase, load_sweep
+from wlsweep.data.export import NAME, dataset_name
+from wlsweep.paths import RunDir, read_json, write_json
+
+WORK = BENCH / "peer"
+SPACE = Path("bench/peer.toml")
+BASE = TinyBase(vocab=2048, width=192, layers=3, heads=6, learn="format")
+"""1.8M parameters."""
+ROWS, ACCEPTS, CHARACTERS = 1_275, 535, 1_100
+"""Of the made-up source; with the instruction and chat format a row is about 320 tokens."""
+GOAL = 8.0
+PEER = Path(".venv-peer/bin")
+PEER_ENVIRONMENT = {
+    "PATH": f"{PEER.resolve()}:/usr/bin:/bin",  # it starts the torchrun that it finds
+    "FORCE_TORCHRUN": "1",
+    "HF_HUB_OFFLINE": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+
+
+def prepare(data: Path | None, limit: list[str]) -> Path:
+    """Make the base model, the rows and the exported mixes; nothing of it is timed."""
+    from wlsweep.train.base_model import ensure_tiny_base
+
+    shutil.rmtree(WORK, ignore_errors=True)
+    rows = data or WORK / "rows.json"
+    if data is None:
+        WORK.mkdir(parents=True)
+        write_array(rows, papers(ROWS, ACCEPTS, CHARACTERS))
+    shutil.copytree(ensure_tiny_base(BASE, rows, WORK / "cache", print), WORK / "base")
+    prepared = WORK / "prepared" / "run"
+    stage = [*WLSWEEP, "run", str(SPACE), "--data", str(rows), "--out", str(prepared), "--stage", "data", *limit]
+    timed(stage, WORK / "prepared.log")
+    timed([*WLSWEEP, "export", str(prepared), "--sharegpt", str(WORK / "mixes")], WORK / "export.log")
+    return rows
+
+
+def peer_condition(condition: Condition) -> dict[str, float]:
+    """Train, predict and measure one condition the peer's way; seconds of each command, and its updates."""
+    train, folder = load_sweep(SPACE).train, WORK / "theirs" / condition.name
+    model, config = folder / "model", folder / "train.yaml"  # JSON is YAML; its reader of .json files fails
+    settings = {
+        "model_name_or_path": str(WORK / "base"),
+        "stage": "sft",
+        "do_train": True,
+        "finetuning_type": "full",
+        "template": "qwen",
+        "dataset_dir": str(WORK / "mixes"),
+        "dataset": dataset_name(condition.k),
+        "cutoff_len": 1024,
+        "overwrite_cache": True,
+        "output_dir": str(model),
+        "logging_steps": train.log_every,
+        "save_strategy": "no",  # the final model is written all the same
+        "report_to": "none",
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": train.global_batch // 2,
+        "learning_rate": train.lr,
+        "num_train_epochs": train.epochs,
+        "lr_scheduler_type": "cosine",
+        "warmup_ratio": train.warmup_ratio,
+        "use_cpu": True,
+        "ddp_backend": "gloo",
+        "optim": "adamw_torch",
+    }
+    write_json(config, settings)
+    environment = {**PEER_ENVIRONMENT, "NPROC_PER_NODE": "2"}
+    script = [sys.executable, "-m", "bench.peer_script"]
+    test, predictions = WORK / "mixes" / f"{NAME}_test" / "data.json", folder / "predictions.jsonl"
+    training = timed([str(PEER / "llamafactory-cli"), "train", str(config)], folder / "train.log", environment)
+    predicting = timed([*script, "predict", str(model), str(test), str(predictions)], folder / "predict.log")
+    measuring = timed([*script, "metrics", str(predictions), str(folder / "metrics.json")], folder / "metrics.log")
+    return {
+        "train": training,
+        "train_loop": float(read_json(model / "train_results.json")["train_runtime"]),
+        "predict": predicting,
+        "metrics": measuring,
+        "all": training + predicting + measuring,
+        "updates": read_json(model / "trainer_state.json")["global_step"],
+        "predicted_rows": read_json(folder / "metrics.json")["rows"],
+    }
+
+
+def main() -> None:
+    """Time both and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="ShareGPT rows")
+    parser.add_argument("--conditions", type=int, default=3, help="how many the peer is timed on (default 3)")
+    parser.add_argument("--only", help="conditions of ours (default: all 19); the peer is scaled to as many")
+    parser.add_argument("--limit", type=int, help="rows of every set, for a trial (default 1,000)")
+    arguments = parser.parse_args()
+    if not (PEER / "llamafactory-cli").exists():
+        raise SystemExit("the peer is not installed: make bench-peer")
+    limit = ["--limit", str(arguments.limit)] if arguments.limit else []
+    rows = prepare(arguments.data, limit)
+    chosen = select(load_sweep(SPACE).conditions, arguments.only)
+    tried = [chosen[i * len(chosen) // arguments.conditions] for i in range(arguments.conditions)]
+    run = RunDir(WORK / "ours" / "run")
+    only = ["--only", arguments.only] if arguments.only else []
+    theirs = {c.name: peer_condition(c) for c in tried[: len(tried) // 2]}
+    ours = timed(
+        [*WLSWEEP, "run", str(SPACE), "--data", str(rows), "--out", str(run.root), *limit, *only], WORK / "ours.log"
+    )
+    theirs |= {c.name: peer_condition(c) for c in tried[len(tried) // 2 :]}
+    record = read_json(run.trained(tried[0].name))
+    test_rows = read_json(WORK / "theirs" / tried[0].name / "metrics.json")["rows"]
+    if unlike := {n: t["updates"] for n, t in theirs.items() if t["updates"] != record["steps"]}:
+        raise SystemExit(f"the peer made {unlike} updates, ours {record['steps']}: no fair comparison")
+    median = {k: statistics.median(t[k] for t in theirs.values()) for k in next(iter(theirs.values()))}
+    n, stages = len(chosen), read_json(run.logs / "seconds.json")
+    tokens = record["tokens"] / record["samples"]
+    table = [
+        ("training", median["train"], stages.get("train")),
+        ("  of which its loop", median["train_loop"], n and record["seconds"]["steps"] * n),
+        ("prediction", median["predict"], stages.get("predict")),
+        ("metrics, report", median["metrics"], stages.get("evaluate", 0) + stages.get("report", 0)),
+    ]
+    cells = [
+        (k, f"{a:.1f}", f"{a * n:.0f}", f"{b:.0f}" if b else "-", f"{a * n / b:.1f}" if b else "-") for k, a, b in table
+    ]
+    ratio = median["all"] * n / ours
+    cells.append(
+        (f"all {n} conditions", f"{median['all']:.1f}", f"{median['all'] * n:.0f}", f"{ours:.0f}", f"{ratio:.1f}")
+    )
+    publish(
+        "peer",
+        f"{n} conditions: {record['samples']} rows of {tokens:.0f} tokens, {record['steps']} updates, {test_rows} prompts; "
+        f"peer: median of {len(theirs)} unweighted conditions, scaled; goal {GOAL:g}",
+        ("", "peer, s each", f"peer, s x {n}", "wlsweep, s", "ratio"),
+        cells,
+        {"conditions": n, "theirs": theirs, "ours": {**stages, "command": ours}, "ratio": ratio, "goal": GOAL},
+    )
+
+
+if __name__ == "__main__":
+    main()

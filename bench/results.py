@@ -1,0 +1,54 @@
+"""What every benchmark does with its figures: one table on the screen, and the same as JSON in runs/bench/NAME.json."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from wlsweep.paths import write_json
+
+BENCH = Path("runs/bench")
+"""Where results lie, and the runs that they were measured on."""
+WLSWEEP = [sys.executable, "-m", "wlsweep.cli"]
+"""The command as users type it, in this environment."""
+
+
+def publish(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], record: Any) -> None:
+    """Print the table; write `record`, with the machine that it was measured on."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    to = BENCH / f"{name}.json"
+    write_json(to, {"bench": name, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **machine(), **record})
+    console = Console()
+    console.print(table)
+    console.print(f"JSON: {to}\n", highlight=False)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on beside the code; a load above the number of CPUs makes absolute times worthless."""
+    return {"machine": platform.machine(), "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
+
+
+def timed(command: Sequence[str], log: Path, env: dict[str, str] | None = None) -> float:
+    """Wall seconds of a command that must succeed; what it says goes to a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    with log.open("w") as out:
+        code = subprocess.run(
+            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
+        ).returncode
+    if code:
+        raise SystemExit(f"{' '.join(map(str, command))} ended with {code}; see {log}")
+    return time.perf_counter() - began

@@ -1,0 +1,87 @@
+"""Stands in for a condition's training where what surrounds it is measured: it leaves a whole record and does no work.
+
+`RAY_RUNTIME_ENV_HOOK=bench.trivial.everywhere wlsweep run ...` makes every worker process of that command put these in the
+place of `wlsweep.train.engine` and `wlsweep.train.loop`, so that no DeepSpeed is imported and nothing is computed. All the
+rest is the product's own: Tune trials, desk, Ray Train group, process group and broadcasts, leases, records.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any, NamedTuple
+
+
+def everywhere(runtime_env: dict[str, Any] | None) -> dict[str, Any]:
+    """For Ray, in the driver: adds the set-up below to every worker process."""
+    return {**(runtime_env or {}), "worker_process_setup_hook": "bench.trivial.install"}
+
+
+def install() -> None:
+    """For Ray, in each worker process."""
+    for name, parts in (
+        ("wlsweep.train.engine", [join_group]),
+        ("wlsweep.train.loop", [ConditionFailed, Stopped, Hooks, Job, train_condition]),
+    ):
+        module = types.ModuleType(name)
+        for part in parts:
+            setattr(module, part.__name__, part)
+        sys.modules[name] = module
+
+
+class Place(NamedTuple):
+    rank: int
+    world: int
+
+
+class Job(NamedTuple):
+    sweep: Any
+    condition: Any
+    run: Any
+    base: str
+    attempt: int
+
+
+class Hooks(NamedTuple):
+    on_log: Any
+    should_stop: Any
+
+
+class ConditionFailed(Exception):
+    pass
+
+
+class Stopped(Exception):
+    pass
+
+
+def join_group() -> Place:
+    import torch.distributed as dist
+
+    return Place(dist.get_rank(), dist.get_world_size())
+
+
+def train_condition(job: Job, _rows: Any, place: Place, hooks: Hooks) -> None:
+    """One line of the metric log, an empty model folder and the record, then the ranks meet."""
+    import torch.distributed as dist
+
+    from wlsweep.paths import write_json
+
+    name = job.condition.name
+    if place.rank == 0:
+        line = {"step": 1, "of": 1, "loss": 0.0}
+        hooks.on_log(line)
+        job.run.model(name).mkdir(parents=True, exist_ok=True)
+        write_json(
+            job.run.trained(name),
+            {
+                "condition": job.condition.as_dict(),
+                "sweep_fingerprint": job.sweep.fingerprint(),
+                "model": {"fingerprint": "none"},
+                "seconds": {"start": 0.0, "steps": 0.0},
+                "steps": 1,
+                "unweighted_loss": 0.0,
+                "final": line,
+            },
+        )
+    dist.barrier()
