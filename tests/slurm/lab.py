@@ -310,7 +310,7 @@ PartitionName=scavenge Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQ
         path = self.home() / "runs" / run / "conditions" / condition / "metrics.jsonl"
         return path.read_text().splitlines() if path.exists() else []
 
-    def until_step(self, run: str, step: int, seconds: float = 300) -> None:
+    def until_step(self, run: str, step: int, seconds: float = 600) -> None:
         """Wait until a run's first condition has trained for so many steps."""
         until(lambda: len(self.steps(run)) >= step, seconds, f"{run} has not reached step {step}")
 

@@ -82,7 +82,7 @@ def test_a_time_limit_that_comes_near_is_met_with_a_checkpoint_and_a_fresh_limit
     assert "SIGUSR1: running conditions save" in log and "stopped in time: requeue" in log
     lab.until_step("limit", len(before) + 20)
     assert lab.steps("limit")[: len(before)] == before
-    assert lab.job(job)["Restarts"] == "1" and "restart 1" in log_of(lab, "limit", 1)
+    assert "restart 1" in log_of(lab, "limit", 1)
     lab.on("login", "scancel", str(job), user="owner")
     assert lab.wait(job, 60)["JobState"] == "CANCELLED"
 
