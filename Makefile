@@ -47,7 +47,7 @@ types: $(VENV)/.installed-$(EXTRA)  ## mypy --strict on the package
 test-slurm-smoke: $(VENV)/.installed-$(EXTRA)  ## one sweep over two nodes of a throw-away SLURM (minutes; CI runs it after `make test`)
 	@$(BIN)/python -m pytest -m "slurm and not slow" tests/slurm
 
-test-slurm: $(VENV)/.installed-$(EXTRA)  ## all tests on a throw-away SLURM (root, and SLURM packages; half an hour)
+test-slurm: $(VENV)/.installed-$(EXTRA)  ## all tests on a throw-away SLURM (root, and SLURM packages; some 40 minutes)
 	@$(BIN)/python -m pytest -m slurm tests/slurm
 
 # A token of its own keeps other users of this machine out; everything listens on loopback only.
