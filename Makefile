@@ -14,6 +14,7 @@ LOCK := locks/$(EXTRA).lock
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  variables: SWEEP=search_spaces/iclr19.toml  ARGS="--only 0-6 --data papers.json"  EXTRA=gpu  PYTHON=python3.12'
+	@echo '             make head and make job: DASHBOARD=8265, the first of four ports in a row'
 
 # torch comes first, with what its own build (CPU or CUDA) needs; everything else is the compiled lock, as it is.
 $(VENV)/.installed-$(EXTRA): $(LOCK) pyproject.toml
@@ -46,22 +47,24 @@ types: $(VENV)/.installed-$(EXTRA)  ## mypy --strict on the package
 test-slurm-smoke: $(VENV)/.installed-$(EXTRA)  ## one sweep over two nodes of a throw-away SLURM (minutes; CI runs it after `make test`)
 	@$(BIN)/python -m pytest -m "slurm and not slow" tests/slurm
 
-test-slurm: $(VENV)/.installed-$(EXTRA)  ## all tests on a throw-away SLURM (root, and SLURM packages; half an hour)
+test-slurm: $(VENV)/.installed-$(EXTRA)  ## all tests on a throw-away SLURM (root, and SLURM packages; some 40 minutes)
 	@$(BIN)/python -m pytest -m slurm tests/slurm
 
 # A token of its own keeps other users of this machine out; everything listens on loopback only.
 HEAD := $(CURDIR)/runs/.head
+DASHBOARD ?= 8265
 AS_HEAD := RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$(HEAD)/token"
 
 head: $(VENV)/.installed-$(EXTRA)  ## a Ray head with dashboard on this machine, until Ctrl-C; then in another shell: make job
 	@install -d -m 700 "$(HEAD)" && (umask 077; $(BIN)/python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$(HEAD)/token")
-	@echo "dashboard: http://127.0.0.1:8265  (token: $(HEAD)/token)   next: make job SWEEP=$(SWEEP)"
+	@echo "dashboard: http://127.0.0.1:$(DASHBOARD)  (token: $(HEAD)/token)   next: make job SWEEP=$(SWEEP)"
 	@n=$$(nproc); $(AS_HEAD) RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_JOB_STOP_WAIT_TIME_S=120 exec $(BIN)/ray start --head --block --disable-usage-stats --node-ip-address=127.0.0.1 \
-	  --dashboard-host=127.0.0.1 --dashboard-port=8265 --num-cpus=$$((n > 3 ? n : 3))
+	  --dashboard-host=127.0.0.1 --dashboard-port=$(DASHBOARD) --port=$$(($(DASHBOARD) + 1)) --ray-client-server-port=$$(($(DASHBOARD) + 2)) \
+	  --dashboard-agent-listen-port=$$(($(DASHBOARD) + 3)) --min-worker-port=0 --max-worker-port=0 --num-cpus=$$((n > 3 ? n : 3))
 
 # What .gitignore names (runs, models, environments) stays out of the package of the working directory.
 job: $(VENV)/.installed-$(EXTRA)  ## the sweep as a Ray job on the head of `make head`
-	@$(AS_HEAD) $(BIN)/ray job submit --address=http://127.0.0.1:8265 --working-dir=. -- \
+	@$(AS_HEAD) $(BIN)/ray job submit --address=http://127.0.0.1:$(DASHBOARD) --working-dir=. -- \
 	  $(CURDIR)/$(BIN)/wlsweep run $(SWEEP) --out "$(CURDIR)/runs/$(basename $(notdir $(SWEEP)))" $(ARGS)
 
 oracle: $(VENV)/.installed-$(EXTRA)  ## judge the demo, the 19 on more papers, and the other losses against the papers' truth (half an hour)

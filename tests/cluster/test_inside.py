@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from wlsweep.cluster.attach import environment_line, find_cluster, tunnel_line
-from wlsweep.cluster.inside import PORTS, begin, free_block, new_attempt, new_token, own_address
-from wlsweep.cluster.node import end_tree, ray_command
+from wlsweep.cluster.inside import FORM_S, PORTS, begin, free_block, new_attempt, new_token, own_address
+from wlsweep.cluster.node import end_tree, ray_command, ray_environment
 from wlsweep.errors import WlsweepError
 
 
@@ -101,6 +101,14 @@ def test_ray_gets_every_limit_and_no_token_on_its_command_line():
         )
         assert f"--node-ip-address={address}" in command and not any("token" in part for part in command)
         assert ("--head" in command) == head and ("--address=10.0.0.1:20100" in command) == (not head)
+
+
+def test_a_node_is_as_patient_with_a_slow_head_as_the_job_is():
+    """Ray reads its patience from the environment, as a number of tries 2 s apart."""
+    found = ray_environment(ENV, head=False)
+    ask = "from ray._private import ray_constants as c; print(c.NUM_REDIS_GET_RETRIES * 2)"
+    done = subprocess.run([sys.executable, "-c", ask], env=found, capture_output=True, text=True, check=True)
+    assert float(done.stdout) == FORM_S and found["TMPDIR"] == ENV["WLSWEEP_SCRATCH"]
 
 
 def test_a_process_tree_ends_with_those_that_ignore_sigterm_and_those_in_sessions_of_their_own():

@@ -151,6 +151,37 @@ def test_hostile_names_reach_the_sweep_as_they_are(tmp_path, nasty):
     assert not list(tmp_path.rglob("BAD"))
 
 
+PLAIN = {
+    "partition": "p", "account": "a", "qos": "q", "gres": "gpu", "time": "60", "python": "python", "shared": "/s",
+    "scratch": "/t", "login": "me@login",
+}  # fmt: skip
+LISTS = {"prefix": "run", "sbatch": "--constraint=x", "setup": "true"}
+BARE = ("partition", "account", "qos", "gres", "time", "sbatch")
+"""What stands in `#SBATCH` lines, where nothing can be quoted."""
+TEXT = st.text(st.sampled_from("ab1/$`'\"\\ ;#-=%&\n\r\t\u2028\x00")) | st.text()
+
+
+@given(st.sampled_from([*PLAIN, *LISTS]), TEXT, st.sampled_from(["", "/s", "--constraint=", "p"]))
+def test_no_value_of_a_site_adds_a_line_to_the_script(key, text, before):
+    def script(values: dict) -> list[str]:
+        site = Site(cpus_per_node=4, memory_gb=8, gpus_per_node=1, **values)
+        return render_script(a_job(site, f"{site.shared}/me", Ask(1, 3, 1, 1000))).split("\n")
+
+    values = PLAIN | {k: [v] for k, v in LISTS.items()}
+    hostile = before + text
+    try:
+        found = script(values | {key: [hostile] if key in LISTS else hostile})
+    except (ValueError, WlsweepError):
+        return  # refused
+    harmless = script(values)
+    options = [[line for line in lines if line.startswith("#SBATCH")] for lines in (found, harmless)]
+    assert len(found) == len(harmless) and len(options[0]) == len(options[1])
+    if key not in BARE:
+        assert options[0] == options[1]
+    else:
+        assert set(hostile).isdisjoint(" \t'\"\\$`;#%")
+
+
 @pytest.mark.parametrize("bad", ["a\nb", "a\rb", "50%j", "a\\b", "a\x1bb"])
 def test_paths_that_slurm_would_read_as_something_else_are_refused(bad):
     with pytest.raises(WlsweepError, match="rename it"):

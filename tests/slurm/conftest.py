@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.slurm.lab import Lab, why_not
+from tests.slurm.lab import Lab, until, why_not
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +17,13 @@ def lab():
         yield made.up()
     finally:
         made.down()
+
+
+@pytest.fixture(autouse=True)
+def _no_job_outlives_its_test(request):
+    """A test that fails leaves its job running; the next one finds an empty cluster all the same."""
+    yield
+    if "lab" in request.fixturenames:
+        lab = request.getfixturevalue("lab")
+        lab.on("login", "scancel", "--user=owner")
+        until(lambda: not lab.on("login", "squeue", "-h", "-u", "owner").stdout.strip(), 60, "jobs outlive their test")

@@ -55,10 +55,12 @@ def until(true, seconds: float, what: str, every: float = 0.2):
 class Lab:
     """The running cluster."""
 
-    def __init__(self, nodes: int = 2, cpus: int = 6, memory_mb: int = 12_000, gpus: int = 2) -> None:
+    def __init__(self, nodes: int = 2, spare: int = 1, cpus: int = 6, memory_mb: int = 12_000, gpus: int = 2) -> None:
+        """Spare nodes are known to SLURM, and off until a test boots them."""
         self.root = Path(tempfile.mkdtemp(prefix="wlslurm", dir="/tmp"))
         self.root.chmod(0o755)
         self.nodes, self.cpus, self.memory_mb, self.gpus = nodes, cpus, memory_mb, gpus
+        self.known = nodes + spare
         self.first: dict[str, int] = {}
         self.started: dict[str, str] = {}
         for folder in ("etc", "log", "state", "ctld", "spool", "machines", "munge", "home"):
@@ -76,7 +78,7 @@ class Lab:
 
     def _write_etc(self) -> None:
         etc = self.root / "etc"
-        names = [f"{NET}.254 login", *(f"{NET}.{i} node{i}" for i in range(1, self.nodes + 1))]
+        names = [f"{NET}.254 login", *(f"{NET}.{i} node{i}" for i in range(1, self.known + 1))]
         (etc / "hosts").write_text("\n".join(["127.0.0.1 localhost", *names]) + "\n")
         passwd, group = Path("/etc/passwd").read_text(), Path("/etc/group").read_text()
         for user, uid in USERS.items():
@@ -118,14 +120,14 @@ SlurmdTimeout=15
 SlurmctldTimeout=15
 ReturnToService=2
 UnkillableStepTimeout=30
-NodeName=node[1-{self.nodes}] NodeAddr={NET}.[1-{self.nodes}] CPUs={self.cpus} RealMemory={self.memory_mb} """
+NodeName=node[1-{self.known}] NodeAddr={NET}.[1-{self.known}] CPUs={self.cpus} RealMemory={self.memory_mb} """
             f"""Gres=gpu:{self.gpus} State=UNKNOWN
 PartitionName=normal Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
 PartitionName=scavenge Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
 """
         )
         (etc / "gres.conf").write_text(
-            f"AutoDetect=off\nNodeName=node[1-{self.nodes}] Name=gpu Flags=nvidia_gpu_env "
+            f"AutoDetect=off\nNodeName=node[1-{self.known}] Name=gpu Flags=nvidia_gpu_env "
             f"File=/dev/fakegpu[0-{self.gpus - 1}]\n"
         )
         (etc / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\n")
@@ -308,7 +310,7 @@ PartitionName=scavenge Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQ
         path = self.home() / "runs" / run / "conditions" / condition / "metrics.jsonl"
         return path.read_text().splitlines() if path.exists() else []
 
-    def until_step(self, run: str, step: int, seconds: float = 300) -> None:
+    def until_step(self, run: str, step: int, seconds: float = 600) -> None:
         """Wait until a run's first condition has trained for so many steps."""
         until(lambda: len(self.steps(run)) >= step, seconds, f"{run} has not reached step {step}")
 
@@ -321,6 +323,10 @@ PartitionName=scavenge Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQ
         """Wait until a job has ended for good; returns what SLURM says of it."""
         until(lambda: self.job(job)["JobState"] in ENDED, seconds, f"job {job} still runs", every=1)
         return self.job(job)
+
+    def training_on(self, *names: str) -> bool:
+        """Whether training workers of the owner run on each of these machines at this moment."""
+        return all(any(p.startswith("ray::RayTrainWorker") for p in self.processes(n)) for n in names)
 
     def processes(self, name: str, user: str = "owner") -> list[str]:
         """What a user runs on a machine."""

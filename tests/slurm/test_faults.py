@@ -71,6 +71,22 @@ def test_the_early_signal_saves_requeues_and_resumes_at_the_very_step(lab):
     until(lambda: left_behind(lab) == {}, 20, f"left behind: {left_behind(lab)}")
 
 
+def test_a_time_limit_that_comes_near_is_met_with_a_checkpoint_and_a_fresh_limit(lab):
+    """SLURM itself sends the signal here, 60 to 120 s after the start: it looks at time limits once a minute or so."""
+    sweep = lab.variant("limit", epochs=500, checkpoint_every=5000)
+    job = lab.submit(sweep, "--only", "0", site=lab.site(time="3", warning_s=60, **ONE_NODE))
+    lab.until_step("limit", 1)
+    until(lambda: lab.job(job)["Restarts"] == "1", 200, "the job did not requeue")
+    before = lab.steps("limit")
+    log = log_of(lab, "limit", 0)
+    assert "SIGUSR1: running conditions save" in log and "stopped in time: requeue" in log
+    lab.until_step("limit", len(before) + 20)
+    assert lab.steps("limit")[: len(before)] == before
+    assert "restart 1" in log_of(lab, "limit", 1)
+    lab.on("login", "scancel", str(job), user="owner")
+    assert lab.wait(job, 60)["JobState"] == "CANCELLED"
+
+
 def test_a_cancelled_job_leaves_nothing_and_never_comes_back_and_can_be_gone_on_with(lab):
     sweep = long_sweep(lab, "cancel")
     job = lab.submit(sweep, "--only", "0", site=lab.site(**ONE_NODE))
@@ -131,12 +147,16 @@ def test_a_preempted_job_saves_makes_room_and_goes_on_afterwards(lab):
     check_complete(lab, "preempt", before[: json.loads(before[-1])["step"]], lost=EVERY)
 
 
-def test_where_requeue_is_forbidden_a_job_submits_its_continuation(lab):
-    job = lab.submit(long_sweep(lab, "go_on"), "--only", "0", site=lab.site(requeue=False, **ONE_NODE))
-    lab.until_step("go_on", 30)
+def test_where_requeue_is_forbidden_a_task_of_an_array_submits_its_continuation(lab):
+    """In a run directory whose name a careless shell would run."""
+    name = "it's $(touch BAD) `touch BAD`; & *"
+    site = lab.site(requeue=False, **ONE_NODE)
+    job = lab.submit(long_sweep(lab, "go_on"), "--array", "--only", "0", "--out", f"runs/{name}", site=site)
+    lab.until_step(name, 30)
     lab.on("login", "scancel", "--signal=USR1", "--batch", str(job))
     lab.wait(job, 90)
-    before = lab.steps("go_on")
-    assert f"the continuation is job {job + 1}" in log_of(lab, "go_on", 0)
-    assert lab.wait(job + 1, 500)["JobState"] == "COMPLETED"
-    check_complete(lab, "go_on", before, lost=0)
+    before = lab.steps(name)
+    assert f"the continuation is job {job + 1}" in log_of(lab, name, 0)
+    assert lab.wait(job + 1, 500)["JobState"] == "COMPLETED", log_of(lab, name, 1)
+    check_complete(lab, name, before, lost=0)
+    assert list(lab.home().rglob("BAD")) == []

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
-from tests.slurm.lab import HERE, PYTHON, until
+from tests.slurm.lab import ENDED, HERE, PYTHON, until
 from tests.slurm.test_smoke import as_client, find_address, left_behind
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -49,7 +50,8 @@ def test_tasks_of_an_array_share_a_node_without_a_collision_and_leave_nothing(la
     assert states_of(lab, "array") == ["done"] * 3 + ["missing"]
     logs = [p.read_text() for p in (lab.home() / "runs/array/logs").glob("attempt_*/job.log")]
     assert sorted(len(done_in(log)) for log in logs) == [1, 1, 1]
-    assert len(json.loads((lab.home() / "runs/array/metrics/all_metrics.json").read_text())) == 3
+    metrics = json.loads((lab.home() / "runs/array/metrics/all_metrics.json").read_text())
+    assert [m["state"] for m in metrics] == ["done"] * 3 + ["missing"]
     until(lambda: left_behind(lab) == {}, 20, f"left behind: {left_behind(lab)}")
 
 
@@ -75,13 +77,35 @@ def test_nothing_listens_beyond_loopback_unless_the_site_says_so(lab):
 
 def test_two_submissions_of_one_sweep_train_each_condition_once(lab):
     sweep, site = lab.variant("twice", epochs=4), lab.site(cpus_per_node=5)
+    run = lab.home() / "runs/twice"
     jobs = [lab.submit(sweep, site=site) for _ in range(2)]
-    assert [lab.wait(j, 700)["JobState"] for j in jobs] == ["COMPLETED"] * 2
+    # A training ends by writing its record. The logs are no count: both name a condition that either has trained.
+    written: dict[str, set[int]] = {}
+
+    def over() -> bool:
+        for record in run.glob("conditions/*/trained.json"):
+            written.setdefault(record.parent.name, set()).add(record.stat().st_mtime_ns)
+        return int(time.monotonic()) % 5 == 0 and all(lab.job(j)["JobState"] in ENDED for j in jobs)
+
+    until(over, 700, "the two jobs have not ended", every=0.05)
+    assert [lab.job(j)["JobState"] for j in jobs] == ["COMPLETED"] * 2
     assert states_of(lab, "twice") == ["done"] * 4
-    logs = [p.read_text() for p in (lab.home() / "runs/twice/logs").glob("attempt_*/job.log")]
-    assert len(logs) == 2
-    trained = [name for log in logs for name in done_in(log)]
-    assert sorted(trained) == sorted(set(trained)) and len(trained) == 4
+    assert len(list((run / "logs").glob("attempt_*/job.log"))) == 2
+    assert sorted(len(times) for times in written.values()) == [1] * 4
+
+
+def test_three_nodes_train_one_condition_together_and_nothing_is_left_on_any(lab):
+    lab.boot(3)
+    try:
+        lab.wait_for_nodes(3)
+        job = lab.submit(lab.variant("three", workers=3, global_batch=24), "--only", "0-1", "--nodes", "3")
+        until(lambda: lab.training_on("node1", "node2", "node3"), 240, "three nodes hold no rank each", every=0.5)
+        assert lab.wait(job, 500)["JobState"] == "COMPLETED"
+        assert states_of(lab, "three") == ["done"] * 2 + ["missing"] * 2
+        until(lambda: left_behind(lab) == {}, 20, f"left behind: {left_behind(lab)}")
+    finally:
+        lab.crash("node3")
+        lab.on("login", "scontrol", "update", "nodename=node3", "state=down", "reason=test")
 
 
 def test_slurm_and_a_plain_machine_give_the_same_numbers(lab):

@@ -61,6 +61,16 @@ def ray_command(python: str, env: Mapping[str, str], head: bool, own_ip: str) ->
     ]
 
 
+def ray_environment(env: Mapping[str, str], head: bool) -> dict[str, str]:
+    """The environment of `ray start` on this node."""
+    found = {**env, "TMPDIR": env["WLSWEEP_SCRATCH"], "RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_S)}
+    # Tries 2 s apart: a head on a slow machine listens long before it can be joined, and Ray's own 20 are too few then.
+    found["RAY_NUM_REDIS_GET_RETRIES"] = str(int(FORM_S / 2))
+    if not head:
+        found["RAY_gcs_rpc_server_reconnect_timeout_s"] = str(HEAD_GONE_S)
+    return found
+
+
 def address_towards(host: str, port: int, end: float) -> str | None:
     """This machine's address on the way to the head, once the head listens; None if it does not in time."""
     while time.monotonic() < end:
@@ -85,14 +95,10 @@ def main() -> int:
     scratch = Path(os.environ["WLSWEEP_SCRATCH"])
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(mode=0o700)
-    environment = {**os.environ, "TMPDIR": str(scratch)}
-    environment["RAY_JOB_STOP_WAIT_TIME_S"] = str(JOB_STOP_S)
-    if not head:
-        environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = str(HEAD_GONE_S)
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: told.set())
-    ray = psutil.Popen(ray_command(sys.executable, os.environ, head, own_ip), env=environment)
+    ray = psutil.Popen(ray_command(sys.executable, os.environ, head, own_ip), env=ray_environment(os.environ, head))
     try:
         while ray.poll() is None and not told.wait(0.2):
             pass

@@ -85,6 +85,19 @@ class Desk:
             self.assignment, self.attempts, self.cause, self.lines, self.outcome = assignment, 0, None, [], None
             self.changed.notify_all()
 
+    async def watch(self) -> str:
+        """Lasts as long as the assigned condition; called under its name, it shows it in Ray's dashboard.
+
+        Raises:
+            RuntimeError: the cause, if the condition failed.
+        """
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.outcome is not None)
+            assert self.outcome is not None
+            if self.outcome.state == "failed":
+                raise RuntimeError(self.outcome.cause)
+            return self.outcome.state
+
     async def take(self, taker: str) -> Assignment | None:
         """Wait for a condition that is not finished; called by rank 0 whenever it is free or was started again.
 

@@ -61,6 +61,7 @@ def train_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
 def _follow(group: WarmGroup, assignment: Assignment) -> tuple[dict[str, Any], Outcome]:
     """Assign, pass the metric log on to Tune, and return its last line and the outcome."""
     ray.get(group.desk.assign.remote(assignment))
+    shown = group.desk.watch.options(name=assignment.condition.name).remote()
     line: dict[str, Any] = {"step": 0}
     seen = 0
     outcome: Outcome | None = None
@@ -72,6 +73,7 @@ def _follow(group: WarmGroup, assignment: Assignment) -> tuple[dict[str, Any], O
         for line in lines:
             show_line(assignment.sweep.name, assignment.condition.name, line)
             ray.tune.report({**line, "state": "running"})
+    ray.wait([shown])
     return line, outcome
 
 
