@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +43,8 @@ class Bounds(NamedTuple):
     ece: float
 
 
+CLUSTERS = 3
+"""Fewest mixes from which errors can be clustered."""
 STRICT = Bounds(0.05, 0.05, 17, 0.03)
 LOOSE = Bounds(0.2, 0.2, 10, 0.05)
 
@@ -65,9 +68,21 @@ def ece(p: np.ndarray, y: np.ndarray, bins: int = 15) -> float:
     return sum(abs(p[index == b].mean() - y[index == b].mean()) * (index == b).mean() for b in np.unique(index))
 
 
-def regression(expected: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(intercept, slope) of observed on expected shift and their 95 % interval."""
-    fit = sm.OLS(observed, sm.add_constant(expected)).fit()
+def regression(
+    expected: np.ndarray, observed: np.ndarray, mixes: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(intercept, slope) of observed on expected shift and their 95 % interval.
+
+    Conditions of one mix see the same batches in the same order, and what that order adds to their log-odds is common to
+    all of them, so the errors are clustered by mix (`mixes`, one a condition) where there are at least three. The noise
+    of the baseline is common to all conditions: no interval from one sweep holds it.
+    """
+    model = sm.OLS(observed, sm.add_constant(expected))
+    if mixes is not None and len(set(mixes)) >= CLUSTERS:
+        groups = np.unique(mixes, return_inverse=True)[1]
+        fit = model.fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
+    else:
+        fit = model.fit()
     return np.asarray(fit.params), np.asarray(fit.conf_int())
 
 
@@ -95,7 +110,8 @@ def judge(run: RunDir, bounds: Bounds) -> tuple[list[Check], pd.DataFrame]:
         rows.append((name, shift, float((z - base).mean()), theory, found / len(y), low <= found <= high))
     table = pd.DataFrame(rows, columns=["condition", "expected", "observed", "theory_rate", "rate", "inside"])
     shifted = table[table["condition"] != base.name]
-    (intercept, slope), interval = regression(shifted["expected"].to_numpy(), shifted["observed"].to_numpy())
+    by_mix = [parse_name(name).proportion_text for name in shifted["condition"]]
+    (intercept, slope), interval = regression(shifted["expected"].to_numpy(), shifted["observed"].to_numpy(), by_mix)
     b_slope = np.polyfit(true, base, 1)[0]
     correlation = np.corrcoef(true, base)[0, 1]
     calibration = ece(expit(base.to_numpy()), y)
@@ -142,6 +158,9 @@ def main() -> int:
     arguments = parser.parse_args()
     checks, table = judge(existing_run(arguments.run), LOOSE if arguments.loose else STRICT)
     print(table.to_string(index=False, float_format=lambda x: f"{x:.3f}"))
+    mix = [parse_name(name).proportion_text for name in table["condition"]]
+    apart = (table["observed"] - table["expected"]).groupby(mix).mean()
+    print("observed less expected shift, mean of a mix:", ", ".join(f"{k} {v:+.3f}" for k, v in apart.items()))
     for c in checks:
         print(f"{'holds' if c.holds else 'FAILS'}  {c.claim}: {c.value} (bound {c.bound})")
     return 0 if all(c.holds for c in checks) else 1

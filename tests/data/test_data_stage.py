@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import shutil
@@ -9,9 +10,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bench.papers import papers, write_array
+from tests.data.fuzzed import file_contents
 from tests.data.sharegpt import ROOT, corpus, sharegpt, sweep_of, write_lines
+from wlsweep.cli import main
 from wlsweep.config import load_sweep
 from wlsweep.data.mix import exact_counts
 from wlsweep.data.rows import read_rows
@@ -276,6 +281,35 @@ def test_a_bad_file_leaves_nothing_half_made(files, run, model, role, bad):
         prepare_data(sweep_of(data_of(files)), run, model)
     assert not run.root.exists()
     assert not list((run.cache / "tokens").glob(".*")) if role == "test" else not list((run.cache / "tokens").iterdir())
+
+
+@given(content=file_contents(), role=st.sampled_from(["train", "test"]))
+@settings(max_examples=60)
+def test_no_file_ends_the_stage_in_anything_but_a_whole_record_or_one_error_with_nothing_written(
+    tmp_path_factory, model, content, role
+):
+    folder = tmp_path_factory.mktemp("fuzzed")
+    for name, rows in (("train", corpus(6, 6, "t")), ("test", corpus(3, 3, "e"))):
+        write_lines(folder / f"{name}.jsonl", rows)
+    (folder / f"{role}.jsonl").write_bytes(content)
+    run, record = RunDir(folder / "runs" / "one"), None
+    with contextlib.suppress(WlsweepError):
+        record = prepare_data(sweep_of(data_of(folder)), run, model)
+    assert read_json(run.data_json) == record if record else not run.root.exists()
+    assert all((table / "table.json").is_file() for table in (run.cache / "tokens").glob("*")), "half a table"
+
+
+@given(content=file_contents())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_command_line_answers_any_file_with_a_plan_or_one_error(tmp_path_factory, content, monkeypatch, capsys):
+    path = tmp_path_factory.mktemp("fuzzed") / "rows.jsonl"
+    path.write_bytes(content)
+    monkeypatch.setattr(sys, "argv", ["wlsweep", "plan", "search_spaces/abstracts.toml", "--data", str(path)])
+    with pytest.raises(SystemExit) as end:  # anything else would be a traceback
+        main()
+    said = capsys.readouterr()
+    assert end.value.code == 0 or (end.value.code == 2 and said.err.startswith("error: "))
+    assert [p.name for p in path.parent.iterdir()] == ["rows.jsonl"]
 
 
 def test_a_stage_that_was_killed_before_its_record_is_done_again(files, run, model):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.data.fuzzed import JSON, file_contents, mutated
 from tests.data.sharegpt import TASK, corpus, sharegpt, write_lines
 from wlsweep.data.rows import parse_label, parse_row, read_rows, split_human_turn, to_sharegpt
 from wlsweep.errors import WlsweepError
@@ -220,23 +221,6 @@ def test_lone_surrogates_are_read_the_same_from_array_and_lines(tmp_path):
     assert one == other and one.paper == "x ? y"
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=12,
-)
-KEYS = st.sampled_from(["conversations", "_metadata", "from", "value", "submission_id", "year", "true_log_odds"])
-
-
-@st.composite
-def mutated(draw):
-    """A good row with a random value, kept or replaced, at a random place."""
-    row = sharegpt("a", "Accept")
-    place = draw(st.sampled_from([row, row["_metadata"], *row["conversations"]]))
-    place[draw(KEYS)] = draw(JSON)
-    return row
-
-
 @given(raw=JSON | mutated())
 @settings(max_examples=300)
 def test_any_json_value_is_a_row_or_is_refused_with_a_reason(raw):
@@ -251,9 +235,7 @@ def test_any_json_value_is_a_row_or_is_refused_with_a_reason(raw):
 
 
 @given(
-    content=st.binary(max_size=200)
-    | st.builds(lambda rows: json.dumps(rows).encode(), st.lists(mutated(), max_size=3))
-    | st.builds(lambda rows: "\n".join(map(json.dumps, rows)).encode(), st.lists(mutated(), max_size=3)),
+    content=file_contents(),
     cut=st.floats(0, 1),
     noise=st.binary(max_size=3),
 )

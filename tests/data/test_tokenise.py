@@ -110,7 +110,7 @@ TEXT = st.text(alphabet=st.sampled_from("ab Z0.,\n\t{}\\$é\u0301中😀<|>_"), 
     system=st.none() | st.just("You judge."),
     instruction=st.sampled_from(["", TASK + "\n\n"]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_row_that_fits_is_the_tokenizers_own_tokenisation_of_its_chat(tokenizer, paper, system, instruction):
     paper = paper if instruction else paper.replace("\n", " ")  # a blank line would end an instruction
     r = row(paper, system=system, instruction=instruction)
@@ -119,7 +119,7 @@ def test_a_row_that_fits_is_the_tokenizers_own_tokenisation_of_its_chat(tokenize
 
 
 @given(paper=TEXT.filter(str.strip), data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_cut_row_is_a_well_formed_chat_of_a_start_of_its_paper(tokenizer, paper, data):
     answer, r = find_answer_tokens(tokenizer), row(paper)
     whole = len(direct(tokenizer, chat_messages(r))) + answer.length

@@ -33,7 +33,7 @@ focal = [2.0]
 [[grid]]
 proportion = ["1/8"]
 variant = ["reject"]
-gamma = [4.0]
+gamma = [4.0, 8.0]
 balance = ["inverse"]
 smoothing = [0.1]
 two_stage = [true]
@@ -58,8 +58,11 @@ def test_a_limited_run_of_every_kind_of_condition_ends_complete_in_a_folder_of_i
     run = RunDir(tmp_path / "kinds")
     record = json.loads(run.sweep_json.read_text())
     assert record["sweep"]["name"] == "small-limit64" and record["sweep"]["data"]["limit"] == 64
-    first, second = "baseline_gamma1.0_prop1_8", "reject_gamma4.0_prop1_8_smooth0.10_inverse_twostage"
-    assert json.loads(run.trained(second).read_text())["base"] == str(run.model(first).resolve())
+    first, started = "baseline_gamma1.0_prop1_8", run.model("baseline_gamma1.0_prop1_8").stat().st_mtime
+    for gamma in ("4.0", "8.0"):  # both start from the one first stage, which was made before either of them and once
+        second = f"reject_gamma{gamma}_prop1_8_smooth0.10_inverse_twostage"
+        assert json.loads(run.trained(second).read_text())["base"] == str(run.model(first).resolve())
+        assert started < run.metric_log(second).stat().st_mtime
     for c in record["conditions"]:
         assert pd.read_parquet(run.prediction(c["name"]))["row_id"].nunique() == 64
         trained = json.loads(run.trained(c["name"]).read_text())
