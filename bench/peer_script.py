@@ -32,7 +32,13 @@ def predict(model: str, test: str, out: str) -> None:
         )
         for row in rows
     ]
-    llm = LLM(model, dtype="float32", max_model_len=CUTOFF + ANSWER_TOKENS, disable_log_stats=True)
+    llm = LLM(
+        model,
+        dtype="float32",
+        max_model_len=CUTOFF + ANSWER_TOKENS,
+        disable_log_stats=True,
+        gpu_memory_utilization=0.3,  # of a CPU's memory, too; the default 0.92 refuses to start beside other work
+    )
     sampling = SamplingParams(
         temperature=0, max_tokens=ANSWER_TOKENS, seed=0, stop_token_ids=[tokenizer.convert_tokens_to_ids("<|im_end|>")]
     )
