@@ -71,6 +71,9 @@ class Decision(NamedTuple):
 def join_group() -> Place:
     """Hand the process group that the launcher made (Ray Train or torchrun) to DeepSpeed."""
     deepspeed.init_distributed(dist_init_required=False)
+    # What the imports left stays for ever: the collections at each condition's begin and end need not look at it again.
+    gc.collect()
+    gc.freeze()
     rank = dist.get_rank()
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
