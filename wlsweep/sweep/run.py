@@ -421,7 +421,8 @@ class Runner:
         self.view.say(f"run:     {self.run.root}")
         if self.last == "report":
             self.view.say(f"report:  {self.run.report}")
-            self.view.say(f"next:    open {self.run.report}; wlsweep status {self.run.root}")
+            page, root = shlex.quote(str(self.run.report)), shlex.quote(str(self.run.root))
+            self.view.say(f"next:    open {page}; wlsweep status {root}")
         else:
             self.view.say(f"next:    {self.command.replace(f' --stage {self.last}', '')}")
 
