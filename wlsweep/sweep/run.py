@@ -127,7 +127,11 @@ class Runner:
         states = RunState(self.run)
         done = [c for c in self.chosen if (states.trained if self.last == "train" else states.predicted)(c.name)]
         if self.stopping:
-            self.view.say(f"stopped with {len(done)} of {len(self.chosen)} conditions done; go on with: {self.command}")
+            trained = sum(states.trained(c.name) is not None for c in self.chosen)
+            self.view.say(
+                f"stopped with {len(done)} of {len(self.chosen)} conditions done ({trained} trained); "
+                f"go on with: {self.command}"
+            )
             return STOPPED
         self._closing()
         if len(done) < len(self.chosen):
