@@ -240,9 +240,14 @@ PartitionName=scavenge Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQ
             self.crash(name)
         self.munged.terminate()
         self.munged.wait(10)
+        end = time.monotonic() + 10
         for folder in Path("/sys/fs/cgroup").glob("*/slurm_node*"):
             for path in [*sorted(folder.rglob("*/"), reverse=True), folder]:
-                path.rmdir()
+                # Busy until the processes killed above are gone; for longer, they are those of a cluster beside this one.
+                while path.exists() and time.monotonic() < end:
+                    with contextlib.suppress(OSError):
+                        path.rmdir()
+                    time.sleep(0.05)
         shutil.rmtree(self.root, ignore_errors=True)
 
     def on(
