@@ -20,7 +20,7 @@ from wlsweep.report.style import Figure
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 PATIENCE_S = 60
 """Longest wait for the browser to start, and for each figure: one that hangs must not hold the sweep."""
-WIDTH, SCALE = 1100, 1.25
+WIDTH, SCALE = 1100, 1.5
 """Width in CSS pixels, and device pixels per CSS pixel."""
 TITLE = 26
 """CSS pixels for the title, which on the page stands above the figure."""
