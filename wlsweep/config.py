@@ -157,9 +157,10 @@ class Model(_Model):
     """A Hugging Face model: a folder, or a name where a hub can be reached."""
     tiny: TinyBase | None = None
     """A tiny base made on first use, for machines without a GPU or a hub."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Attention of the training workers. Rows carry no mask, so on a GPU `sdpa` runs PyTorch's FlashAttention-2 kernel;
-    `flash_attention_2` is the flash-attn package, which must be installed beside the lock file."""
+    attention: Literal["sdpa", "eager", "packed"] = "sdpa"
+    """Attention of the training workers. Rows carry no mask, so on a GPU `sdpa` runs PyTorch's FlashAttention-2 kernel.
+    `packed` lays the rows of a micro-batch one after another and runs that kernel's variable-length form: no token of
+    padding, for micro-batches of several rows of different lengths."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:

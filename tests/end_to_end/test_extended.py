@@ -1,4 +1,4 @@
-"""Conditions beyond the 19 on the real engines: two stages, other losses, seeds, and a trial run with --limit."""
+"""Conditions beyond the 19 on the real engines: two stages, other losses, seeds, packed rows, and a run with --limit."""
 
 import json
 
@@ -53,7 +53,8 @@ def test_every_shipped_search_space_can_be_planned(name):
 def test_a_limited_run_of_every_kind_of_condition_ends_complete_in_a_folder_of_its_own(tmp_path):
     space = tmp_path / "kinds.toml"
     text = SMALL.read_text()
-    space.write_text(text[: text.index("[[grid]]")].replace("base_rows = 3200", "base_rows = 1600") + GRID)
+    text = text[: text.index("[[grid]]")].replace("base_rows = 3200", "base_rows = 1600")
+    space.write_text(text.replace("[model.tiny]", '[model]\nattention = "packed"\n[model.tiny]') + GRID)
     finish(start(tmp_path / "kinds", "--limit", "64", space=space))
     run = RunDir(tmp_path / "kinds")
     record = json.loads(run.sweep_json.read_text())

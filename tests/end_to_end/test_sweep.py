@@ -95,7 +95,7 @@ def test_a_sweep_ends_with_every_condition_predicted_and_a_report(undisturbed):
     metrics = json.loads(run.metrics_json.read_text())
     assert [m["name"] for m in metrics] == NAMES
     assert run.report.stat().st_size > 10_000
-    assert str(run.report) in text and "Traceback" not in text
+    assert str(run.report) in text and "Traceback" not in text and "WARNING" not in text
     assert not run.checkpoints(NAMES[0]).exists()
 
 

@@ -102,6 +102,21 @@ def test_failed_and_missing_conditions_stay_in_with_their_cause(run):
     assert {"not run", "failed", "missing"} <= set(words)
 
 
+def test_the_page_says_how_wide_the_intervals_are_that_the_forecast_hit(run, tmp_path):
+    theory = [t for t in json.loads(run.analysis_json.read_text())["theory"] if t["inside"] is not None]
+    rates = [t["forecast"]["predicted_accept_rate"] for t in theory]
+    widths = sorted(100 * (r["high"] - r["low"]) for r in rates)
+    middle = (widths[(len(widths) - 1) // 2] + widths[len(widths) // 2]) / 2
+    hits = sum(t["inside"] for t in theory)
+    assert f"{hits} of {len(theory)} conditions within its 95% interval, which is {middle:.0f} points wide" in str(
+        Text(run.report.read_text())
+    )
+    few = make_run(tmp_path / "few", n=24)
+    evaluate(few, draws=DRAWS)
+    write_report(few, png=False)
+    assert "too wide to be told wrong by much" in str(Text(few.report.read_text()))
+
+
 def test_numbers_on_the_page_are_those_of_all_metrics_json(run):
     html = run.report.read_text().replace("<wbr>", "")
     for e in json.loads(run.metrics_json.read_text()):

@@ -22,7 +22,7 @@ from wlsweep.train.model import collate, run_forward
 CONDITION = Condition("accept", 4.0, 2)
 
 
-def micro_batches(rows, batch, place, accumulation, pad):
+def micro_batches(rows, batch, place, accumulation, pad=0, packed=False):
     for numbers in cut(batch, rows.lengths, place.world, accumulation)[place.rank]:
         chosen = numbers.tolist() or [0]
         made = collate(
@@ -33,6 +33,7 @@ def micro_batches(rows, batch, place, accumulation, pad):
             [len(numbers) > 0] * len(chosen),
             len(batch),
             place.device,
+            packed,
         )
         if pad:
             made = made._replace(input_ids=torch.nn.functional.pad(made.input_ids, (0, pad)))
@@ -43,12 +44,12 @@ def named(engine, read):
     return {name.removeprefix("lm."): read(p).clone() for name, p in engine.module.named_parameters()}
 
 
-def gradients(base, rows, place, micro, batch, checkpointing=False, pad=0, dtype="fp32"):
+def gradients(base, rows, place, micro, batch, checkpointing=False, pad=0, dtype="fp32", attention="sdpa"):
     train = train_config(place.world, micro, checkpointing, dtype)
     decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
-    engine = build_engine(base, CONDITION, train, decision, "sdpa", STEPS)
+    engine = build_engine(base, CONDITION, train, decision, attention, STEPS)
     losses = []
-    for made in micro_batches(rows, batch, place, train.accumulation, pad):
+    for made in micro_batches(rows, batch, place, train.accumulation, pad, attention == "packed"):
         out = run_forward(engine, made, 1.0)
         engine.backward(out.loss * place.world * train.accumulation)
         losses.append(out.loss.detach())
@@ -69,7 +70,7 @@ def trajectory(base, rows, place, micro, export=None):
     for step in range(STEPS):
         batch = global_batch_rows(step, len(rows.accept), train.global_batch, 0)
         total = torch.zeros(())
-        for made in micro_batches(rows, batch, place, train.accumulation, 0):
+        for made in micro_batches(rows, batch, place, train.accumulation):
             out = run_forward(engine, made, 1.0)
             engine.backward(out.loss * place.world * train.accumulation)
             engine.step()
@@ -100,6 +101,10 @@ def main():
         found[f"{name}, ragged"] = gradients(base, rows, place, micro, ragged)
         found[f"{name}, padded"] = gradients(base, rows, place, micro, full, pad=9)
         found[f"{name}, checkpointing"] = gradients(base, rows, place, micro, full, checkpointing=True)
+        found[f"{name}, packed"] = gradients(base, rows, place, micro, full, attention="packed")
+        found[f"{name}, ragged, packed, checkpointing"] = gradients(
+            base, rows, place, micro, ragged, checkpointing=True, attention="packed"
+        )
         found[f"{name}, trajectory"] = trajectory(base, rows, place, micro)
         found[f"{name}, bf16"] = gradients(base, rows, place, micro, full, dtype="bf16")
         engine_module.SMALL = engine_module.PERSISTENT = 0  # as for a large model: every parameter partitioned

@@ -63,7 +63,10 @@ def apart(a, b):
     return float((difference / sum((b[k].double() ** 2).sum() for k in b)).sqrt())
 
 
-@pytest.mark.parametrize("case", ["", ", ragged", ", padded", ", checkpointing", ", partitioned, checkpointing"])
+CASES = ["", ", ragged", ", padded", ", checkpointing", ", packed", ", ragged, packed, checkpointing"]
+
+
+@pytest.mark.parametrize("case", [*CASES, ", partitioned, checkpointing"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_gradient_of_the_whole_batch(base, found, layout, case):
     rows, model = plain_model(base)

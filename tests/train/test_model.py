@@ -1,25 +1,27 @@
 """The forward pass: logits exist at the answer's positions only."""
 
 import numpy as np
+import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from wlsweep.conditions import Condition
 from wlsweep.train.model import AnswerModel, collate, run_forward
+from wlsweep.train.packed import packed_attention
 
 
-def made(vocab=4096, prompt=200, rows=4):
+def made(vocab=4096, prompt=200, rows=4, attention="sdpa"):
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=vocab, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, tie_word_embeddings=False,
     )  # fmt: skip
+    config._attn_implementation = attention
     model = AnswerModel(Qwen2ForCausalLM(config), Condition("accept", 2.0, 2), 1, 7, 8)
-    prompts = [np.arange(10, 10 + prompt - i, dtype=np.int32) for i in range(rows)]
+    prompts = [np.arange(10, 10 + prompt - 30 * i, dtype=np.int32) for i in range(rows)]
     accept = [i % 2 == 0 for i in range(rows)]
-    batch = collate(
-        prompts, [[5, 7 if a else 8, 6] for a in accept], accept, (2.0, 1.0), [True] * rows, rows, torch.device("cpu")
-    )
+    answers, packed = [[5, 7 if a else 8, 6] for a in accept], attention == "packed"
+    batch = collate(prompts, answers, accept, (2.0, 1.0), [True] * rows, rows, torch.device("cpu"), packed)
     return model, batch
 
 
@@ -29,6 +31,35 @@ def test_logits_are_computed_at_the_answer_positions_only():
     model.lm.lm_head.register_forward_hook(lambda module, args, out: shapes.append(tuple(out.shape)))
     run_forward(model, batch, 1.0).loss.backward()
     assert shapes == [(4, 3, 4096)]
+
+
+def test_packed_rows_give_the_loss_and_gradient_of_padded_ones():
+    (model, batch), (packing, packed) = made(), made(attention="packed")
+    assert packed.input_ids.shape == (1, sum(range(113, 204, 30))) and batch.input_ids.shape == (4, 203)
+    padded, out = run_forward(model, batch, 1.0), run_forward(packing, packed, 1.0)
+    assert torch.allclose(out.label_logprobs, padded.label_logprobs, atol=1e-6)
+    (padded.loss + out.loss).backward()
+    for (name, a), (_, b) in zip(model.named_parameters(), packing.named_parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, rtol=1e-5, atol=1e-7), name
+
+
+def test_a_packed_row_does_not_see_the_others():
+    model, batch = made(attention="packed")
+    scores = run_forward(model, batch, 1.0).label_logprobs
+    end = int(batch.boundaries[1])
+    batch.input_ids[:, :end] += 100
+    changed = run_forward(model, batch, 1.0).label_logprobs
+    assert torch.equal(scores[1:], changed[1:]) and not torch.allclose(scores[0], changed[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlashAttention's variable-length kernel needs a GPU")
+def test_on_a_gpu_packed_attention_is_the_variable_length_kernel_with_the_same_result():
+    q, k, v = (torch.randn(1, heads, 90, 64, device="cuda", dtype=torch.bfloat16) for heads in (4, 2, 2))
+    boundaries = torch.tensor([0, 40, 41, 90], dtype=torch.int32, device="cuda")
+    form = {"scaling": 0.125, "boundaries": boundaries, "longest": 49}
+    kernel, _ = packed_attention(torch.nn.Identity(), q, k, v, None, **form)
+    each, _ = packed_attention(torch.nn.Identity(), q.float(), k.float(), v.float(), None, **form)
+    assert torch.allclose(kernel.float(), each, atol=0.02)
 
 
 def test_the_scores_are_those_of_a_full_forward_pass_row_by_row():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
 from wlsweep.conditions import parse_name
@@ -14,6 +15,9 @@ from wlsweep.report.scatter import forecast_observed, forest, precision_recall
 from wlsweep.report.story import Story, count, pct, pct_interval
 
 _NOTHING = "No condition has predictions yet."
+
+WIDE_POINTS = 40
+"""A forecast interval wider than this holds most rates that a sweep can reach, so that hitting it shows little."""
 
 
 def lead(story: Story) -> str:
@@ -134,12 +138,16 @@ def forecast_section(story: Story) -> Section:
         paragraphs.append("Better: " + ", ".join(better) + ".")
     if worse:
         paragraphs.append("Worse: " + ", ".join(worse) + ".")
-    inside = [t["inside"] for t in story.reached if t["inside"] is not None]
-    if inside:
+    foreseen = [t for t in story.reached if t["inside"] is not None]
+    if foreseen:
         slope = analysis["slope"]
+        rates = [t["forecast"]["predicted_accept_rate"] for t in foreseen]
+        width = median(100 * (rate["high"] - rate["low"]) for rate in rates)
         sentence = (
-            f"From the baseline's predictions alone, theory foresaw the predicted accept rate of {sum(inside)} of"
-            f" {len(inside)} conditions within its 95% interval."
+            "From the baseline's predictions alone, theory foresaw the predicted accept rate of"
+            f" {sum(t['inside'] for t in foreseen)} of {len(foreseen)} conditions within its 95% interval, which is"
+            f" {width:.0f} points wide in the median"
+            + (", too wide to be told wrong by much." if width > WIDE_POINTS else ".")
         )
         if slope["slope"] is not None:
             sentence += (
@@ -152,7 +160,7 @@ def forecast_section(story: Story) -> Section:
             f"The baseline's own calibration, which the forecast rests on: offset {at['offset']:+.2f} (standard error"
             f" {at['offset_error']:.2f}), slope {at['slope']:.2f} ({at['slope_error']:.2f}); 0 and 1 are perfect."
         )
-    elif inside:
+    elif foreseen:
         paragraphs.append(
             "How well the baseline is calibrated cannot be told from its predictions, so the forecast's intervals count"
             " only which papers were drawn and are too narrow."

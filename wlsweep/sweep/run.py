@@ -107,7 +107,7 @@ class Runner:
             self.view.say(f"nothing to do: all {len(self.chosen)} conditions of {self.run.root} are done")
             self._closing()
             return 0
-        refuse_doomed(self.sweep)
+        refuse_missing_engines()
         if self.last != "data":
             self._check_room()
         base = self._timed("data", self._data)
@@ -431,18 +431,16 @@ class Runner:
             self.view.say(f"next:    {self.command.replace(f' --stage {self.last}', '')}")
 
 
-def refuse_doomed(sweep: Sweep) -> None:
+def refuse_missing_engines() -> None:
     """Refuse what would fail only once workers run.
 
     Raises:
-        WlsweepError: if a package that the configuration asks for is missing.
+        WlsweepError: if an engine is not installed.
     """
-    packages = {"ray": "train", "deepspeed": "train", "vllm": "predict"}
-    if sweep.model.attention == "flash_attention_2":
-        packages["flash_attn"] = 'model.attention = "flash_attention_2" ("sdpa" needs no package)'
+    engines = {"ray": "train", "deepspeed": "train", "vllm": "predict"}
     refuse_all(
         "this environment cannot run the sweep (make .venv/.installed-cpu, or EXTRA=gpu, installs the engines):",
-        [f"{name} is not installed, needed for {use}" for name, use in packages.items() if find_spec(name) is None],
+        [f"{name} is not installed, needed for {use}" for name, use in engines.items() if find_spec(name) is None],
     )
 
 

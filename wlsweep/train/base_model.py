@@ -60,6 +60,8 @@ def ensure_tiny_base(config: TinyBase, rows: Path, cache: Path, on_progress: Cal
         with whole_folder(folder) as temporary:
             tokenizer = train_tokenizer(config, papers)
             model = teach(config, tokenizer, papers, on_progress)
+            if not torch.cuda.is_available():  # transformers imports DeepSpeed to save; it would tell the terminal this
+                os.environ.setdefault("DS_ACCELERATOR", "cpu")
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
     return folder

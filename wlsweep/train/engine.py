@@ -36,6 +36,7 @@ from deepspeed.utils import set_z3_leaf_module  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup  # noqa: E402
 from transformers.integrations import HfDeepSpeedConfig  # noqa: E402
 
+from wlsweep.train import packed  # noqa: E402, F401 - registers attention = "packed"
 from wlsweep.train.model import AnswerModel  # noqa: E402
 
 deepspeed_logger.setLevel(logging.ERROR)

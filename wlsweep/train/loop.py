@@ -139,6 +139,7 @@ class Batcher:
     def __init__(self, job: Job, rows: TokenRows, place: Place) -> None:
         self.train, self.seed, self.rows, self.place = job.sweep.train, job.condition.seed, rows, place
         accepts = int(rows.accept.sum())
+        self.packed = job.sweep.model.attention == "packed"
         self.weights = sample_weights(job.condition, accepts, len(rows.accept) - accepts, job.sweep.loss.effective_beta)
 
     def of(self, numbers: Sequence[int], samples: int, weights: tuple[float, float]) -> MicroBatch:
@@ -152,6 +153,7 @@ class Batcher:
             [len(numbers) > 0] * len(chosen),
             samples,
             self.place.device,
+            self.packed,
         )
 
     def step(self, step: int) -> list[tuple[MicroBatch, int]]:

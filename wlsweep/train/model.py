@@ -1,7 +1,8 @@
 """A causal LM with the loss inside its forward pass, so that the engine that calls it never sees full-sequence logits.
 
 The LM head runs at the answer's positions only: [rows, answer tokens, vocabulary] instead of [rows, 4096, 152k].
-Rows are padded on the right; causal attention keeps real tokens from seeing the padding, so no mask is needed.
+Rows are padded on the right; causal attention keeps real tokens from seeing the padding, so no mask is needed. Or they lie
+one after another without padding (`wlsweep.train.packed`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class MicroBatch(NamedTuple):
     """Rows that one rank passes forward together."""
 
     input_ids: Tensor
-    """[rows, longest row] int64: prompt, answer, padding."""
+    """[rows, longest row] int64: prompt, answer, padding; packed [1, tokens of all rows]."""
     prompt_lengths: Tensor
     """[rows] int64: where each answer begins."""
     answers: Tensor
@@ -35,6 +36,12 @@ class MicroBatch(NamedTuple):
     """[rows] float32, 0 for a filler row of a ragged batch."""
     samples: int
     """Samples in the global batch that this belongs to."""
+    positions: Tensor | None = None
+    """Packed: [1, tokens] int64, each token's place in its row."""
+    boundaries: Tensor | None = None
+    """Packed: [rows + 1] int32, where each row begins, and the end of the last."""
+    longest: int = 0
+    """Packed: tokens of the longest row."""
 
 
 class Forward(NamedTuple):
@@ -68,13 +75,23 @@ class AnswerModel(nn.Module):
         weights: Tensor,
         present: Tensor,
         samples: int,
+        positions: Tensor | None,
+        boundaries: Tensor | None,
+        longest: int,
         format_weight: float,
     ) -> tuple[Tensor, ...]:
         """The fields of a `MicroBatch` in, those of a `Forward` out, as plain tensors: ZeRO's hooks look for them."""
-        hidden = self.lm.model(input_ids=input_ids, use_cache=False).last_hidden_state
-        at = (prompt_lengths - 1).unsqueeze(1) + torch.arange(answers.shape[1], device=hidden.device)
-        picked = hidden.gather(1, at.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
-        logits = self.lm.lm_head(picked).float()
+        if boundaries is None:
+            hidden = self.lm.model(input_ids=input_ids, use_cache=False).last_hidden_state
+            begins = torch.arange(len(answers), device=hidden.device) * hidden.shape[1]
+        else:
+            packing = {"boundaries": boundaries, "longest": longest}
+            hidden = self.lm.model(
+                input_ids=input_ids, position_ids=positions, use_cache=False, **packing
+            ).last_hidden_state
+            begins = boundaries[:-1]
+        at = (begins + prompt_lengths - 1).unsqueeze(1) + torch.arange(answers.shape[1], device=hidden.device)
+        logits = self.lm.lm_head(hidden.flatten(0, 1)[at]).float()
         scores = score_answers(logits, answers, self.decision, self.accept_id, self.reject_id)
         parts = sample_loss(scores, accept, self.condition)
         loss = global_loss(parts, weights, present, samples, format_weight)
@@ -98,8 +115,9 @@ def collate(
     present: Sequence[bool],
     samples: int,
     device: torch.device,
+    packed: bool = False,
 ) -> MicroBatch:
-    """Rows as tensors, padded on the right with token 0.
+    """Rows as tensors, padded on the right with token 0 or packed one after another.
 
     Args:
         prompts: token ids of each row up to the answer.
@@ -109,14 +127,17 @@ def collate(
         present: False for a row that only fills a ragged batch.
         samples: samples in the global batch.
         device: where the tensors go.
+        packed: for a model whose attention knows the rows' boundaries.
     """
-    width = len(answers[0])
-    longest = max(len(p) for p in prompts) + width
-    ids = np.zeros((len(prompts), longest), dtype=np.int64)
-    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        ids[row, : len(prompt)] = prompt
-        ids[row, len(prompt) : len(prompt) + width] = answer
-    return MicroBatch(
+    rows = [np.concatenate([prompt, answer]) for prompt, answer in zip(prompts, answers, strict=True)]
+    longest = max(map(len, rows))
+    if packed:
+        ids = np.concatenate(rows, dtype=np.int64)[None]
+    else:
+        ids = np.zeros((len(rows), longest), dtype=np.int64)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+    batch = MicroBatch(
         input_ids=torch.from_numpy(ids).to(device, non_blocking=True),
         prompt_lengths=torch.tensor([len(p) for p in prompts], device=device),
         answers=torch.tensor([list(a) for a in answers], device=device),
@@ -124,4 +145,13 @@ def collate(
         weights=torch.tensor([weights[0] if a else weights[1] for a in accept], device=device),
         present=torch.tensor([float(p) for p in present], device=device),
         samples=samples,
+    )
+    if not packed:
+        return batch
+    positions = np.concatenate([np.arange(len(row)) for row in rows])[None]
+    boundaries = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+    return batch._replace(
+        positions=torch.from_numpy(positions).to(device, non_blocking=True),
+        boundaries=torch.from_numpy(boundaries).to(device, non_blocking=True),
+        longest=longest,
     )

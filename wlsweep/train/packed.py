@@ -1,0 +1,72 @@
+"""Attention over rows that lie one after another without padding: `model.attention = "packed"`.
+
+A micro-batch of rows of different lengths is one sequence [1, all tokens]; no token attends to another row. On a GPU in
+half precision this is FlashAttention's variable-length kernel as PyTorch ships it (`torch.nn.attention.varlen`), which
+reads the rows' boundaries; anywhere else it is `scaled_dot_product_attention`, row by row.
+
+Importing this module registers the name with transformers. No mask is registered, so none is built.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+NAME = "packed"
+
+
+def packed_attention(
+    _layer: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    boundaries: Tensor,
+    longest: int,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each row.
+
+    Args:
+        _layer: that asks; unused.
+        query: [1, heads, tokens, head size].
+        key: [1, key-value heads, tokens, head size].
+        value: as `key`.
+        attention_mask: none; the boundaries are the mask.
+        scaling: of the scores.
+        boundaries: [rows + 1] int32, where each row begins, and the end of the last.
+        longest: tokens of the longest row.
+        dropout: of the attention weights.
+        sliding_window: tokens that a token can look back on; none but unlimited is served.
+
+    Returns:
+        [1, tokens, heads, head size], and no weights.
+
+    Raises:
+        ValueError: if the model wants a mask, a sliding window or dropout.
+    """
+    if attention_mask is not None or sliding_window is not None or dropout:
+        raise ValueError("packed rows know neither masks nor sliding windows nor dropout of attention weights")
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        from torch.nn.attention.varlen import varlen_attn
+
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        out = varlen_attn(
+            q, k, v, boundaries, boundaries, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=True
+        )
+        return cast(Tensor, out).unsqueeze(0), None
+    sizes = boundaries.diff().tolist()
+    rows = zip(*(torch.split(x, sizes, dim=2) for x in (query, key, value)), strict=True)
+    each = [scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True) for q, k, v in rows]
+    return torch.cat(each, dim=2).transpose(1, 2), None
+
+
+AttentionInterface.register(NAME, packed_attention)
