@@ -5,7 +5,8 @@ started by torchrun, without Ray. A shape whose states do not fit the GPU (18 by
 until it fits, and the table says how many are left: a layer's arithmetic stays that of the shape. The Trainer has the same
 rows, model, optimizer and ZeRO-3 settings, and computes logits for every token, as it does for everyone. Tokens/s are the
 median of the logged steps after the first. MFU: 6 FLOPs a parameter and token (embeddings, attention scores and recomputed
-activations left out) of the data sheet's dense bf16 peak.
+activations left out) of the data sheet's dense bf16 peak. A second table has the 1.5B shape on rows of very different
+lengths, eight to a micro-batch: padded, and packed.
 
     python -m bench.gpu --tiny      # the same path on a CPU with a toy shape: a trial of the script, no figures to quote
 
@@ -43,10 +44,11 @@ resampling = "oversample"
 cutoff = {cutoff}
 [model]
 path = "{model}"
+attention = "{attention}"
 [train]
 lr = 1.0e-5
-global_batch = 8
-micro_batch = 1
+global_batch = {batch}
+micro_batch = {micro}
 workers = 1
 gpu = {gpu}
 dtype = "{train}"
@@ -108,28 +110,54 @@ def torchrun(*arguments: str, log: Path) -> None:
     timed([*launcher, *arguments], log, {} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"})
 
 
-def measure(name: str, shape: Architecture, tiny: bool) -> dict[str, object]:
-    """Train two conditions without Ray, the Trainer on the same rows, then predict with both."""
-    folder = WORK / name
+def prepare(folder: Path, shape: Architecture, tiny: bool, **changed: object) -> tuple[Sweep, RunDir, Architecture]:
+    """A run whose data stage is done, on random weights in that shape."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     kinds = {"gpu": "false", "train": "fp32", "predict": "float32", "gpus": 0, "cutoff": 512, "log_every": 1}
     if not tiny:
         kinds = {"gpu": "true", "train": "bf16", "predict": "bfloat16", "gpus": 1, "cutoff": 4096, "log_every": 4}
+    kinds |= {"batch": 8, "micro": 1, "attention": "sdpa", "characters": 2_000 if tiny else 38_000, "spread": 0.2}
+    kinds |= changed
     space, run, rows = folder / "gpu.toml", RunDir(folder / "run"), folder / "rows.json"
     space.write_text(SPACE.format(model=folder / "base", **kinds))
     sweep = load_sweep(space)
     a = fitting(shape, sweep)
     write_model(a, folder / "base")
     count = 40 if tiny else 400
-    write_array(rows, papers(count, count // 2, characters=2_000 if tiny else 38_000))
+    write_array(rows, papers(count, count // 2, characters=kinds["characters"], spread=kinds["spread"]))
     timed([*WLSWEEP, "run", str(space), "--data", str(rows), "--out", str(run.root), "--stage", "data"], folder / "log")
+    return sweep, run, a
+
+
+def tokens_per_s(run: RunDir, name: str) -> float:
+    """Of the logged steps after the first."""
+    lines = run.metric_log(name).read_text().splitlines()[1:]
+    return statistics.median(json.loads(line)["tokens_per_s"] for line in lines)
+
+
+def measure_layouts(name: str, shape: Architecture, tiny: bool) -> dict[str, float]:
+    """Tokens/s, padding not counted, of padded and of packed micro-batches of the same rows."""
+    found = {}
+    for attention in ("sdpa", "packed"):
+        folder = WORK / f"{name}-{attention}"
+        different = {"characters": 500 if tiny else 5_000, "spread": 0.8, "batch": 16, "micro": 8}
+        sweep, run, _ = prepare(folder, shape, tiny, attention=attention, **different)
+        condition = sweep.conditions[0].name
+        torchrun("wlsweep.train.torchrun", str(run.root), condition, log=folder / "train.log")
+        found[attention] = tokens_per_s(run, condition)
+    return found
+
+
+def measure(name: str, shape: Architecture, tiny: bool) -> dict[str, object]:
+    """Train two conditions without Ray, the Trainer on the same rows, then predict with both."""
+    folder = WORK / name
+    sweep, run, a = prepare(folder, shape, tiny)
     for c in sweep.conditions:
         torchrun("wlsweep.train.torchrun", str(run.root), c.name, log=folder / f"{c.name}.log")
     torchrun("bench.hf_trainer", str(run.root), str(folder / "trainer.json"), log=folder / "trainer.log")
     timed([sys.executable, "-m", "bench.predict", str(run.root)], folder / "predict.log")
     seconds = json.loads((folder / "predict.log").read_text().splitlines()[-1])
-    lines = run.metric_log(sweep.conditions[0].name).read_text().splitlines()[1:]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return {
         "shape": name,
@@ -137,7 +165,7 @@ def measure(name: str, shape: Architecture, tiny: bool) -> dict[str, object]:
         "device": device,
         "peak": next((v for k, v in PEAK.items() if k in device), None),
         "flops_per_token": training_flops(a, 1),
-        "tokens_per_s": statistics.median(json.loads(line)["tokens_per_s"] for line in lines),
+        "tokens_per_s": tokens_per_s(run, sweep.conditions[0].name),
         "trainer_tokens_per_s": read_json(folder / "trainer.json")["tokens_per_s"],
         "rows_per_s": {k: seconds["rows"] / statistics.median(s) for k, s in seconds["seconds"].items()},
     }
@@ -177,6 +205,15 @@ def main() -> None:
             for r in results
         ],
         {"results": results},
+    )
+    name, shape = next(iter(shapes.items()))
+    rates = measure_layouts(name, shape, arguments.tiny)
+    publish(
+        "gpu_layouts",
+        f"{results[0]['device']}, {name}: rows of very different lengths, eight to a micro-batch",
+        ("micro-batch", "tokens/s", "ratio"),
+        [(k, f"{v:.0f}", f"{v / rates['sdpa']:.2f}") for k, v in rates.items()],
+        {"shape": name, "tokens_per_s": rates},
     )
 
 

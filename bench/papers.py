@@ -42,7 +42,9 @@ def paragraphs(n: int, seed: int) -> list[str]:
     return found
 
 
-def papers(rows: int, accepts: int, characters: int = 38_000, seed: int = 0) -> Iterator[dict[str, object]]:
+def papers(
+    rows: int, accepts: int, characters: int = 38_000, seed: int = 0, spread: float = 0.2
+) -> Iterator[dict[str, object]]:
     """ShareGPT rows with a title, sections and a log-normal length around `characters`; years 2020-2025.
 
     The tokenizer of `bench.qwen_like` reads 3.5 characters a token: 38,000 characters are 11k tokens.
@@ -51,7 +53,7 @@ def papers(rows: int, accepts: int, characters: int = 38_000, seed: int = 0) -> 
     stock = paragraphs(3_000, seed)
     mean = np.mean([len(p) for p in stock]) + 2
     accept = rng.permutation(np.arange(rows) < accepts)
-    sizes = np.maximum(1, np.round(characters / mean * rng.lognormal(-0.02, 0.2, size=rows))).astype(int)
+    sizes = np.maximum(1, np.round(characters / mean * rng.lognormal(-(spread**2) / 2, spread, size=rows))).astype(int)
     for i in range(rows):
         chosen = [stock[j] for j in rng.integers(len(stock), size=sizes[i])]
         body = "\n\n".join(f"## {n}\n{p}" if n % 8 == 0 else p for n, p in enumerate(chosen))

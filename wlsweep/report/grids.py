@@ -86,7 +86,7 @@ def heatmap(entries: Sequence[Entry], metric: str, title: str, caption: str, ful
     y = axis(
         "accepts in training", tickvals=list(range(len(rows))), ticktext=[f"1/{k}" for k in rows], autorange="reversed"
     )
-    height = 120 + 46 * len(rows)
+    height = 120 + 46 * max(3, len(rows))  # the axis title needs three rows
     bare = {"gridcolor": "rgba(0,0,0,0)"}
     wide = base_layout(height, annotations=annotations, yaxis=y | bare)
     wide["xaxis"] = axis("gamma, by the class that it weighs", tickvals=places[::every], ticktext=names[::every]) | bare
