@@ -68,7 +68,7 @@ job: $(VENV)/.installed-$(EXTRA)  ## the sweep as a Ray job on the head of `make
 	  $(CURDIR)/$(BIN)/wlsweep run $(SWEEP) --out "$(CURDIR)/runs/$(basename $(notdir $(SWEEP)))" $(ARGS)
 
 # All three are judged, whatever the first says; the target fails if one of them does.
-oracle: $(VENV)/.installed-$(EXTRA)  ## judge the demo, the 19 on more papers, and the other losses against the papers' truth (half an hour)
+oracle: $(VENV)/.installed-$(EXTRA)  ## judge the demo, the 19 on more papers, and the other losses against the papers' truth (a quarter of an hour)
 	@trap 'exit 130' INT; failed=; for space in demo oracle oracle_losses; do \
 	  $(BIN)/wlsweep run search_spaces/$$space.toml \
 	    && $(BIN)/python -m bench.oracle runs/$$space $$([ $$space != demo ] || echo --loose) || failed="$$failed $$space"; \

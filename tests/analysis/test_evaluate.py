@@ -10,7 +10,7 @@ from rich.console import Console
 from tests.made_run import THE_19, make_run, shift_of, write_predictions
 from wlsweep.analysis.evaluate import current, evaluate, remembered_externals, training_curve
 from wlsweep.analysis.load import load_board
-from wlsweep.analysis.table import summary_table
+from wlsweep.analysis.table import percent, summary_table
 from wlsweep.conditions import parse_name
 
 DRAWS = 400
@@ -106,6 +106,17 @@ def test_an_unfinished_sweep_is_evaluated_and_says_what_is_missing(tmp_path):
     text = console.export_text()
     assert all(e["name"] in text for e in found.entries)
     assert "loss is not finite at step 7" in text
+
+
+def test_in_80_columns_a_long_name_folds_and_no_number_is_cut(tmp_path):
+    long = "accept_gamma4.0_prop1_2_decision_token_seed1"
+    found = evaluate(make_run(tmp_path, [THE_19[0], long], n=60), draws=DRAWS)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(summary_table(found))
+    text = console.export_text()
+    assert "…" not in text and all(len(line) <= 80 for line in text.splitlines())
+    folded = "".join(line[:44].split(" ")[0] for line in text.splitlines()[-2:])
+    assert folded == long and percent(found.entries[1], "accuracy") in text
 
 
 def test_nothing_predicted_yet_is_no_error(tmp_path):

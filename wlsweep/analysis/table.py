@@ -24,7 +24,7 @@ def summary_table(evaluation: Evaluation) -> Table:
         box=None,
         pad_edge=False,
     )
-    table.add_column("condition", no_wrap=True)
+    table.add_column("condition", overflow="fold")  # a long name takes a second line before a number is cut
     for _, heading in (*_WITH_INTERVAL, ("auc", "AUC"), ("ece", "ECE"), ("unknown", "?")):
         table.add_column(heading, justify="right", no_wrap=True)
     causes = []
