@@ -4,9 +4,9 @@ Qwen2.5 shapes of 1.5B and 7B with random weights, rows of 4,096 tokens, bf16, g
 started by torchrun, without Ray. A shape whose states do not fit the GPU (18 bytes a parameter on one rank) loses layers
 until it fits, and the table says how many are left: a layer's arithmetic stays that of the shape. The Trainer has the same
 rows, model, optimizer and ZeRO-3 settings, and computes logits for every token, as it does for everyone. Tokens/s are the
-median of the logged steps after the first. MFU: 6 FLOPs a parameter and token (embeddings, attention scores and recomputed
-activations left out) of the data sheet's dense bf16 peak. A second table has the 1.5B shape on rows of very different
-lengths, eight to a micro-batch: padded, and packed.
+median of the logged steps after the first. MFU: 6 FLOPs a parameter and token of the data sheet's dense bf16 peak; for both
+without embeddings, attention scores, recomputed activations, and what the loss does not need of the last layer. A second
+table has the 1.5B shape on rows of very different lengths, eight to a micro-batch: padded, and packed.
 
     python -m bench.gpu --tiny      # the same path on a CPU with a toy shape: a trial of the script, no figures to quote
 

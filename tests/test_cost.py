@@ -63,7 +63,8 @@ def test_the_memory_of_activations_and_logits_is_what_a_training_pass_takes(dtyp
     model = AnswerModel(lm.train(), Condition("accept", 4.0, 2), 3, 10, 11)
     prompts = [np.full(cutoff - len(answer), 7, dtype=np.int32)] * rows
     batch = collate(prompts, [answer] * rows, [True] * rows, (1.0, 1.0), [True] * rows, rows, torch.device("cpu"))
-    with PeakBytes(*model.parameters(), *batch[:-1]) as counted:
+    known = [t for t in batch if isinstance(t, torch.Tensor)]
+    with PeakBytes(*model.parameters(), *known) as counted:
         out = run_forward(model, batch, 1.0)
         after_forward = sum(counted.live.values())
         out.loss.backward()

@@ -99,7 +99,9 @@ def training_memory(a: Architecture, sweep: Sweep, answer_tokens: int = 6) -> Me
 
     Activations are reckoned as the tensors that a decoder layer keeps for its backward pass: with checkpointing one
     [row, token, width] tensor a layer plus all tensors of the one layer that is recomputed; without it all of all. The
-    two norms of a layer keep their input in float32 whatever the model's dtype. Within 10 % of what is measured.
+    two norms of a layer keep their input in float32 whatever the model's dtype. The last layer makes little more than
+    keys and values (`wlsweep.train.last_layer`). A micro-batch may hold twice as many short rows. Within 10 % of what is
+    measured.
     """
     train = sweep.train
     size = 2 if train.dtype == "bf16" else 4
@@ -109,16 +111,22 @@ def training_memory(a: Architecture, sweep: Sweep, answer_tokens: int = 6) -> Me
     tokens = train.micro_batch * sweep.data.cutoff
     head = a.width // a.heads
     kept = tokens * (size * (4 * a.width + 2 * (a.heads + a.kv_heads) * head + 4 * a.mlp) + 4 * 2 * a.width)
+    kept_by_last = tokens * (size * (2 * a.width + 4 * a.kv_heads * head) + 4 * a.width)
     boundaries = size * tokens * a.width * a.layers
-    activations = boundaries + kept if train.gradient_checkpointing else a.layers * kept
-    logits = 3 * 4 * train.micro_batch * answer_tokens * a.vocab
+    activations = boundaries + kept if train.gradient_checkpointing else (a.layers - 1) * kept + kept_by_last
+    logits = 3 * 4 * 2 * train.micro_batch * answer_tokens * a.vocab
     return Memory(states, activations, logits)
 
 
 def training_flops(a: Architecture, tokens: int) -> float:
-    """Model FLOPs of training on so many tokens; recomputation under checkpointing is not counted (MFU, not HFU)."""
+    """FLOPs that training on so many tokens needs; recomputation under checkpointing is not counted (MFU, not HFU).
+
+    Six a token and parameter, without embeddings, LM head and what the last layer need not compute: all but keys and
+    values. Attention scores are left out.
+    """
     embeddings = a.vocab * a.width * (1 if a.tied else 2)
-    return 6.0 * (a.parameters - embeddings) * tokens
+    unused = a.width * (2 * a.width + 3 * a.mlp)
+    return 6.0 * (a.parameters - embeddings - unused) * tokens
 
 
 def model_bytes(a: Architecture, sweep: Sweep) -> int:

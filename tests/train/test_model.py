@@ -7,13 +7,14 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from wlsweep.conditions import Condition
 from wlsweep.train.model import AnswerModel, collate, run_forward
+from wlsweep.train.onednn import use_onednn
 from wlsweep.train.packed import packed_attention
 
 
 def made(vocab=4096, prompt=200, rows=4, attention="sdpa"):
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=vocab, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=vocab, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, tie_word_embeddings=False,
     )  # fmt: skip
     config._attn_implementation = attention
@@ -33,9 +34,39 @@ def test_logits_are_computed_at_the_answer_positions_only():
     assert shapes == [(4, 3, 4096)]
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("attention", ["sdpa", "packed"])
+def test_the_last_layer_at_the_answers_alone_gives_the_loss_and_gradient_of_the_whole_layer(attention, checkpointing):
+    (short, batch), (whole, _) = made(attention=attention), made(attention=attention)
+    del whole.lm.model.layers[-1].forward
+    whole.short = False
+    widths = []
+    short.lm.model.layers[-1].mlp.register_forward_hook(lambda module, args, out: widths.append(tuple(out.shape)))
+    losses = []
+    for model in (short, whole):
+        if checkpointing:
+            model.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        out = run_forward(model.train(), batch, 1.0)
+        out.loss.backward()
+        losses.append(out.loss.item())
+    assert set(widths) == {(4, 3, 16)} and losses[0] == pytest.approx(losses[1], rel=1e-6)
+    for (name, a), (_, b) in zip(short.named_parameters(), whole.named_parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, rtol=1e-4, atol=1e-7), name
+
+
+def test_linear_layers_through_onednn_differ_by_rounding_alone():
+    (model, batch), (fast, _) = made(), made()
+    use_onednn(fast)
+    for m in (model, fast):
+        run_forward(m, batch, 1.0).loss.backward()
+    plain, other = (torch.cat([p.grad.flatten() for p in m.parameters()]) for m in (model, fast))
+    assert 0 < (plain - other).norm() / plain.norm() < 1e-6
+
+
 def test_packed_rows_give_the_loss_and_gradient_of_padded_ones():
     (model, batch), (packing, packed) = made(), made(attention="packed")
-    assert packed.input_ids.shape == (1, sum(range(113, 204, 30))) and batch.input_ids.shape == (4, 203)
+    tokens = sum(range(113, 204, 30))
+    assert packed.input_ids.shape == (1, tokens + -tokens % 64) and batch.input_ids.shape == (4, 203)
     padded, out = run_forward(model, batch, 1.0), run_forward(packing, packed, 1.0)
     assert torch.allclose(out.label_logprobs, padded.label_logprobs, atol=1e-6)
     (padded.loss + out.loss).backward()

@@ -28,7 +28,7 @@ from wlsweep.schema import ACCEPT, REJECT
 from wlsweep.train import batches
 from wlsweep.train.model import AnswerModel, collate, run_forward
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same configuration would give another model."""
 CHAT_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n"

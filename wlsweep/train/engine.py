@@ -38,6 +38,7 @@ from transformers.integrations import HfDeepSpeedConfig  # noqa: E402
 
 from wlsweep.train import packed  # noqa: E402, F401 - registers attention = "packed"
 from wlsweep.train.model import AnswerModel  # noqa: E402
+from wlsweep.train.onednn import use_onednn  # noqa: E402
 
 deepspeed_logger.setLevel(logging.ERROR)
 transformers.utils.logging.disable_progress_bar()
@@ -152,6 +153,8 @@ def build_engine(
     del keep_alive
     if train.dtype == "bf16":
         _compute_in_float32(lm.lm_head)
+    elif not torch.cuda.is_available():
+        use_onednn(lm)
     if train.gradient_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model = AnswerModel(lm, condition, decision.at, decision.accept_id, decision.reject_id)

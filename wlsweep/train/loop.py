@@ -160,7 +160,8 @@ class Batcher:
         """(micro-batch, its tokens) of this rank, one for each accumulation step."""
         n = len(self.rows.accept)
         drawn = batches.global_batch_rows(step, n, self.train.global_batch, self.seed)
-        mine = batches.cut(drawn, self.rows.lengths, self.place.world, self.accumulation)[self.place.rank]
+        cut = batches.cut(drawn, self.rows.lengths, self.place.world, self.accumulation, self.packed)
+        mine = cut[self.place.rank]
         width = len(self.rows.answer.ids("Accept"))
         return [
             (self.of(m.tolist(), len(drawn), self.weights), int(self.rows.lengths[m].sum()) + width * len(m))

@@ -1,6 +1,7 @@
 """A causal LM with the loss inside its forward pass, so that the engine that calls it never sees full-sequence logits.
 
-The LM head runs at the answer's positions only: [rows, answer tokens, vocabulary] instead of [rows, 4096, 152k].
+The LM head runs at the answer's positions only: [rows, answer tokens, vocabulary] instead of [rows, 4096, 152k]. So does the
+last decoder layer, but for its keys and values.
 Rows are padded on the right; causal attention keeps real tokens from seeing the padding, so no mask is needed. Or they lie
 one after another without padding (`wlsweep.train.packed`).
 """
@@ -16,14 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from wlsweep.conditions import Condition
+from wlsweep.train.last_layer import AnswerPlaces, shorten_last_layer
 from wlsweep.train.loss import AnswerScores, global_loss, sample_loss, score_answers
+
+PACKED_MULTIPLE = 64
 
 
 class MicroBatch(NamedTuple):
     """Rows that one rank passes forward together."""
 
     input_ids: Tensor
-    """[rows, longest row] int64: prompt, answer, padding; packed [1, tokens of all rows]."""
+    """[rows, longest row] int64: prompt, answer, padding; packed [1, tokens of all rows and filler]."""
     prompt_lengths: Tensor
     """[rows] int64: where each answer begins."""
     answers: Tensor
@@ -39,7 +43,7 @@ class MicroBatch(NamedTuple):
     positions: Tensor | None = None
     """Packed: [1, tokens] int64, each token's place in its row."""
     boundaries: Tensor | None = None
-    """Packed: [rows + 1] int32, where each row begins, and the end of the last."""
+    """Packed: int32, where each row begins, and the end of the last; filler is one more row."""
     longest: int = 0
     """Packed: tokens of the longest row."""
 
@@ -65,6 +69,7 @@ class AnswerModel(nn.Module):
         self.decision = decision
         self.accept_id = accept_id
         self.reject_id = reject_id
+        self.short = shorten_last_layer(lm)
 
     def forward(
         self,
@@ -81,17 +86,19 @@ class AnswerModel(nn.Module):
         format_weight: float,
     ) -> tuple[Tensor, ...]:
         """The fields of a `MicroBatch` in, those of a `Forward` out, as plain tensors: ZeRO's hooks look for them."""
+        width = answers.shape[1]
+        columns = (prompt_lengths - 1).unsqueeze(1) + torch.arange(width, device=prompt_lengths.device)
         if boundaries is None:
-            hidden = self.lm.model(input_ids=input_ids, use_cache=False).last_hidden_state
-            begins = torch.arange(len(answers), device=hidden.device) * hidden.shape[1]
+            begins = torch.arange(len(answers), device=columns.device) * input_ids.shape[1]
+            places = AnswerPlaces(columns + begins.unsqueeze(1), columns, torch.zeros_like(begins))
         else:
-            packing = {"boundaries": boundaries, "longest": longest}
-            hidden = self.lm.model(
-                input_ids=input_ids, position_ids=positions, use_cache=False, **packing
-            ).last_hidden_state
-            begins = boundaries[:-1]
-        at = (begins + prompt_lengths - 1).unsqueeze(1) + torch.arange(answers.shape[1], device=hidden.device)
-        logits = self.lm.lm_head(hidden.flatten(0, 1)[at]).float()
+            begins = boundaries[: len(answers)].long()
+            places = AnswerPlaces(columns + begins.unsqueeze(1), columns + begins.unsqueeze(1), begins)
+        more = {} if boundaries is None else {"boundaries": boundaries, "longest": longest}
+        more |= {"places": places} if self.short else {}
+        hidden = self.lm.model(input_ids=input_ids, position_ids=positions, use_cache=False, **more).last_hidden_state
+        picked = hidden if self.short else hidden.flatten(0, 1)[places.token]
+        logits = self.lm.lm_head(picked).float()
         scores = score_answers(logits, answers, self.decision, self.accept_id, self.reject_id)
         parts = sample_loss(scores, accept, self.condition)
         loss = global_loss(parts, weights, present, samples, format_weight)
@@ -127,11 +134,13 @@ def collate(
         present: False for a row that only fills a ragged batch.
         samples: samples in the global batch.
         device: where the tensors go.
-        packed: for a model whose attention knows the rows' boundaries.
+        packed: for a model whose attention knows the rows' boundaries. Filler makes the tokens a multiple of 64: kernels
+            like that, and oneDNN makes one anew for each number of tokens that it has not seen.
     """
     rows = [np.concatenate([prompt, answer]) for prompt, answer in zip(prompts, answers, strict=True)]
     longest = max(map(len, rows))
     if packed:
+        rows.append(np.zeros(-sum(map(len, rows)) % PACKED_MULTIPLE, dtype=np.int64))
         ids = np.concatenate(rows, dtype=np.int64)[None]
     else:
         ids = np.zeros((len(rows), longest), dtype=np.int64)
@@ -149,9 +158,9 @@ def collate(
     if not packed:
         return batch
     positions = np.concatenate([np.arange(len(row)) for row in rows])[None]
-    boundaries = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+    boundaries = np.unique(np.cumsum([0, *map(len, rows)], dtype=np.int32))
     return batch._replace(
         positions=torch.from_numpy(positions).to(device, non_blocking=True),
         boundaries=torch.from_numpy(boundaries).to(device, non_blocking=True),
-        longest=longest,
+        longest=max(longest, len(rows[-1])),
     )

@@ -42,7 +42,7 @@ def packed_attention(
         value: as `key`.
         attention_mask: none; the boundaries are the mask.
         scaling: of the scores.
-        boundaries: [rows + 1] int32, where each row begins, and the end of the last.
+        boundaries: int32, where each row begins, and the end of the last.
         longest: tokens of the longest row.
         dropout: of the attention weights.
         sliding_window: tokens that a token can look back on; none but unlimited is served.
