@@ -10,7 +10,7 @@ fresh vLLM with default start-up, then computes metrics with a script. Each is a
 conditions are timed, half of them before and half of them after ours, and their median is scaled to all.
 
 Ours is the whole command, from nothing: data, training, prediction with label scores, evaluation, report with PNGs.
-Both start from the same base model, rows, order of magnitude of arithmetic (float32), updates, batch size and prompts.
+Both start from the same base model, rows, precision (float32), updates, batch size and prompts.
 The peer knows no gamma, so its conditions are unweighted runs on our exported mixes: the same cost, another science.
 """
 
@@ -134,11 +134,11 @@ def main() -> None:
     if unlike := {n: t["updates"] for n, t in theirs.items() if t["updates"] != record["steps"]}:
         raise SystemExit(f"the peer made {unlike} updates, ours {record['steps']}: no fair comparison")
     median = {k: statistics.median(t[k] for t in theirs.values()) for k in next(iter(theirs.values()))}
-    n, stages = len(chosen), read_json(run.logs / "seconds.json")
+    n, stages, groups = len(chosen), read_json(run.logs / "seconds.json"), load_sweep(SPACE).train.groups or 1
     tokens = record["tokens"] / record["samples"]
     table = [
         ("training", median["train"], stages.get("train")),
-        ("  of which its loop", median["train_loop"], n and record["seconds"]["steps"] * n),
+        ("  of which its loop", median["train_loop"], record["seconds"]["steps"] * n / groups),
         ("prediction", median["predict"], stages.get("predict")),
         ("metrics, report", median["metrics"], stages.get("evaluate", 0) + stages.get("report", 0)),
     ]
