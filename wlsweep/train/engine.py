@@ -36,7 +36,7 @@ from deepspeed.utils import set_z3_leaf_module  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup  # noqa: E402
 from transformers.integrations import HfDeepSpeedConfig  # noqa: E402
 
-from wlsweep.train import packed  # noqa: E402, F401 - registers attention = "packed"
+from wlsweep.train import packed  # noqa: E402
 from wlsweep.train.model import AnswerModel  # noqa: E402
 from wlsweep.train.onednn import use_onednn  # noqa: E402
 
@@ -153,8 +153,8 @@ def build_engine(
     del keep_alive
     if train.dtype == "bf16":
         _compute_in_float32(lm.lm_head)
-    elif not torch.cuda.is_available():
-        use_onednn(lm)
+    elif attention == packed.NAME and not torch.cuda.is_available():
+        use_onednn(lm)  # packed micro-batches come in few sizes; for each size oneDNN first makes its kernels
     if train.gradient_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model = AnswerModel(lm, condition, decision.at, decision.accept_id, decision.reject_id)
