@@ -52,6 +52,8 @@ def connect(sweep: Sweep) -> None:
         # The cluster's processes were started by others: what must hold in them travels with the job.
         ray.init(runtime_env={"env_vars": _SETTINGS}, **quiet)
     else:
+        # Below, a raylet warns the terminal of more than four processes a CPU; a sweep has a dozen, most of them idle.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(max(16, os.cpu_count() or 1)))
         ray.init(address="local", num_cpus=local_cpus(sweep), include_dashboard=False, **quiet)
     for name in ("ray.tune", "ray.train", "ray.data", "ray.air"):
         logging.getLogger(name).setLevel(logging.ERROR)
