@@ -3,9 +3,10 @@
     wlsweep run search_spaces/demo.toml --stage data
     torchrun --nproc-per-node 2 -m bench.steps runs/demo [--rounds 3]
 
-The bare loop has the same rows, micro-batches, model, loss, AdamW, schedule and clipping, averages gradients over ranks
-with one flat all-reduce a step, and keeps no log, no checkpoint and no partition. Both are also set against the machine's
-own float32 matmul, with 6 FLOPs a parameter and token (embeddings left out).
+The bare loop has the same rows, micro-batches, model (its last layer at the answers alone, too), loss, AdamW, schedule and
+clipping, averages gradients over ranks with one flat all-reduce a step, and keeps no log, no checkpoint, no partition. Its
+linear layers are PyTorch's own, also where a packed training has those of oneDNN. Both are also set against the machine's
+own float32 matmul, with the FLOPs that `plan` counts.
 """
 
 from __future__ import annotations
