@@ -50,7 +50,8 @@ test-slurm-smoke: $(VENV)/.installed-$(EXTRA)  ## one sweep over two nodes of a 
 test-slurm: $(VENV)/.installed-$(EXTRA)  ## all tests on a throw-away SLURM (root, and SLURM packages; some 40 minutes)
 	@$(BIN)/python -m pytest -m slurm tests/slurm
 
-# A token of its own keeps other users of this machine out; everything listens on loopback only.
+# A token of its own keeps other users of this machine out; everything listens on loopback only. Jobs find their cluster
+# through its temporary directory: in one that is shared, they would join the cluster that was started last.
 HEAD := $(CURDIR)/runs/.head
 DASHBOARD ?= 8265
 AS_HEAD := RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$(HEAD)/token"
@@ -58,7 +59,9 @@ AS_HEAD := RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$(HEAD)/token"
 head: $(VENV)/.installed-$(EXTRA)  ## a Ray head with dashboard on this machine, until Ctrl-C; then in another shell: make job
 	@install -d -m 700 "$(HEAD)" && (umask 077; $(BIN)/python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$(HEAD)/token")
 	@echo "dashboard: http://127.0.0.1:$(DASHBOARD)  (token: $(HEAD)/token)   next: make job SWEEP=$(SWEEP)"
-	@n=$$(nproc); $(AS_HEAD) RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_JOB_STOP_WAIT_TIME_S=120 exec $(BIN)/ray start --head --block --disable-usage-stats --node-ip-address=127.0.0.1 \
+	@n=$$(nproc); scratch=$$(mktemp -d /tmp/wlsweep-head.XXXXXX); trap 'rm -rf "$$scratch"' EXIT; \
+	$(AS_HEAD) RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_JOB_STOP_WAIT_TIME_S=120 $(BIN)/ray start --head --block --disable-usage-stats --node-ip-address=127.0.0.1 \
+	  --temp-dir="$$scratch/ray" \
 	  --dashboard-host=127.0.0.1 --dashboard-port=$(DASHBOARD) --port=$$(($(DASHBOARD) + 1)) --ray-client-server-port=$$(($(DASHBOARD) + 2)) \
 	  --dashboard-agent-listen-port=$$(($(DASHBOARD) + 3)) --min-worker-port=0 --max-worker-port=0 --num-cpus=$$((n > 3 ? n : 3))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -58,18 +59,14 @@ def jobs(settings, *arguments, token=True):
     return done.returncode, done.stdout + done.stderr
 
 
-def submit(settings, out):
+def submit(settings, space, out, log):
+    """Start `make job`; returns its process and the job's id."""
     arguments = f"ARGS=--out {out} --only 0 --stage train"
-    return subprocess.Popen(
-        ["make", "job", f"SWEEP={SMALL.relative_to(ROOT)}", arguments, *settings],
-        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-
-
-def submission(settings):
-    """Submission ids of the head's jobs."""
-    text = jobs(settings, "list")[1]
-    return [part.split("'")[1] for part in text.split("submission_id=")[1:]]
+    command = ["make", "job", f"SWEEP={space}", arguments, *settings]
+    with log.open("w") as to:
+        process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=to, stderr=to)
+    wait_until(lambda: "submitted successfully" in log.read_text())
+    return process, re.search(r"Job '(\w+)' submitted", log.read_text())[1]
 
 
 def logged(run, name, last=None):
@@ -79,28 +76,26 @@ def logged(run, name, last=None):
 
 
 def test_a_job_that_is_stopped_saves_its_condition_and_the_same_command_goes_on(head, tmp_path):
-    run, name = RunDir(tmp_path / "run"), NAMES[0]
+    run, name, space = RunDir(tmp_path / "run"), NAMES[0], tmp_path / "longer.toml"
+    text = SMALL.read_text().replace("base_rows = 3200", "base_rows = 1600")
+    space.write_text(text.replace("train_rows = 960", "train_rows = 12000"))  # so that it is stopped in the middle
     code, said = jobs(head, "list", token=False)
     assert code != 0 and "oken" in said
 
-    first = submit(head, run.root)
+    first, stopped = submit(head, space, run.root, tmp_path / "first.txt")
     wait_until(lambda: any(run.checkpoints(name).glob("step_*/training.json")))
-    (stopped,) = submission(head)
-    assert "RUNNING" in jobs(head, "status", stopped)[1]
     code, said = jobs(head, "stop", stopped)
-    assert code == 0, said
-    assert "STOPPED" in jobs(head, "status", stopped)[1]
-    first.communicate(timeout=60)
+    assert code == 0 and "was stopped" in jobs(head, "status", stopped)[1], said
+    first.wait(timeout=60)
     saved = max(int(p.parent.name.split("_")[1]) for p in run.checkpoints(name).glob("step_*/training.json"))
     until_saved = logged(run, name, saved)
     assert until_saved and not run.trained(name).exists()
     assert not run.lease(name).exists() and RunState(run).all()[0].train == "missing"
 
-    second = submit(head, run.root)
-    text, _ = second.communicate(timeout=200)
-    assert second.returncode == 0 and f"{name} done" in text, text[-3000:]
-    (other,) = set(submission(head)) - {stopped}
-    assert "SUCCEEDED" in jobs(head, "status", other)[1] and f"{name} done" in jobs(head, "logs", other)[1]
+    second, other = submit(head, space, run.root, tmp_path / "second.txt")
+    second.wait(timeout=200)
+    assert second.returncode == 0, (tmp_path / "second.txt").read_text()[-3000:]
+    assert "succeeded" in jobs(head, "status", other)[1] and f"{name} done" in jobs(head, "logs", other)[1]
     # Each line tells the speed of its step, which no second training repeats.
     assert logged(run, name, saved) == until_saved, "the second job began anew"
     assert len(logged(run, name)) > len(until_saved)
