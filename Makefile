@@ -9,7 +9,7 @@ VENV := .venv$(if $(filter gpu,$(EXTRA)),-gpu)
 BIN := $(VENV)/bin
 LOCK := locks/$(EXTRA).lock
 
-.PHONY: help sweep test test-fast test-slurm test-slurm-smoke oracle bench bench-peer bench-gpu lint format types locks clean head job
+.PHONY: help sweep test test-fast test-jobs test-slurm test-slurm-smoke oracle bench bench-peer bench-gpu lint format types locks clean head job
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,11 +29,11 @@ $(VENV)/.installed-$(EXTRA): $(LOCK) pyproject.toml
 sweep: $(VENV)/.installed-$(EXTRA)  ## run a sweep (default: the 19 demo conditions); run again to go on
 	@$(BIN)/wlsweep run $(SWEEP) $(ARGS)
 
-test: lint types  ## lint, types, and all tests but those that need a SLURM
-	@$(BIN)/python -m pytest -m "not slurm"
+test: lint types  ## lint, types, and all tests but those on a SLURM or a Ray head
+	@$(BIN)/python -m pytest -m "not slurm and not jobs"
 
 test-fast: $(VENV)/.installed-$(EXTRA)  ## the tests that start no engine (seconds)
-	@$(BIN)/python -m pytest -m "not slow and not slurm"
+	@$(BIN)/python -m pytest -m "not slow and not slurm and not jobs"
 
 lint: $(VENV)/.installed-$(EXTRA)  ## ruff: lint and format check
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -43,6 +43,9 @@ format: $(VENV)/.installed-$(EXTRA)  ## ruff: fix and format
 
 types: $(VENV)/.installed-$(EXTRA)  ## mypy --strict on the package
 	@$(BIN)/mypy
+
+test-jobs: $(VENV)/.installed-$(EXTRA)  ## make head and make job, stopped and gone on with (two minutes; CI runs it after `make test`)
+	@$(BIN)/python -m pytest -m jobs tests/end_to_end
 
 test-slurm-smoke: $(VENV)/.installed-$(EXTRA)  ## one sweep over two nodes of a throw-away SLURM (minutes; CI runs it after `make test`)
 	@$(BIN)/python -m pytest -m "slurm and not slow" tests/slurm

@@ -16,7 +16,7 @@ from tests.end_to_end.test_sweep import NAMES, SMALL, wait_until
 from wlsweep.paths import RunDir
 from wlsweep.state import RunState
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")]
+pytestmark = [pytest.mark.jobs, pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")]
 ROOT = Path(__file__).parents[2]
 SESSION = ("RAY_ADDRESS", "OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in SESSION}
