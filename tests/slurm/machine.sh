@@ -37,7 +37,8 @@ for path in "$@"; do
     if [ -d "$at" ] && [ $((0$(stat -c %a "$at") & 1)) = 0 ]; then mount -t tmpfs -o mode=755 home "$at"; break; fi
   done
 done
-own=$lab/machines/$name/tmp; mkdir -p "$own"; chmod 1777 "$own"
+own=$lab/machines/$name/tmp   # a machine that crashed comes back with an empty one
+rm -rf --one-file-system "$own"; mkdir -p "$own"; chmod 1777 "$own"
 mkdir "$keep/tmp"; mount --bind "$own" "$keep/tmp"; mount --move "$keep/tmp" /tmp
 i=0
 for path in "$lab" "$@"; do

@@ -160,3 +160,4 @@ def test_where_requeue_is_forbidden_a_task_of_an_array_submits_its_continuation(
     assert lab.wait(job + 1, 500)["JobState"] == "COMPLETED", log_of(lab, name, 1)
     check_complete(lab, name, before, lost=0)
     assert list(lab.home().rglob("BAD")) == []
+    until(lambda: left_behind(lab) == {}, 20, f"left behind: {left_behind(lab)}")

@@ -109,11 +109,11 @@ def test_three_nodes_train_one_condition_together_and_nothing_is_left_on_any(lab
 
 
 def test_slurm_and_a_plain_machine_give_the_same_numbers(lab):
-    job = lab.submit(HERE / "small.toml", "--nodes", "2", "--out", "runs/small")
+    job = lab.submit(HERE / "small.toml", "--nodes", "2", "--out", "runs/slurm")
     assert lab.wait(job, 500)["JobState"] == "COMPLETED"
     lab.wlsweep("run", str(HERE / "small.toml"), "--out", "runs/plain", timeout=600)
     here, there = (
-        flat(json.loads((lab.home() / f"runs/{r}/metrics/all_metrics.json").read_text())) for r in ("plain", "small")
+        flat(json.loads((lab.home() / f"runs/{r}/metrics/all_metrics.json").read_text())) for r in ("plain", "slurm")
     )
     assert len(here) > 40 and here == pytest.approx(there, abs=1e-6)
 

@@ -81,6 +81,7 @@ end_cluster() {
   kill "$step" 2>/dev/null && wait "$step"
   rm -f -- "$RAY_AUTH_TOKEN_PATH"
   rm -rf -- "$TMPDIR"
+  unset TMPDIR   # a continuation would inherit it, and SLURM would make it again on that job's node
 }
 
 inside announce & announce=$!
