@@ -29,7 +29,7 @@ from wlsweep.config import Sweep
 from wlsweep.data.stage import TokenRows
 from wlsweep.errors import WlsweepError
 from wlsweep.paths import RunDir, read_json, whole_file, write_json
-from wlsweep.train import batches
+from wlsweep.train import batches, packed
 from wlsweep.train.engine import (
     Decision,
     Place,
@@ -139,7 +139,7 @@ class Batcher:
     def __init__(self, job: Job, rows: TokenRows, place: Place) -> None:
         self.train, self.seed, self.rows, self.place = job.sweep.train, job.condition.seed, rows, place
         accepts = int(rows.accept.sum())
-        self.packed = job.sweep.model.attention == "packed"
+        self.packed = job.sweep.model.attention == packed.NAME
         self.weights = sample_weights(job.condition, accepts, len(rows.accept) - accepts, job.sweep.loss.effective_beta)
 
     def of(self, numbers: Sequence[int], samples: int, weights: tuple[float, float]) -> MicroBatch:

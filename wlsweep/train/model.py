@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from wlsweep.conditions import Condition
+from wlsweep.train import packed as packed_rows
 from wlsweep.train.last_layer import AnswerPlaces, shorten_last_layer
 from wlsweep.train.loss import AnswerScores, global_loss, sample_loss, score_answers
-
-PACKED_MULTIPLE = 64
 
 
 class MicroBatch(NamedTuple):
@@ -134,13 +133,12 @@ def collate(
         present: False for a row that only fills a ragged batch.
         samples: samples in the global batch.
         device: where the tensors go.
-        packed: for a model whose attention knows the rows' boundaries. Filler makes the tokens a multiple of 64: kernels
-            like that, and oneDNN makes one anew for each number of tokens that it has not seen.
+        packed: for a model whose attention knows the rows' boundaries.
     """
     rows = [np.concatenate([prompt, answer]) for prompt, answer in zip(prompts, answers, strict=True)]
     longest = max(map(len, rows))
     if packed:
-        rows.append(np.zeros(-sum(map(len, rows)) % PACKED_MULTIPLE, dtype=np.int64))
+        rows.append(np.zeros(-sum(map(len, rows)) % packed_rows.MULTIPLE, dtype=np.int64))
         ids = np.concatenate(rows, dtype=np.int64)[None]
     else:
         ids = np.zeros((len(rows), longest), dtype=np.int64)

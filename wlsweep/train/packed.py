@@ -17,6 +17,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME = "packed"
+MULTIPLE = 64
+"""Filler makes the tokens of a micro-batch a multiple of this: kernels like that, and oneDNN makes one anew for each number
+of tokens that it has not seen."""
 
 
 def packed_attention(
@@ -54,7 +57,10 @@ def packed_attention(
         ValueError: if the model wants a mask, a sliding window or dropout.
     """
     if attention_mask is not None or sliding_window is not None or dropout:
-        raise ValueError("packed rows know neither masks nor sliding windows nor dropout of attention weights")
+        raise ValueError(
+            "packed rows know neither masks nor sliding windows nor dropout of attention weights, and this model wants one: "
+            'set model.attention = "sdpa"'
+        )
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         from torch.nn.attention.varlen import varlen_attn
 
