@@ -193,9 +193,16 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all. NaN and infinity are refused: a number that is not there is null."""
+    """Write JSON whole or not at all: a field a line, of a list an item a line.
+
+    NaN and infinity are refused: a number that is not there is null.
+    """
+    if isinstance(value, list):
+        text = "[\n" + ",\n".join(json.dumps(item, allow_nan=False) for item in value) + "\n]"
+    else:
+        text = json.dumps(value, indent=1, allow_nan=False)
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + os.linesep, encoding="utf-8")
+        temporary.write_text(text + os.linesep, encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

@@ -116,6 +116,7 @@ def panels(
     width = (1 - gap * (columns - 1)) / columns
     height = (1 - row_gap * (rows - 1)) / rows
     out: Layout = {"annotations": []}
+    inner = {"title": {"text": ""}, "automargin": False}  # an inner axis cannot leave the figure; asking costs a redraw
     for i, title in enumerate(titles):
         row, column = divmod(i, columns)
         left, top = column * (width + gap), 1 - row * (height + row_gap)
@@ -124,9 +125,9 @@ def panels(
         out[f"xaxis{suffix}"] = x | {"domain": across, "anchor": f"y{suffix}"}
         out[f"yaxis{suffix}"] = y | {"domain": up, "anchor": f"x{suffix}"}
         if column:
-            out[f"yaxis{suffix}"] |= {"title": {"text": ""}}
+            out[f"yaxis{suffix}"] |= inner
         if row < rows - 1 and i + columns < len(titles):
-            out[f"xaxis{suffix}"] |= {"title": {"text": ""}}
+            out[f"xaxis{suffix}"] |= inner
         out["annotations"].append(
             {
                 "text": f"<b>{title}</b>",
