@@ -47,7 +47,7 @@ PEER_ENVIRONMENT = {
 
 def prepare(data: Path | None, limit: list[str]) -> Path:
     """Make the base model, the rows and the exported mixes; nothing of it is timed."""
-    from wlsweep.train.base_model import ensure_tiny_base
+    from wlsweep.train.tiny_base import ensure_tiny_base
 
     shutil.rmtree(WORK, ignore_errors=True)
     rows = data or WORK / "rows.json"

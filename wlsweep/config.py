@@ -118,7 +118,7 @@ class Data(_Model):
 
 
 class TinyBase(_Model):
-    """A small Qwen2 with its own byte-level BPE, made locally and deterministically; see `wlsweep.train.base_model`."""
+    """A small Qwen2 with its own byte-level BPE, made locally and deterministically; see `wlsweep.train.tiny_base`."""
 
     vocab: int = Field(1280, ge=300)
     """Tokens of the vocabulary."""

@@ -15,6 +15,7 @@ _SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a dead worker is noticed, and a report taken
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a group; a worker that is lost resumes from its checkpoint
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_usage_stats_enabled": "0",
     "RAY_DEDUP_LOGS": "0",

@@ -196,7 +196,7 @@ class Runner:
         assert self.sweep.model.tiny is not None
         self.view.note("looking for the tiny base model")
         from wlsweep.data.stage import base_rows
-        from wlsweep.train.base_model import ensure_tiny_base
+        from wlsweep.train.tiny_base import ensure_tiny_base
 
         rows = base_rows(self.sweep, self.run)
         return str(ensure_tiny_base(self.sweep.model.tiny, rows, self.run.cache, self.view.note).resolve())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.tune
@@ -19,8 +19,11 @@ from wlsweep.conditions import Condition, parse_name
 from wlsweep.config import Sweep
 from wlsweep.paths import RunDir
 from wlsweep.state import record_failure, starting_model
+from wlsweep.sweep.desk import Assignment, Ledger, Outcome
 from wlsweep.sweep.gauges import show_done, show_line
-from wlsweep.sweep.groups import Assignment, Ledger, Outcome, WarmGroup
+
+if TYPE_CHECKING:
+    from wlsweep.sweep.groups import WarmGroup
 
 _group: WarmGroup | None = None
 """The group of this trial actor's process; Tune reuses the process for the next trial."""
@@ -29,6 +32,8 @@ _group: WarmGroup | None = None
 def _warm_group(sweep: Sweep, run: RunDir) -> WarmGroup:
     global _group
     if _group is None or not _group.alive:
+        from wlsweep.sweep.groups import WarmGroup  # with torch, which the driver need not wait for
+
         label = ray.get_runtime_context().get_actor_id()[:8]
         _group = WarmGroup(sweep.train, label, run.logs)
     return _group

@@ -1,14 +1,12 @@
 """A tiny Qwen2 base model and its tokenizer, made locally and deterministically, for machines without a hub or a GPU.
 
 It stands in for the instruct model that a real sweep starts from: before any condition fine-tunes it, it already speaks
-`\\boxed{Accept}`. It is taught with plain token cross-entropy in one process, then cached. The LM head is not tied to the
-embeddings: vLLM on a CPU would keep the old head when weights are swapped.
+`\\boxed{Accept}`. It is taught with plain token cross-entropy in one process, and kept by `tiny_base`. The LM head is not
+tied to the embeddings: vLLM on a CPU would keep the old head when weights are swapped.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,13 +21,10 @@ from wlsweep.conditions import Condition
 from wlsweep.config import TinyBase
 from wlsweep.data.rows import Row, read_rows
 from wlsweep.data.tokenise import chat_messages, find_answer_tokens
-from wlsweep.paths import whole_folder
 from wlsweep.schema import ACCEPT, REJECT
 from wlsweep.train import batches
 from wlsweep.train.model import AnswerModel, collate, run_forward
 
-VERSION = 2
-"""Raised whenever the same configuration would give another model."""
 CHAT_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n"
     "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n{% endif %}"
@@ -41,30 +36,15 @@ _THREADS = 2
 """Fixed, since the order of sums, and so the model's bits, depend on it."""
 
 
-def ensure_tiny_base(config: TinyBase, rows: Path, cache: Path, on_progress: Callable[[str], None]) -> Path:
-    """The folder of the tiny base for these rows; made on first use, found in the cache later.
-
-    Args:
-        config: size and first training.
-        rows: ShareGPT rows; the tokenizer and the first training see nothing else.
-        cache: where base models are kept.
-        on_progress: hears one line at a time.
-    """
-    with rows.open("rb") as f:
-        source = hashlib.file_digest(f, "sha256").hexdigest()
-    key = hashlib.sha256(json.dumps([VERSION, source, config.model_dump()]).encode()).hexdigest()[:12]
-    folder = cache / "base" / key
-    if not (folder / "config.json").is_file():
-        on_progress("making the tiny base model")
-        papers = list(read_rows(rows))
-        with whole_folder(folder) as temporary:
-            tokenizer = train_tokenizer(config, papers)
-            model = teach(config, tokenizer, papers, on_progress)
-            if not torch.cuda.is_available():  # transformers imports DeepSpeed to save; it would tell the terminal this
-                os.environ.setdefault("DS_ACCELERATOR", "cpu")
-            model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-    return folder
+def make_tiny_base(config: TinyBase, rows: Path, to: Path, on_progress: Callable[[str], None]) -> None:
+    """Make the tiny base for these ShareGPT rows and write it with its tokenizer into a folder."""
+    papers = list(read_rows(rows))
+    tokenizer = train_tokenizer(config, papers)
+    model = teach(config, tokenizer, papers, on_progress)
+    if not torch.cuda.is_available():  # transformers imports DeepSpeed to save; it would tell the terminal this
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    model.save_pretrained(to)
+    tokenizer.save_pretrained(to)
 
 
 def train_tokenizer(config: TinyBase, papers: list[Row]) -> PreTrainedTokenizerFast:

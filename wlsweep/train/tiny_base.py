@@ -1,0 +1,36 @@
+"""Where the tiny base model lies; `base_model` makes it, and with it torch is imported, only where it is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from wlsweep.config import TinyBase
+from wlsweep.paths import whole_folder
+
+VERSION = 2
+"""Raised whenever the same configuration would give another model."""
+
+
+def ensure_tiny_base(config: TinyBase, rows: Path, cache: Path, on_progress: Callable[[str], None]) -> Path:
+    """The folder of the tiny base for these rows; made on first use, found in the cache later.
+
+    Args:
+        config: size and first training.
+        rows: ShareGPT rows; the tokenizer and the first training see nothing else.
+        cache: where base models are kept.
+        on_progress: hears one line at a time.
+    """
+    with rows.open("rb") as f:
+        source = hashlib.file_digest(f, "sha256").hexdigest()
+    key = hashlib.sha256(json.dumps([VERSION, source, config.model_dump()]).encode()).hexdigest()[:12]
+    folder = cache / "base" / key
+    if not (folder / "config.json").is_file():
+        on_progress("making the tiny base model")
+        from wlsweep.train.base_model import make_tiny_base
+
+        with whole_folder(folder) as temporary:
+            make_tiny_base(config, rows, temporary, on_progress)
+    return folder
