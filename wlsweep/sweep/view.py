@@ -45,9 +45,10 @@ class View:
 
     @contextmanager
     def during(self, stage: str, total: int) -> Iterator[None]:
-        """Show a stage of `total` conditions for the length of the block."""
+        """Show a stage of `total` conditions for the length of the block; a log gets a line at its start."""
         self._reset(stage, total)
         if not self.console.is_terminal:
+            self.say(f"{stage}: {total} conditions" if total else f"{stage}: begins")
             yield
             return
         # Standard error stays with the file that it was sent to; Live would fetch it back onto the screen.

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, get_cosine_schedule_with_warmup
+from transformers.utils.logging import disable_progress_bar
 
 from wlsweep.conditions import Condition
 from wlsweep.config import TinyBase
@@ -25,6 +26,7 @@ from wlsweep.schema import ACCEPT, REJECT
 from wlsweep.train import batches
 from wlsweep.train.model import AnswerModel, collate, run_forward
 
+disable_progress_bar()
 CHAT_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n"
     "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n{% endif %}"
