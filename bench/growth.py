@@ -67,6 +67,10 @@ seed = {seeds}
 """
 
 
+TOKEN = secrets.token_hex(32)
+"""Keeps the clusters to those who know it. One for all of them: Ray reads a process's token only once."""
+
+
 class Case(NamedTuple):
     """One run."""
 
@@ -82,11 +86,12 @@ class Case(NamedTuple):
 
 @contextmanager
 def cluster(nodes: tuple[int, ...]) -> Iterator[dict[str, str]]:
-    """A Ray cluster on this machine, kept to those who know its token; yields the environment that joins it."""
+    """A Ray cluster on this machine; yields the environment that joins it."""
     joined = {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_AUTH_TOKEN": TOKEN,
         "RAY_usage_stats_enabled": "0",
+        "RAY_prestart_worker_first_driver": "0",  # a process for each CPU of each node, most of them for nothing
         "PYTHONPATH": os.pathsep.join(filter(None, (str(Path.cwd()), os.environ.get("PYTHONPATH")))),
     }
     os.environ |= joined

@@ -3,7 +3,9 @@
 torchrun --nproc-per-node N -m tests.train.layouts BASE OUT
 """
 
+import gc
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ from wlsweep.train.engine import Decision, build_engine, export_model, join_grou
 from wlsweep.train.model import collate, run_forward
 
 CONDITION = Condition("accept", 4.0, 2)
+released = []
+"""Weak references to every engine, model and optimizer that was released."""
 
 
 def micro_batches(rows, batch, place, accumulation, pad=0, packed=False):
@@ -44,6 +48,11 @@ def named(engine, read):
     return {name.removeprefix("lm."): read(p).clone() for name, p in engine.module.named_parameters()}
 
 
+def let_go(engine):
+    released.extend(weakref.ref(x) for x in (engine, engine.module, engine.optimizer))
+    release(engine)
+
+
 def gradients(base, rows, place, micro, batch, checkpointing=False, pad=0, dtype="fp32", attention="sdpa"):
     train = train_config(place.world, micro, checkpointing, dtype)
     decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
@@ -58,7 +67,7 @@ def gradients(base, rows, place, micro, batch, checkpointing=False, pad=0, dtype
         engine.step()
     loss = torch.stack(losses).sum()
     dist.all_reduce(loss)
-    release(engine)
+    let_go(engine)
     return {"loss": loss, "gradients": found}
 
 
@@ -83,7 +92,7 @@ def trajectory(base, rows, place, micro, export=None):
         if place.rank == 0:
             lm = AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32)
             parameters = {name: p.detach() for name, p in lm.named_parameters()}
-    release(engine)
+    let_go(engine)
     return {"losses": torch.stack(losses), "parameters": parameters, "lr": LR}
 
 
@@ -113,6 +122,9 @@ def main():
             base, rows, place, micro, out.parent / f"export{place.world}"
         )
         engine_module.SMALL, engine_module.PERSISTENT = sizes
+    gc.collect()
+    found[f"{place.world} ranks, left"] = [type(x).__name__ for ref in released if (x := ref()) is not None]
+    assert len(released) == 3 * len([k for k in found if "left" not in k])
     if place.rank == 0:
         torch.save(found, out)
     dist.barrier()

@@ -108,3 +108,8 @@ def test_20_steps_of_zero3_end_where_a_plain_optimizer_ends(base, found, layout,
     assert losses[-1] < losses[0]
     expected = {n.removeprefix("lm."): p.detach() for n, p in model.named_parameters()}
     assert apart(result["parameters"], expected) < 2e-5
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_released_engine_leaves_neither_itself_nor_its_model_nor_its_optimizer(found, world):
+    assert found[f"{world} ranks, left"] == []

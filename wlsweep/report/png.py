@@ -98,7 +98,7 @@ async def _draw(make: Callable[[], Sequence[Figure]], path: str) -> tuple[dict[s
                 second = await asyncio.wait_for(_copy(chrome, first), PATIENCE_S)
                 await draw(second, left)
 
-            await asyncio.gather(draw(first, left), beside())
+            await asyncio.gather(beside(), draw(first, left))
         finally:
             await asyncio.wait_for(chrome.close(), PATIENCE_S)
     except (BrowserFailedError, BrowserClosedError, ChannelClosedError, OSError, TimeoutError) as e:
@@ -111,17 +111,18 @@ async def _draw(make: Callable[[], Sequence[Figure]], path: str) -> tuple[dict[s
 async def _copy(chrome: Any, tab: Any) -> Any:
     """Another tab on the page of `tab`, with Plotly loaded; opened while `tab` draws, since loading takes half a second."""
     other = await chrome.create_tab((await _evaluate(tab, "location.href"))["result"]["value"])
-    while not (await _evaluate(other, "document.readyState === 'complete' && !!window.Plotly"))["result"].get("value"):
+    loaded = "document.readyState === 'complete' && !!window.Plotly"
+    while not (await _evaluate(other, loaded)).get("result", {}).get("value"):
         await asyncio.sleep(0.02)
     return other
 
 
 async def _evaluate(tab: Any, expression: str) -> dict[str, Any]:
-    """What the browser answers to an expression, once its promise is kept."""
+    """What the browser answers to an expression, once its promise is kept; as an exception, too, if it cannot be asked."""
     answer = await tab.send_command(
         "Runtime.evaluate", params={"expression": expression, "awaitPromise": True, "returnByValue": True}
     )
-    return dict(answer["result"])
+    return dict(answer.get("result") or {"exceptionDetails": {"exception": {"description": answer.get("error")}}})
 
 
 async def _picture(tab: Any, figure: Figure) -> dict[str, Any]:

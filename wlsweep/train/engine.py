@@ -6,6 +6,7 @@ Import it only in worker processes: it sets the accelerator that DeepSpeed will 
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 import os
 import shutil
@@ -30,7 +31,9 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 import deepspeed  # noqa: E402
 import deepspeed.ops  # noqa: E402
 import transformers  # noqa: E402
+from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK  # noqa: E402
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus  # noqa: E402
+from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator  # noqa: E402
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
 from deepspeed.utils import set_z3_leaf_module  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup  # noqa: E402
@@ -44,6 +47,11 @@ deepspeed_logger.setLevel(logging.ERROR)
 transformers.utils.logging.disable_progress_bar()
 # An optional shared-memory all-reduce that would be compiled for half a minute at the first start.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+# An `lru_cache` of a method, inside of a decorator that hides it.
+_CACHED_BY_MODULE = inspect.getclosurevars(
+    vars(PartitionedParameterCoordinator)["_PartitionedParameterCoordinator__params_to_release"]
+).nonlocals["func"]
 
 RECORD = "training.json"
 """In a checkpoint: what was being trained."""
@@ -238,8 +246,12 @@ def load_checkpoint(engine: Any, place: Place, folder: Path, of: dict[str, Any])
 
 
 def release(engine: Any) -> None:
-    """Give back what an engine holds, so that the process can build the next one."""
+    """Give back what an engine holds, so that the process can build the next one; nothing is left of this one."""
     engine.destroy()
+    # DeepSpeed's own memory of every engine: its model, and through the model's hooks the engine with all that it holds.
+    FWD_MODULE_STACK.clear()
+    _CACHED_BY_MODULE.cache_clear()
+    vars(engine).clear()  # the caller still holds it
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
