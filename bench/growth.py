@@ -9,7 +9,7 @@ two ends anywhere.
 The nodes are raylets on this machine (`ray.cluster_utils.Cluster`), so more of them bring no more speed. On 1, 2 and 4 the
 engines are the real ones, with one group of four ranks that spans all nodes. On the large simulated cluster the workers
 run `bench.trivial` instead of a training - as many DeepSpeed processes fit no small machine - so that case measures the
-orchestration alone: Tune trials, desks, groups, leases, records; several groups, no prediction.
+orchestration alone: Tune trials, desks, groups, leases, records; no prediction.
 
     python -m bench.growth --cases 19,rows        # some cases
     python -m bench.growth --nodes 16 --many 200  # a smaller simulated cluster
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--cases", default="19,76,304,rows,nodes,simulated")
     parser.add_argument("--nodes", type=int, default=64, help="nodes of the simulated cluster")
     parser.add_argument("--many", type=int, default=1_000, help="conditions there")
-    parser.add_argument("--groups", type=int, default=8, help="groups of two ranks there")
+    parser.add_argument("--groups", type=int, default=1, help="groups of two ranks there")
     arguments = parser.parse_args()
     n = arguments.nodes
     known = {
