@@ -6,7 +6,6 @@ Import it only in worker processes: it sets the accelerator that DeepSpeed will 
 from __future__ import annotations
 
 import gc
-import inspect
 import logging
 import os
 import shutil
@@ -47,11 +46,6 @@ deepspeed_logger.setLevel(logging.ERROR)
 transformers.utils.logging.disable_progress_bar()
 # An optional shared-memory all-reduce that would be compiled for half a minute at the first start.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-# An `lru_cache` of a method, inside of a decorator that hides it.
-_CACHED_BY_MODULE = inspect.getclosurevars(
-    vars(PartitionedParameterCoordinator)["_PartitionedParameterCoordinator__params_to_release"]
-).nonlocals["func"]
 
 RECORD = "training.json"
 """In a checkpoint: what was being trained."""
@@ -245,12 +239,23 @@ def load_checkpoint(engine: Any, place: Place, folder: Path, of: dict[str, Any])
     return int(state["step"])
 
 
+def _forget_models() -> None:
+    """Empty DeepSpeed's own memory of every engine in the process: its model, whose hooks hold the engine and all of its.
+
+    The stack of modules of the forward pass keeps the model at its bottom, and a method's cache, inside of a decorator,
+    every module that was ever asked for.
+    """
+    FWD_MODULE_STACK.clear()
+    for method in vars(PartitionedParameterCoordinator).values():
+        for cell in getattr(method, "__closure__", None) or ():
+            if hasattr(cell.cell_contents, "cache_clear"):
+                cell.cell_contents.cache_clear()
+
+
 def release(engine: Any) -> None:
     """Give back what an engine holds, so that the process can build the next one; nothing is left of this one."""
     engine.destroy()
-    # DeepSpeed's own memory of every engine: its model, and through the model's hooks the engine with all that it holds.
-    FWD_MODULE_STACK.clear()
-    _CACHED_BY_MODULE.cache_clear()
+    _forget_models()
     vars(engine).clear()  # the caller still holds it
     gc.collect()
     if torch.cuda.is_available():
