@@ -96,6 +96,16 @@ def trajectory(base, rows, place, micro, export=None):
     return {"losses": torch.stack(losses), "parameters": parameters, "lr": LR}
 
 
+def left_while_held(base, rows, place):
+    """What is still there of a released engine that somebody holds; the next one is built beside it."""
+    train = train_config(place.world, 1, False)
+    decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
+    engine = build_engine(base, CONDITION, train, decision, "sdpa", STEPS)
+    parts = [weakref.ref(x) for x in (engine.module, engine.optimizer)]
+    release(engine)
+    return [type(x).__name__ for ref in parts if (x := ref()) is not None]
+
+
 def main():
     base, out = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
@@ -124,6 +134,7 @@ def main():
         engine_module.SMALL, engine_module.PERSISTENT = sizes
     gc.collect()
     found[f"{place.world} ranks, left"] = [type(x).__name__ for ref in released if (x := ref()) is not None]
+    found[f"{place.world} ranks, left while held"] = left_while_held(base, rows, place)
     assert len(released) == 3 * len([k for k in found if "left" not in k])
     if place.rank == 0:
         torch.save(found, out)

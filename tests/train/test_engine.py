@@ -113,3 +113,4 @@ def test_20_steps_of_zero3_end_where_a_plain_optimizer_ends(base, found, layout,
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_released_engine_leaves_neither_itself_nor_its_model_nor_its_optimizer(found, world):
     assert found[f"{world} ranks, left"] == []
+    assert found[f"{world} ranks, left while held"] == []
