@@ -110,7 +110,8 @@ async def _draw(make: Callable[[], Sequence[Figure]], path: str) -> tuple[dict[s
 
 async def _copy(chrome: Any, tab: Any) -> Any:
     """Another tab on the page of `tab`, with Plotly loaded; opened while `tab` draws, since loading takes half a second."""
-    other = await chrome.create_tab((await _evaluate(tab, "location.href"))["result"]["value"])
+    page = (await _evaluate(tab, "location.href")).get("result", {}).get("value", "")
+    other = await chrome.create_tab(page)
     loaded = "document.readyState === 'complete' && !!window.Plotly"
     while not (await _evaluate(other, loaded)).get("result", {}).get("value"):
         await asyncio.sleep(0.02)
