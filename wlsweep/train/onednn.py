@@ -1,8 +1,8 @@
 """Float32 linear layers on CPUs through oneDNN instead of the BLAS that PyTorch was built with.
 
 MKL, which PyTorch's x86 wheels carry, runs a generic kernel on AMD processors; oneDNN generates one for the instructions
-that the processor has, AVX-512 included: twice as fast there (`docs/log.md`), not measured elsewhere. It adds up in another
-order, so results differ by float32 rounding.
+that the processor has, AVX-512 included: twice as fast there, about as fast as MKL on an Intel one (`docs/log.md`). It adds
+up in another order, so results differ by float32 rounding.
 """
 
 from __future__ import annotations
