@@ -4,7 +4,8 @@
     python -m bench.analysis 19x2024 75x5000 300x20000
 
 Seconds are wall clock and CPU time of the whole process, imports included; a browser's CPU time is not in it. Memory is
-its peak resident set. "sum" is evaluate and report with PNGs. The page is opened in a browser with an empty cache: when
+its peak resident set. "both" is `wlsweep report` of what nobody evaluated yet, which evaluates while the browser starts, as
+the end of a sweep does; then each alone. The page is opened in a browser with an empty cache: when
 it first shows something, when it has loaded, when the first and the last figure are drawn. Made predictions: the work
 does not depend on what the numbers are.
 """
@@ -25,6 +26,7 @@ from tests.report.browser import tab
 from wlsweep.report.png import browser
 
 STAGES = {
+    "both": "from wlsweep.report.page import write_report; write_report(run)",  # nothing is evaluated yet
     "evaluate": "from wlsweep.analysis.evaluate import evaluate; evaluate(run)",
     "page": "from wlsweep.report.page import write_report; write_report(run, png=False)",
     "report": "from wlsweep.report.page import write_report; write_report(run)",
@@ -69,7 +71,8 @@ def main(sizes: list[str]) -> None:
                 results.append(
                     {"size": size, "stage": stage, "seconds": walls[stage], "cpu_seconds": cpu, "peak_mib": memory}
                 )
-            print(f"{size:>10} sum       {walls['evaluate'] + walls['report']:6.1f} s")
+            two = walls["evaluate"] + walls["report"]
+            print(f"{size:>10} evaluate and report: {walls['both']:.1f} s as one command, {two:.1f} s as two")
             if path := browser():
                 with tab(path) as opened:
                     shown = opened.open(run.report)

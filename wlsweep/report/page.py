@@ -36,6 +36,8 @@ class ReportFiles:
     pngs: list[Path]
     note: str
     """Why PNGs are missing and how to get them; empty where none is."""
+    evaluation: Evaluation
+    """What the page tells."""
 
 
 def write_report(run: RunDir, only: str | None = None, png: bool = True) -> ReportFiles:
@@ -45,19 +47,24 @@ def write_report(run: RunDir, only: str | None = None, png: bool = True) -> Repo
         WlsweepError: as `evaluate` does.
     """
 
+    told_of: list[Evaluation] = []
+
     def make() -> list[Figure]:
-        # imported here, since pyarrow takes a third of a second in which the browser can start already
+        # imported here, since pyarrow and SciPy take a second in which the browser can start already
         from wlsweep.analysis.evaluate import current, evaluate, remembered_externals
 
-        html, figures = page(told(run, current(run, only) or evaluate(run, only, remembered_externals(run))))
+        told_of.append(current(run, only) or evaluate(run, only, remembered_externals(run)))
+        html, figures = page(told(run, told_of[0]))
         with whole_file(run.report) as temporary:
             temporary.write_text(html, encoding="utf-8")
         return figures
 
-    if not png:
+    if png:
+        pngs, note = write_pngs(make, run.plots)
+    else:
         make()
-        return ReportFiles(run.report, [], "")
-    return ReportFiles(run.report, *write_pngs(make, run.plots))
+        pngs, note = [], ""
+    return ReportFiles(run.report, pngs, note, told_of[0])
 
 
 def told(run: RunDir, evaluation: Evaluation) -> Story:

@@ -87,23 +87,24 @@ async def _draw(make: Callable[[], Sequence[Figure]], path: str) -> tuple[dict[s
                 drawn[figure.slug] = base64.b64decode(said["result"]["value"])
 
     chrome = kaleido.Kaleido(n=1, path=path, browser_cls=Lean, enable_sandbox=False, mathjax=False)
-    figures: Sequence[Figure] = ()
     try:
         try:
             await asyncio.wait_for(chrome.open(), PATIENCE_S)
-            figures = await making
-            first, left = chrome.get_tab(), iter(figures)
+            queue: asyncio.Future[Iterator[Figure]] = asyncio.get_running_loop().create_future()
 
-            async def beside() -> None:
-                second = await asyncio.wait_for(_copy(chrome, first), PATIENCE_S)
-                await draw(second, left)
+            async def beside(first: Any) -> None:
+                await draw(await asyncio.wait_for(_copy(chrome, first), PATIENCE_S), await queue)
 
-            await asyncio.gather(beside(), draw(first, left))
+            async def at_once(first: Any) -> None:
+                queue.set_result(iter(await making))
+                await draw(first, await queue)
+
+            await asyncio.gather(at_once(chrome.get_tab()), beside(chrome.get_tab()))
         finally:
             await asyncio.wait_for(chrome.close(), PATIENCE_S)
     except (BrowserFailedError, BrowserClosedError, ChannelClosedError, OSError, TimeoutError) as e:
         failed.append(f"{type(e).__name__}: {e.args[0] if e.args else 'no answer'}")
-    await making
+    figures = await making
     note = f"{path} did not draw the PNGs ({'; '.join(failed)}); mend or replace it and report again" if failed else ""
     return {figure.slug: drawn[figure.slug] for figure in figures if figure.slug in drawn}, note
 

@@ -67,6 +67,7 @@ class Runner:
         self.stop_file = run.root / f".stop-{uuid.uuid4().hex[:8]}"
         self.connected = connected
         self.seconds: dict[str, float] = {}
+        self.plots_note = ""
 
     def go(self, closing: bool = True) -> int:
         """Run the stages up to the last one; returns the exit code. `closing` is the summary at the end."""
@@ -121,9 +122,7 @@ class Runner:
                 # One launch at a time, so that the last of several that meet writes the page of all their conditions.
                 with self._holding(self.run.report_lease) as mine:
                     if mine:
-                        self._timed("evaluate", self._evaluate)
-                        if self.last == "report":
-                            self._timed("report", self._report)
+                        self._timed(self.last, self._evaluate if self.last == "evaluate" else self._report)
         states = RunState(self.run)
         done = [c for c in self.chosen if (states.trained if self.last == "train" else states.predicted)(c.name)]
         if self.stopping:
@@ -410,7 +409,9 @@ class Runner:
     def _report(self) -> None:
         from wlsweep.report.page import write_report
 
-        write_report(self.run)
+        # It evaluates, too, while the browser that draws starts.
+        files = write_report(self.run)
+        self.evaluation, self.plots_note = files.evaluation, files.note
 
     def _closing(self) -> None:
         """The table, where everything lies, and the next command."""
@@ -425,6 +426,8 @@ class Runner:
         self.view.say(f"run:     {self.run.root}")
         if self.last == "report":
             self.view.say(f"report:  {self.run.report}")
+            if self.plots_note:
+                self.view.say(f"plots:   {self.plots_note}")
             page, root = shlex.quote(str(self.run.report)), shlex.quote(str(self.run.root))
             self.view.say(f"next:    open {page}; wlsweep status {root}")
         else:

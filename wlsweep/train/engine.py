@@ -38,9 +38,8 @@ from deepspeed.utils import set_z3_leaf_module  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup  # noqa: E402
 from transformers.integrations import HfDeepSpeedConfig  # noqa: E402
 
-from wlsweep.train import packed  # noqa: E402
+from wlsweep.train import onednn, packed  # noqa: E402
 from wlsweep.train.model import AnswerModel  # noqa: E402
-from wlsweep.train.onednn import use_onednn  # noqa: E402
 
 deepspeed_logger.setLevel(logging.ERROR)
 transformers.utils.logging.disable_progress_bar()
@@ -155,8 +154,8 @@ def build_engine(
     del keep_alive
     if train.dtype == "bf16":
         _compute_in_float32(lm.lm_head)
-    elif attention == packed.NAME and not torch.cuda.is_available():
-        use_onednn(lm)  # packed micro-batches come in few sizes; for each size oneDNN first makes its kernels
+    elif attention == packed.NAME and not torch.cuda.is_available() and onednn.pays():
+        onednn.use_onednn(lm)  # packed micro-batches come in few sizes; for each size oneDNN first makes its kernels
     if train.gradient_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model = AnswerModel(lm, condition, decision.at, decision.accept_id, decision.reject_id)
@@ -164,9 +163,7 @@ def build_engine(
     if parameters < SMALL:
         for layer in lm.model.layers:
             set_z3_leaf_module(layer, True)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True if train.gpu else None
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
     schedule = get_cosine_schedule_with_warmup(optimizer, round(train.warmup_ratio * total_steps), total_steps)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
     _gather_in_one_collective(engine.optimizer.persistent_parameters)
