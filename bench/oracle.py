@@ -109,7 +109,7 @@ def judge(run: RunDir, bounds: Bounds) -> tuple[list[Check], pd.DataFrame]:
         found = int((z > 0).sum())
         rows.append((name, shift, float((z - base).mean()), theory, found / len(y), low <= found <= high))
     table = pd.DataFrame(rows, columns=["condition", "expected", "observed", "theory_rate", "rate", "inside"])
-    shifted = table[table["condition"] != base.name]
+    shifted = table[table["condition"] != baseline]  # whose own shift is 0 whatever it learnt
     by_mix = [parse_name(name).proportion_text for name in shifted["condition"]]
     (intercept, slope), interval = regression(shifted["expected"].to_numpy(), shifted["observed"].to_numpy(), by_mix)
     b_slope = np.polyfit(true, base, 1)[0]

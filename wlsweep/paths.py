@@ -120,8 +120,13 @@ class RunDir:
 
     @property
     def by_year_parquet(self) -> Path:
-        """Metrics per condition, year and reading, long."""
+        """Metrics of all conditions, a row a condition and year."""
         return self.root / "metrics" / "by_year.parquet"
+
+    @property
+    def skipped_json(self) -> Path:
+        """Conditions that `--until-decided` left out, and why."""
+        return self.root / "skipped.json"
 
     def exported(self, name: str) -> Path:
         """Predictions of one condition as LLaMA-Factory writes them."""

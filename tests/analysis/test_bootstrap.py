@@ -3,6 +3,8 @@ import pytest
 from sklearn import metrics as sk
 
 from wlsweep.analysis import bootstrap as bs
+from wlsweep.analysis.compare import ece_apart
+from wlsweep.analysis.measure import calibration_noise
 from wlsweep.analysis.metrics import calibration_error, equal_width_edges, probability, reliability
 
 
@@ -103,10 +105,47 @@ def test_a_metric_that_most_draws_lack_has_no_interval():
     assert bs.percentile(np.array([0.5, np.nan] * 50)) is None
 
 
-def test_recentred_interval_of_ece_holds_the_value():
-    accept, log_odds = world(7, 300)
-    found = drawn(accept, log_odds, bs.Resamples(300, 1000))
-    value = calibration_error(reliability(accept, probability(log_odds), equal_width_edges()))
-    low, high = bs.recentred(found["ece"], value)
-    assert 0 <= low <= value <= high
-    assert found["ece"].mean() > value  # why it is needed
+def ece_of(accept, log_odds, draws):
+    """Value, interval."""
+    p = probability(log_odds)
+    value = calibration_error(reliability(accept, p, equal_width_edges()))
+    found = drawn(accept, log_odds, bs.Resamples(len(p), draws))["ece"]
+    return value, bs.of_ece(found, value, calibration_noise(p)[1])
+
+
+@pytest.mark.parametrize("n", [250, 1000])
+@pytest.mark.parametrize("stretch", [1.0, 1.1, 1.2, 1.5, 2.5])
+def test_the_interval_of_ece_covers_that_of_calibrated_and_of_overconfident_models(stretch, n):
+    accept, log_odds = world(99, 400_000)
+    truth = calibration_error(reliability(accept, probability(stretch * log_odds), equal_width_edges()))
+    covered = 0
+    for seed in range(150):
+        accept, log_odds = world(seed, n)
+        value, (low, high) = ece_of(accept, stretch * log_odds, 250)
+        assert 0 <= low <= value <= high
+        covered += low <= truth <= high
+    assert covered / 150 >= 0.87
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3, 0.7, 1.4])
+def test_the_interval_of_a_difference_of_eces_covers(shift):
+    accept, log_odds = world(99, 400_000)
+    edges = equal_width_edges()
+    truth = np.subtract(*(calibration_error(reliability(accept, probability(log_odds + s), edges)) for s in (shift, 0)))
+    covered = 0
+    for seed in range(100):
+        accept, log_odds = world(seed, 500)
+        (one, at), (other, base_at) = (ece_of(accept, log_odds + s, 250) for s in (shift, 0.0))
+        found = ece_apart(one, other, at, base_at)
+        covered += found["low"] <= truth <= found["high"]
+    assert covered / 100 >= 0.93
+
+
+def test_noise_is_what_calibrated_models_show():
+    rng = np.random.default_rng(0)
+    p = rng.beta(2, 2, 800)
+    shown = [calibration_error(reliability(rng.random(800) < p, p, equal_width_edges())) for _ in range(2000)]
+    mean, high = calibration_noise(p)
+    assert mean == pytest.approx(np.mean(shown), rel=0.03) and high == pytest.approx(
+        np.quantile(shown, 0.975), rel=0.05
+    )

@@ -85,3 +85,12 @@ def test_rates_of_all_or_nothing_fit_coefficients_of_any_size_and_are_not_judged
     found = fitted(decided)
     assert "18 of 19 conditions accept every paper or none" in found["note"]
     assert separable(found, 0).verdict == "not testable"
+
+
+def test_conditions_between_all_and_nothing_must_tell_the_effects_apart_by_themselves():
+    conditions = CONDITIONS
+    accepted = np.array([300 if c.k == 2 and c.variant != "reject" else 0 for c in conditions])
+    accepted += np.arange(len(accepted)) * (accepted > 0)
+    draws = np.tile(accepted, (50, 1)).astype(float)
+    found = effects(conditions, accepted, 600, draws)
+    assert (accepted > 0).sum() == 4 and "do not vary enough" in found["note"]

@@ -154,6 +154,12 @@ def test_several_seeds_are_joined_into_cells(tmp_path):
     assert all(len(s["members"]) == 3 for s in found["seeds"])
     partners = {c["name"]: c["baseline"] for c in found["comparisons"]}
     assert partners["accept_gamma2.0_prop1_2_seed2"] == "baseline_gamma1.0_prop1_2_seed2"
+    baseline, accept, _ = found["seeds"]
+    assert "difference" not in baseline
+    apart = accept["difference"]["predicted_accept_rate"]
+    mean = {s["name"]: s["metrics"]["predicted_accept_rate"]["mean"] for s in found["seeds"]}
+    assert apart["mean"] == pytest.approx(mean[accept["name"]] - mean[baseline["name"]], abs=1e-12)
+    assert apart["low"] < apart["mean"] < apart["high"] and apart["seeds"] == 3
 
 
 def test_an_external_model_is_measured_and_compared_in_the_family(tmp_path):
@@ -166,6 +172,8 @@ def test_an_external_model_is_measured_and_compared_in_the_family(tmp_path):
     assert found.analysis["family"] == 4
     write_predictions(run, THE_19[2], np.linspace(-1, 1, 200))
     assert current(run) is None and remembered_externals(run) == [("copy", path)]
+    run.predictions.rename(tmp_path / "elsewhere")
+    assert remembered_externals(run) == []
 
 
 def test_an_evaluation_is_current_until_predictions_change(tmp_path):

@@ -126,7 +126,7 @@ def test_failures_that_the_draw_of_papers_explains_are_told_from_those_that_it_d
 
 def test_nothing_testable_is_not_told_as_none_of_none():
     said = judge(all_of()["H2"], {}, {}).sentence
-    assert said == "12 cannot be tested until more conditions are done."
+    assert said == "12 cannot be tested: a condition that they need is not done, or not selected."
 
 
 def test_a_failed_comparison_is_named_with_its_numbers():

@@ -140,6 +140,8 @@ def test_external_predictions_need_only_ids_and_probabilities(run, tmp_path, kin
         ('{"row_id": "paper-00000"', "line 1 is no JSON"),
         ('{"id": 3}\n', "needs row_id"),
         ("", "needs row_id"),
+        ('{"row_id": "a", "p_accept": 0.5}\n{"row_id": "b", "p_accept": "high"}\n', "values of several kinds"),
+        ('{"row_id": "paper-00000", "p_accept": "high"}\n' * 2, "39 of 40"),
     ],
 )
 def test_external_files_that_do_not_fit_are_named(run, tmp_path, content, said):
@@ -147,6 +149,36 @@ def test_external_files_that_do_not_fit_are_named(run, tmp_path, content, said):
     path.write_text(content)
     with pytest.raises(WlsweepError, match=said):
         load_board(run, externals=[("other", path)])
+
+
+@pytest.mark.parametrize("more", [{"label": 1}, {"parsed": True}])
+def test_external_columns_of_another_kind_are_named(run, tmp_path, more):
+    import json
+
+    rows = [{"row_id": f"paper-{i:05d}", "p_accept": 0.5, **more} for i in range(40)]
+    path = tmp_path / "other.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(WlsweepError, match=r"other\.jsonl: columns are of other kinds than predictions have"):
+        load_board(run, externals=[("other", path)])
+
+
+def test_a_column_that_the_first_line_lacks_is_read(run, tmp_path):
+    import json
+
+    rows = [{"row_id": f"paper-{i:05d}", "p_accept": 0.5} | ({"parsed": "Accept"} if i else {}) for i in range(40)]
+    path = tmp_path / "other.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert load_board(run, externals=[("other", path)]).externals["other"].parsed.tolist() == [-1] + [1] * 39
+
+
+def test_predictions_of_another_model_than_the_one_trained_count_as_not_made(run):
+    rewrite(run, lambda table: set_column(table, "model_fingerprint", ["older"] * 40))
+    board = load_board(run)
+    assert [c.name for c in board.done] == [BASE] and board.states[OTHER][0] == "trained"
+    rewrite(run, lambda table: set_column(table, "model_fingerprint", [OTHER[:16]] * 39 + ["older"]))
+    assert "not those of the model" in load_board(run).states[OTHER][1]
+    run.trained(OTHER).unlink()  # predictions alone, without a record to hold against them
+    assert [c.name for c in load_board(run).done] == [BASE, OTHER]
 
 
 def test_an_external_name_cannot_hide_a_condition(run, tmp_path):

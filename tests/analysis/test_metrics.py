@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 from wlsweep.analysis import metrics as m
 from wlsweep.analysis.intervals import of_counts
 from wlsweep.analysis.load import Scores
-from wlsweep.analysis.measure import calibration_noise, measure, probabilistic, readings
+from wlsweep.analysis.measure import measure, probabilistic, readings
 
 CLOSE = {"rel": 1e-12, "abs": 1e-12}
 LEVELS = [-800.0, -40.0, -2.0, -0.5, 0.0, 0.5, 2.0, 40.0, 800.0]
@@ -170,10 +170,3 @@ def test_f1_interval_carries_the_wilson_interval_of_the_shared_hits():
     assert got.value == pytest.approx(2 * 30 / (2 * 30 + 15 + 15))
     assert got.n == 60
     assert got.low < got.value < got.high
-
-
-def test_calibration_noise_is_what_a_calibrated_model_shows():
-    rng = np.random.default_rng(0)
-    p = rng.beta(2, 2, 800)
-    seen = [m.calibration_error(m.reliability(rng.random(800) < p, p, m.equal_width_edges())) for _ in range(400)]
-    assert calibration_noise(p) == pytest.approx(np.mean(seen), rel=0.05)

@@ -38,3 +38,13 @@ def test_intervals_over_seeds_cover_the_true_mean_for_new_seeds_and_new_papers(s
         found = over_seeds(said.mean(axis=0), draws)
         covered += found["low"] <= truth <= found["high"]
     assert covered / 300 >= 0.93
+
+
+def test_intervals_over_seeds_end_where_the_metric_does_and_need_draws():
+    found = over_seeds(np.array([0.5, 0.6]), np.full((100, 2), 0.55))
+    assert found["low"] == 0 and found["high"] == 1  # two seeds tell next to nothing
+    draws = np.random.default_rng(0).normal(0.5, 0.01, (100, 2))
+    draws[0] = np.nan
+    assert over_seeds(np.array([0.5, 0.5]), draws)["low"] == pytest.approx(0.5, abs=0.03)
+    draws[:20] = np.nan
+    assert over_seeds(np.array([0.5, 0.5]), draws)["low"] is None

@@ -4,14 +4,19 @@ import struct
 from html.parser import HTMLParser
 
 import plotly.graph_objects as go
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.made_run import THE_19, make_run
 from tests.report.browser import tab
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.errors import WlsweepError
+from wlsweep.paths import read_json, write_json
 from wlsweep.report import png
+from wlsweep.report.findings import forecast_section
 from wlsweep.report.page import page, told, write_report
+from wlsweep.report.records import tables
 from wlsweep.report.style import Figure
 
 NAMED = {
@@ -159,6 +164,49 @@ def test_a_proportion_has_one_colour_in_every_figure(run):
     assert set(colours) == {"1/2", "1/3", "1/4", "1/8"}
     assert all(len(c) == 1 for c in colours.values())
     assert len(set.union(*colours.values())) == 4
+
+
+def test_a_page_of_a_selection_says_so_and_calls_nothing_done_or_not_run_that_it_leaves_out(tmp_path):
+    made = make_run(tmp_path, THE_19[:10], n=80)
+    html, figures = page(told(made, write_report(made, only="0-2,7", png=False).evaluation))
+    assert "This page shows 4 of the sweep&#39;s 10 conditions (--only 0-2,7)." in html and "not selected" in html
+    words = {a["text"] for f in figures if f.slug == "heatmap_accuracy" for a in f.wide["annotations"]}
+    assert "not shown" in words and "not run" not in words
+
+
+def test_a_table_downloads_in_the_unit_of_its_headings(run):
+    story = told(run, evaluate(run, draws=DRAWS))
+    compared = story.analysis["comparisons"][0]["difference"]["accuracy"]
+    (differences,) = [b for b in tables(story).blocks if b.slug == "differences"]
+    cell = differences.rows[0].cells[differences.headings.index("accuracy (points)")]
+    assert cell.value == pytest.approx(100 * compared["value"]) and cell.low == pytest.approx(100 * compared["low"])
+    (forecast,) = [b for b in forecast_section(story).blocks if getattr(b, "slug", "") == "forecast"]
+    cell = forecast.rows[0].cells[forecast.headings.index("measured accuracy %")]
+    entry = next(e for e in story.done if e["name"] == forecast.rows[0].cells[0].text)
+    assert cell.value == pytest.approx(100 * entry["accuracy"]) and cell.text == f"{cell.value:.1f}"
+
+
+def test_the_page_names_the_model_every_launch_and_what_the_forecast_chose(tmp_path):
+    made = make_run(tmp_path, THE_19[:3], n=80, leave_out=THE_19[2:3])
+    sweep = read_json(made.sweep_json)
+    sweep["sweep"]["model"] = {"path": "models/some-llm", "tiny": None}
+    launches = ["wlsweep run a.toml --only 0", "wlsweep run a.toml --until-decided"]
+    write_json(made.sweep_json, sweep | {"launches": [{"command": c} for c in launches]})
+    write_json(made.skipped_json, {THE_19[2]: "no open hypothesis hangs on it"})
+    html, _ = page(told(made, evaluate(made, draws=DRAWS)))
+    assert "One model (models/some-llm)" in html and "chose which conditions to run" in html
+    assert all(c in html for c in launches)
+    assert "left out by --until-decided: no open hypothesis hangs on it" in html
+
+
+def test_an_external_model_worse_than_all_is_inside_the_fitted_axis(tmp_path):
+    made = make_run(tmp_path, THE_19[:4], n=300)
+    truth = pq.read_table(made.test_parquet)
+    wrong = [0.1 if label == "Accept" else 0.9 for label in truth["label"].to_pylist()]
+    pq.write_table(pa.table({"row_id": truth["row_id"], "p_accept": wrong}), tmp_path / "worst.parquet")
+    found = evaluate(made, externals=[("worst", tmp_path / "worst.parquet")], draws=DRAWS)
+    (figure,) = [f for f in page(told(made, found))[1] if f.slug == "accuracy_vs_gamma"]
+    assert figure.wide["yaxis"]["range"][0] == 0
 
 
 def test_names_from_outside_are_escaped(run):

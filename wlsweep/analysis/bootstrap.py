@@ -36,7 +36,6 @@ METRICS = (
     "average_precision",
     "brier",
     "log_loss",
-    "ece",
 )
 """Metrics whose differences get paired intervals."""
 
@@ -165,11 +164,22 @@ def percentile(values: FloatArray) -> Interval | None:
     return Interval(float(low), float(high))
 
 
-def recentred(values: FloatArray, value: float) -> Interval | None:
-    """The percentile interval moved so that the draws' mean lies on `value`, and not below 0.
+def of_ece(values: FloatArray, value: float, by_chance: float) -> Interval | None:
+    """A 95% interval of ECE from its draws.
 
-    For ECE: a resample has ties that a sample has not, so its ECE is larger throughout, and the plain percentile
-    interval can miss the value itself.
+    ECE is a sum of absolute gaps, so a sample's is too large on average, the more so the better calibrated the model is,
+    and a resample's is larger still. A percentile interval, also one moved onto the value, misses the true ECE of a
+    calibrated model nearly always. Here the lower end is that of the basic bootstrap, which takes the bias off (2 value -
+    97.5% of the draws), and 0 where chance alone explains the value; the upper end takes nothing off: the value plus the
+    draws' reach above their own mean. Simulated coverage: 90 to 98% (`tests/analysis/test_bootstrap.py`).
+
+    Args:
+        values: ECE in every draw, shape (draws,).
+        value: of the sample.
+        by_chance: the largest value that a perfectly calibrated model with these probabilities is likely to show.
     """
-    at = percentile(values - np.nanmean(values) + value)
-    return None if at is None else Interval(max(at.low, 0.0), max(at.high, 0.0))
+    at = percentile(values)
+    if at is None:
+        return None
+    low = 0.0 if value <= by_chance else max(2 * value - at.high, 0.0)
+    return Interval(min(low, value), value + max(at.high - float(np.nanmean(values)), 0.0))

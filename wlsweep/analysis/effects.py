@@ -46,11 +46,11 @@ def effects(
     if np.linalg.matrix_rank(x) < x.shape[1]:
         return {"note": "the finished conditions do not vary gamma and proportion enough to tell their effects apart"}
     between = (accepted > 0) & (accepted < n)
-    if between.sum() < x.shape[1]:
-        # A condition that accepts all or nothing bounds the coefficients on one side only.
+    if np.linalg.matrix_rank(x[between]) < x.shape[1]:
+        # A condition that accepts all or nothing bounds the coefficients on one side only: the others must tell them.
         return {
             "note": f"{len(between) - int(between.sum())} of {len(between)} conditions accept every paper or none, which "
-            "fits coefficients of any size"
+            "fits coefficients of any size, and the others do not vary enough to tell the effects apart"
         }
     fit, deviance, null = _fit(x, accepted, n)
     if null <= 1e-9:

@@ -84,16 +84,16 @@ def evaluate(
 
 
 def inputs_of(run: RunDir, only: str | None, externals: Sequence[tuple[str, Path]]) -> dict[str, Any]:
-    """What an evaluation was made from; equal for two evaluations exactly when nothing was added or rewritten."""
+    """What an evaluation was made from; equal for two evaluations when nothing that they read was added or rewritten."""
     files = [run.sweep_json, run.data_json, run.test_parquet, *sorted(run.predictions.glob("*/*.parquet"))]
-    files += [
-        p for pattern in ("trained.json", "failed.json") for p in sorted(run.root.glob(f"conditions/*/{pattern}"))
-    ]
+    records = ("trained.json", "failed.json", "metrics.jsonl")
+    files += [p for name in records for p in sorted(run.root.glob(f"conditions/*/{name}"))]
+    files += [run.skipped_json]
     files += [path for _, path in externals]
     seen = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.exists()]
     return {
         "only": only,
-        "externals": [[name, str(path)] for name, path in externals],
+        "externals": [[name, str(path.resolve())] for name, path in externals],
         "files": hashlib.sha256(json.dumps([__version__, seen]).encode()).hexdigest()[:16],
     }
 
@@ -109,10 +109,11 @@ def current(run: RunDir, only: str | None = None) -> Evaluation | None:
 
 
 def remembered_externals(run: RunDir) -> list[tuple[str, Path]]:
-    """The external predictions of the last evaluation, so that a report that evaluates again keeps them."""
+    """The external predictions of the last evaluation that still exist, so that a report that evaluates again keeps them."""
     if not run.analysis_json.exists():
         return []
-    return [(name, Path(path)) for name, path in read_json(run.analysis_json)["inputs"]["externals"]]
+    known = [(name, Path(path)) for name, path in read_json(run.analysis_json)["inputs"]["externals"]]
+    return [(name, path) for name, path in known if path.is_file()]
 
 
 def _entry(board: Board, name: str) -> dict[str, Any]:

@@ -97,6 +97,11 @@ class RunForecast:
             rate, accuracy = _shown(row.metrics["predicted_accept_rate"]), _shown(row.metrics["accuracy"])
             seen = "" if row.measured is None else f"{100 * (row.measured['predicted_accept_rate'] or 0):.1f}"
             lines.append(f"{row.name:34} {row.shift:+6.2f}  {rate:>19}  {accuracy:>18}  {seen:>10}")
+        lines += ["", f"{'condition':34} {'precision %':>19}  {'recall %':>19}  {'F1 %':>19}"]
+        for row in self.rows:
+            if row.metrics is not None:
+                shown = "  ".join(f"{_shown(row.metrics[m]):>19}" for m in ("precision", "recall", "f1"))
+                lines.append(f"{row.name:34} {shown}")
         lines.append("")
         for p in self.prospects:
             if p.settled:
@@ -106,6 +111,7 @@ class RunForecast:
             else:
                 state = f"open: passes in {p.p_pass:.1%} of draws"
             lines.append(f"{p.key}  {p.title}: {state}")
+        lines.append("S2  is about a model of all measured rates and cannot be settled before they are there.")
         return "\n".join(line.rstrip() for line in lines)
 
 

@@ -58,6 +58,8 @@ class Hypothesis:
     rule: Rule = "all"
     absent: str = ""
     """What the sweep does not declare but the hypothesis is about; such a hypothesis can fail but not pass."""
+    beside: str = ""
+    """What the sweep declares but the hypothesis is not about."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def hypotheses(declared: Sequence[Condition], shifts: Mapping[str, float]) -> li
     eighth = [c for c in plain if c.k == 8 and c.gamma <= 4.0]
     extremes += [_below(c, 0.5) for c in eighth if c.variant == "accept"]
     extremes += [_below(c, 0.2) for c in eighth if c.variant == "reject"]
+    beyond = [c.name for c in plain if (c.k == 2 and c.gamma > 8.0) or (c.k == 8 and c.gamma > 4.0)]
     lacking = [c.name for c in (top, bottom) if c.name not in by_name]
     lacking += [f"{v} conditions at 1/8" for v in ("accept", "reject") if not any(c.variant == v for c in eighth)]
     opposed = [
@@ -114,11 +117,24 @@ def hypotheses(declared: Sequence[Condition], shifts: Mapping[str, float]) -> li
     return [
         Hypothesis("H1", "The predicted accept rate follows gamma", rate, tuple(gamma_steps)),
         Hypothesis("H2", "The rate falls as the reject share grows", rate, tuple(mix_steps)),
-        Hypothesis("H3", "The extremes lie where they should", rate, tuple(extremes), absent=", ".join(lacking)),
+        Hypothesis(
+            "H3",
+            "The extremes lie where they should",
+            rate,
+            tuple(extremes),
+            absent=", ".join(lacking),
+            beside=f"gammas above 8 at 1/2 and above 4 at 1/8 ({', '.join(beyond)})" if beyond else "",
+        ),
         Hypothesis("S1", "Monotone in gamma and in proportion throughout", rate, (*gamma_steps, *mix_steps)),
         Hypothesis("S3", "The rates cover 30 to 70%", rate, tuple(spread), "covers"),
         Hypothesis("S4", "Accuracy above 60% for most", "accuracy", tuple(_over(c, 0.6) for c in cells), "most"),
-        Hypothesis("S5", "Accept above reject at equal gamma and proportion", rate, tuple(opposed)),
+        Hypothesis(
+            "S5",
+            "Accept above reject at equal gamma and proportion",
+            rate,
+            tuple(opposed),
+            beside="gammas below 1, which turn the order round" if any(c.gamma < 1 for c in cells) else "",
+        ),
         Hypothesis("C1", "Where theory expects no shift, nothing moves", rate, tuple(still)),
     ]
 
@@ -273,7 +289,9 @@ def _sentence(
         if beyond is not None:
             parts.append(f"{beyond} of the {len(broken)} failed by more than the draw of papers explains.")
     if unknown:
-        parts.append(f"{len(unknown)} cannot be tested until more conditions are done.")
+        parts.append(f"{len(unknown)} cannot be tested: a condition that they need is not done, or not selected.")
     if h.absent and code != _NO:
         parts.append(f"The sweep does not declare {h.absent}.")
+    if h.beside:
+        parts.append(f"It is not about {h.beside}.")
     return " ".join(parts) + firm

@@ -80,8 +80,8 @@ def _estimate(key: str, rate: Rate, at: Interval | None) -> Estimate:
     return Estimate(rate.value, at.low, at.high, rate.n)
 
 
-def of_mean(values: FloatArray) -> Estimate:
-    """A mean over rows with its t interval; no interval of one row."""
+def of_mean(values: FloatArray, most: float = np.inf) -> Estimate:
+    """A mean over rows of losses between 0 and `most`, with its t interval cut to that; no interval of one row."""
     from scipy.stats import t
 
     n = len(values)
@@ -91,7 +91,7 @@ def of_mean(values: FloatArray) -> Estimate:
     if n == 1:
         return Estimate(mean, None, None, 1)
     half = float(t.ppf((1 + LEVEL) / 2, n - 1)) * float(values.std(ddof=1)) / n**0.5
-    return Estimate(mean, mean - half, mean + half, n)
+    return Estimate(mean, max(mean - half, 0.0), min(mean + half, most), n)
 
 
 def auc(accept: BoolArray, log_odds: FloatArray) -> tuple[float | None, FloatArray]:
@@ -109,7 +109,8 @@ def auc(accept: BoolArray, log_odds: FloatArray) -> tuple[float | None, FloatArr
 def of_auc(accept: BoolArray, log_odds: FloatArray) -> Estimate:
     """AUC with the interval of DeLong et al. (1988), cut to [0, 1].
 
-    No value without both classes, no interval with fewer than two of one.
+    No value without both classes, no interval with fewer than two of one or where no pair is in the wrong order (or
+    every one is): the variance is 0 there, which says nothing.
     """
     value, influence = auc(accept, log_odds)
     m, r = int(accept.sum()), int((~accept).sum())
@@ -118,7 +119,7 @@ def of_auc(accept: BoolArray, log_odds: FloatArray) -> Estimate:
     # per class, the sum of squared influences is the biased variance over n; DeLong takes the unbiased one
     of_accepts, of_rejects = influence[accept], influence[~accept]
     variance = float((of_accepts**2).sum() * m / (m - 1) + (of_rejects**2).sum() * r / (r - 1))
-    return _normal(value, variance, len(accept))
+    return _normal(value, variance, len(accept)) if variance > 0 else Estimate(value, None, None, len(accept))
 
 
 def average_precision(accept: BoolArray, log_odds: FloatArray) -> tuple[float | None, FloatArray]:
@@ -143,11 +144,12 @@ def average_precision(accept: BoolArray, log_odds: FloatArray) -> tuple[float | 
 
 
 def of_average_precision(accept: BoolArray, log_odds: FloatArray) -> Estimate:
-    """Average precision with an infinitesimal-jackknife interval, cut to [0, 1]."""
+    """Average precision with an infinitesimal-jackknife interval, cut to [0, 1]; none where its variance is 0."""
     value, influence = average_precision(accept, log_odds)
     if value is None or accept.sum() < 2:
         return Estimate(value, None, None, len(accept))
-    return _normal(value, float((influence**2).sum()), len(accept))
+    variance = float((influence**2).sum())
+    return _normal(value, variance, len(accept)) if variance > 0 else Estimate(value, None, None, len(accept))
 
 
 def _normal(value: float, variance: float, n: int) -> Estimate:

@@ -35,6 +35,7 @@ UNKNOWN = -1
 """Code of an answer that could not be parsed; 1 is Accept and 0 is Reject."""
 _LARGEST = 700.0  # log-odds beyond it are indistinguishable in float64 probabilities; keeps means finite
 _COLUMNS = ["row_id", "row_hash", "label", "parsed", "logprob_accept", "logprob_reject", "p_accept", "p_other"]
+_OF_CONDITIONS = [*_COLUMNS, "model_fingerprint"]
 
 State = Literal["done", "trained", "failed", "missing"]
 
@@ -138,7 +139,10 @@ def load_board(run: RunDir, only: str | None = None, externals: Sequence[tuple[s
         if not files:
             states[c.name] = _state_without_predictions(run, c.name)
             continue
-        table, found = _read_parquet(files)
+        table, found = _read_parquet(files, _OF_CONDITIONS)
+        if table is not None and _of_another_model(run, c.name, table):
+            states[c.name] = ("trained", "its predictions are not those of the model that is trained; predict it again")
+            continue
         if table is not None:
             read, more = _join(table, truth, str(run.prediction(c.name)))
             found += more
@@ -202,20 +206,29 @@ def _state_without_predictions(run: RunDir, name: str) -> tuple[State, str]:
         return "failed", f"{record.get('stage', '?')}: {record.get('cause', 'no cause recorded')}"
     if run.trained(name).exists():
         return "trained", "trained, not yet predicted"
-    return "missing", "not yet trained"
+    why = read_json(run.skipped_json).get(name) if run.skipped_json.exists() else None
+    return "missing", f"left out by --until-decided: {why}" if why else "not yet trained"
 
 
-def _read_parquet(files: Sequence[Path], columns: list[str] | None = None) -> tuple[pa.Table | None, list[str]]:
+def _of_another_model(run: RunDir, name: str, table: pa.Table) -> bool:
+    """Whether rows were predicted by another model than the one that is trained now; False where no record tells."""
+    if not run.trained(name).exists():
+        return False
+    trained = read_json(run.trained(name))["model"]["fingerprint"]
+    return bool(pc.unique(table["model_fingerprint"]).to_pylist() != [trained])
+
+
+def _read_parquet(files: Sequence[Path], columns: list[str]) -> tuple[pa.Table | None, list[str]]:
     """One table of all files with the columns wanted, or what is wrong with them."""
     tables, problems = [], []
     for path in files:
         try:
             file = pq.ParquetFile(path)
-            missing = [c for c in columns or _COLUMNS if c not in file.schema_arrow.names]
+            missing = [c for c in columns if c not in file.schema_arrow.names]
             if missing:
                 problems.append(f"{path}: lacks the column {', '.join(missing)}")
             else:
-                tables.append(file.read(columns or _COLUMNS))
+                tables.append(file.read(columns))
         except (OSError, pa.ArrowException) as e:
             problems.append(f"{path}: no whole Parquet file ({str(e).splitlines()[0][:120]})")
     return (None, problems) if problems else (pa.concat_tables(tables), [])
@@ -316,13 +329,23 @@ def _read_external(path: Path, truth: Truth) -> tuple[Scores | None, list[str]]:
                 return None, [f"{path}: line {number} is no JSON object"]
             if row is not None:
                 rows.append({k: v for k, v in row.items() if k in known})
-        table = pa.Table.from_pylist(rows) if rows else pa.table({})
+        every = list(dict.fromkeys(key for row in rows for key in row))
+        try:
+            table = pa.table({key: [row.get(key) for row in rows] for key in every})
+        except (pa.ArrowException, TypeError) as e:
+            return None, [f"{path}: a column holds values of several kinds ({str(e).splitlines()[0][:120]})"]
     names = table.column_names
     if "row_id" not in names or not ("p_accept" in names or {"logprob_accept", "logprob_reject"} <= set(names)):
         return None, [
             f"{path}: needs row_id and either p_accept or logprob_accept and logprob_reject; it has {', '.join(names)}"
         ]
-    return _join(table.select([n for n in names if n in known]), truth, str(path))
+    try:
+        return _join(table.select([n for n in names if n in known]), truth, str(path))
+    except (pa.ArrowException, TypeError, ValueError) as e:
+        kinds = ", ".join(f"{f.name} {f.type}" for f in table.schema)
+        return None, [
+            f"{path}: columns are of other kinds than predictions have ({kinds}): {str(e).splitlines()[0][:120]}"
+        ]
 
 
 def share_of_accepts(data: Mapping[str, Any], k: int) -> float:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from wlsweep.analysis.intervals import LEVEL
 from wlsweep.analysis.load import FloatArray
 from wlsweep.conditions import Condition
 
@@ -22,18 +22,26 @@ def cell(c: Condition) -> str:
     return replace(c, seed=0).name
 
 
-def over_seeds(values: FloatArray, draws: FloatArray) -> dict[str, Any]:
+def over_seeds(
+    values: FloatArray, draws: FloatArray, least: float = 0.0, most: float = 1.0
+) -> dict[str, float | int | None]:
     """Mean over seeds with a 95% interval for new seeds' mean on new papers.
 
     Args:
         values: the metric of every seed, shape (S,), S >= 2.
-        draws: the same in every bootstrap draw of papers, shape (draws, S).
+        draws: the same in every bootstrap draw of papers, shape (draws, S); NaN where a draw has none. Where that is
+            more than one in twenty, there is no interval.
+        least: smallest value that the metric can have; the interval ends there.
+        most: largest.
     """
     from scipy.stats import t
 
     s = len(values)
     between = float(values.var(ddof=1)) / s
-    papers = float(draws.mean(axis=1).var(ddof=1))
+    means = draws.mean(axis=1)
+    known = means[np.isfinite(means)]
+    told = len(known) >= LEVEL * len(means) and len(known) > 1
+    papers = float(known.var(ddof=1)) if told else np.nan
     total = between + papers
     # papers are many, so their variance counts as known; the few seeds carry the degrees of freedom
     degrees = (s - 1) * (total / between) ** 2 if between > 0 else np.inf
@@ -42,10 +50,10 @@ def over_seeds(values: FloatArray, draws: FloatArray) -> dict[str, Any]:
     return {
         "seeds": s,
         "mean": mean,
-        "low": mean - half,
-        "high": mean + half,
+        "low": max(mean - half, least) if told else None,
+        "high": min(mean + half, most) if told else None,
         "between_seed_sd": float(values.std(ddof=1)),
-        "paper_sd": papers**0.5,
+        "paper_sd": papers**0.5 if told else None,
     }
 
 

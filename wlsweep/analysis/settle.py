@@ -62,9 +62,11 @@ def doubts(
     for h, prospect in zip(hypotheses, prospects(hypotheses, values, size), strict=True):
         if prospect.settled or h.key == "S1":  # S1 is H1 and H2 over again
             continue
+        # shared out over the claims: if each were as sure as this, the hypothesis would be settled
+        unsure = (1 - SURE) / len(h.claims) if h.claims else 0.0
         for claim, margin in zip(h.claims, known_margins(h, values[h.metric]), strict=True):
             p = None if margin is None else float(np.mean(margin > 0))
-            if p is not None and (p >= SURE or p <= 1 - SURE):
+            if p is not None and (p >= 1 - unsure or p <= unsure):
                 continue
             for name in claim.needs:
                 reached = name in values[h.metric]

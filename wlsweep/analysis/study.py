@@ -15,17 +15,19 @@ from typing import Any
 import numpy as np
 
 from wlsweep.analysis import bootstrap as bs
-from wlsweep.analysis.compare import against_moved_threshold, differences, holm, mcnemar
+from wlsweep.analysis.compare import against_moved_threshold, differences, ece_apart, holm, mcnemar
 from wlsweep.analysis.effects import effects
 from wlsweep.analysis.hypotheses import hypotheses, judge
+from wlsweep.analysis.intervals import Interval
 from wlsweep.analysis.load import Board, FloatArray, Scores, Truth
 from wlsweep.analysis.seeds import cell, cells, over_seeds
 from wlsweep.analysis.separable import separable
 from wlsweep.analysis.theory import calibration, expected_shift, forecast, moved_threshold, slope_of_observed
-from wlsweep.conditions import Condition, baseline_of
+from wlsweep.conditions import Condition, baseline_of, parse_name
 
 _BLOCK = 64  # models per matrix product: 64 x 19 columns of 20,000 rows are 97 MB
 _FORECAST = ("predicted_accept_rate", "accuracy", "precision", "recall", "f1")
+_COMPARED_OVER_SEEDS = ("predicted_accept_rate", "accuracy")
 _SEEDED = ("predicted_accept_rate", "accuracy", "f1", "auc", "brier", "ece")
 
 Entry = dict[str, Any]
@@ -49,18 +51,18 @@ def study(board: Board, entries: Sequence[Entry], draws: int, seed: int = 0) -> 
     comparisons: list[Entry] = []
     theory: list[Entry] = []
     forecasts = _forecasts(board, partners, {n: s.value for n, s in shifts.items() if s.covered}, resamples)
-    ece: dict[str, Any] = {}
+    ece: dict[str, Interval | None] = {}
     for name, scores, found in _drawn(board, partners, resamples, accepts):
         entry = measured[name]
-        at = bs.recentred(found["ece"], entry["ece"])
-        ece[name] = [at.low, at.high] if at else [None, None]
+        ece[name] = bs.of_ece(found["ece"], entry["ece"], entry["ece_by_chance"])
         kept[name] = {metric: found[metric] for metric in (*_SEEDED, "log_odds")}
         base = partners.get(name)
         if base is None:
             if name in board.scores and name in set(partners.values()):
                 kept[name] = found
             continue
-        comparisons.append(_comparison(truth, name, base, board, scores, measured, found, kept[base]))
+        apart = ece_apart(entry["ece"], measured[base]["ece"], ece[name], ece[base])
+        comparisons.append(_comparison(truth, name, base, board, scores, measured, found, kept[base], apart))
         if name in shifts:
             theory.append(
                 _theory(name, base, shifts[name], scores, board.scores[base], entry, found, kept[base], forecasts)
@@ -74,17 +76,19 @@ def study(board: Board, entries: Sequence[Entry], draws: int, seed: int = 0) -> 
     observed = {c.name: kept[c.name] for c in board.done}
     fitted = _effects(board, measured, observed)
     return {
-        "ece_intervals": ece,
+        "ece_intervals": {name: [None, None] if at is None else list(at) for name, at in ece.items()},
         "family": family,
         "comparisons": comparisons,
         "theory": theory,
         "slope": slope_of_observed(
-            np.array([t["expected_shift"] for t in covered]), np.array([t["observed_shift"] for t in covered])
+            np.array([t["expected_shift"] for t in covered]),
+            np.array([t["observed_shift"] for t in covered]),
+            [parse_name(t["name"]).proportion_text for t in covered],
         ),
         "calibration": _calibration(board, partners),
         "oracle": oracle(board),
         "effects": fitted,
-        "seeds": _seeds(board, measured, observed),
+        "seeds": _seeds(board, measured, observed, partners),
         "verdicts": _verdicts(board, measured, observed, {n: s.value for n, s in shifts.items()}, fitted),
     }
 
@@ -148,6 +152,7 @@ def _comparison(
     measured: Mapping[str, Entry],
     found: bs.Draws,
     base_found: bs.Draws,
+    ece: Entry,
 ) -> Entry:
     other = board.scores[base]
     test = mcnemar(scores.decision == truth.accept, other.decision == truth.accept)
@@ -155,7 +160,7 @@ def _comparison(
     return {
         "name": name,
         "baseline": base,
-        "difference": differences(measured[name], measured[base], found, base_found),
+        "difference": differences(measured[name], measured[base], found, base_found) | {"ece": ece},
         "mcnemar": {"only_this": test.only_this, "only_baseline": test.only_other, "p": test.p},
         "moved_threshold": against_moved_threshold(truth.accept, scores.decision, moved, found),
     }
@@ -234,7 +239,10 @@ def _effects(board: Board, measured: Mapping[str, Entry], observed: Mapping[str,
     return effects(comparable, accepted, n, draws)
 
 
-def _seeds(board: Board, measured: Mapping[str, Entry], observed: Mapping[str, bs.Draws]) -> list[Entry]:
+def _seeds(
+    board: Board, measured: Mapping[str, Entry], observed: Mapping[str, bs.Draws], partners: Mapping[str, str]
+) -> list[Entry]:
+    """By condition with several seeds: its metrics over them, and its differences to the baselines of the same seeds."""
     out = []
     for name, members in cells(board.done).items():
         if len(members) < 2:
@@ -244,8 +252,23 @@ def _seeds(board: Board, measured: Mapping[str, Entry], observed: Mapping[str, b
             values = [measured[m].get(metric) for m in members]
             if all(v is not None for v in values):
                 at = np.column_stack([observed[m][metric] for m in members])
+                # the draws of ECE are off by more than they spread (see `bootstrap.of_ece`): no interval of its mean
+                at = np.full_like(at, np.nan) if metric == "ece" else at
                 metrics[metric] = over_seeds(np.array(values, dtype=np.float64), at)
         out.append({"name": name, "members": members, "metrics": metrics})
+        if all(m in partners for m in members):
+            bases = [partners[m] for m in members]
+            out[-1]["baselines"] = bases
+            out[-1]["difference"] = {
+                metric: over_seeds(
+                    np.array([measured[m][metric] - measured[b][metric] for m, b in zip(members, bases, strict=True)]),
+                    np.column_stack(
+                        [observed[m][metric] - observed[b][metric] for m, b in zip(members, bases, strict=True)]
+                    ),
+                    least=-1.0,
+                )
+                for metric in _COMPARED_OVER_SEEDS
+            }
     return out
 
 

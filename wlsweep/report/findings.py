@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -23,26 +24,44 @@ WIDE_POINTS = 40
 def lead(story: Story) -> str:
     """What was done, in one paragraph with the numbers."""
     test, source = story.data.get("test", {}), story.data.get("source", {})
-    ks = sorted({parse_name(e["name"]).k for e in story.entries})
+    conditions = [parse_name(e["name"]) for e in story.entries]
+    ks, seeds = sorted({c.k for c in conditions}), {c.seed for c in conditions}
     done, total = len(story.done), len(story.entries)
     mixes = ", ".join(f"1/{k}" for k in ks)
     parts = [
-        f"One model was fine-tuned under {count(total, 'condition')}: a weight gamma on the accepts or on the rejects"
-        f" of the loss, and training mixes in which {mixes} of the papers are accepts."
+        f"One model ({_base_model(story)}) was fine-tuned under {count(total, 'condition')}: a weight gamma on the accepts"
+        f" or on the rejects of the loss, and training mixes in which {mixes} of the papers are accepts"
+        + (f"; {len(seeds)} seeds in all." if len(seeds) > 1 else ", with one seed each.")
     ]
+    if single := len({replace(c, seed=0) for c in conditions}) - len(story.analysis["seeds"]):
+        one = "Conditions have" if single == total else f"{count(single, 'condition')} of them have"
+        parts.append(f"{one} one seed: what another would have changed is in no interval on this page.")
+    if chosen := story.analysis["inputs"]["only"]:
+        declared = len(story.sweep.get("conditions", story.entries))
+        parts.append(f"This page shows {total} of the sweep's {count(declared, 'condition')} (--only {chosen}).")
     if source:
         parts.append(
             f"The training rows come from {source['rows']:,} papers ({source['accepts']:,} accepts, "
             f"{source['rejects']:,} rejects)."
         )
+    picked = any("--until-decided" in at.get("command", "") for at in story.sweep.get("launches", []))
     accepts = f" ({test['accepts']:,} accepts, {test['rejects']:,} rejects)" if "accepts" in test else ""
     parts.append(
-        f"All are judged on the same {count(story.analysis['rows'], 'test paper')}{accepts}, which chose nothing."
+        f"All are judged on the same {count(story.analysis['rows'], 'test paper')}{accepts}, which chose no model"
+        + ("; the forecast from the baseline's scores on them chose which conditions to run." if picked else ".")
     )
     parts.append(
         f"All {total} are done." if done == total else f"{done} of {total} are done; the others are named below."
     )
     return " ".join(parts)
+
+
+def _base_model(story: Story) -> str:
+    """Its name, or what it is where the sweep made it."""
+    model = story.sweep.get("sweep", {}).get("model", {})
+    if tiny := model.get("tiny"):
+        return f"a Qwen2 of {tiny.get('layers')} layers and width {tiny.get('width')}, made for this sweep"
+    return str(model.get("path") or story.sweep.get("base", "unknown"))
 
 
 def answer(story: Story) -> Section:
@@ -191,16 +210,14 @@ def _beats(comparison: Mapping[str, Any], sign: int) -> bool:
     return bool(at["p_holm"] is not None and at["p_holm"] < 0.05 and sign * at["difference"] > 0)
 
 
-def _interval(d: Mapping[str, Any] | None, points: bool = True) -> Cell:
-    """A difference or forecast with its interval."""
+def _percent(d: Mapping[str, Any] | None) -> Cell:
+    """A share in percent with its interval, for a column whose heading has the unit."""
     if d is None or d["value"] is None:
         return Cell("-", "", number=True)
-    scale, sign = (100, "+") if points else (100, "")
-    shown = f"{scale * d['value']:{sign}.1f}"
-    if d["low"] is None or d["high"] is None:
-        return Cell(shown, d["value"], number=True)
-    reach = f"{scale * d['low']:{sign}.1f} to {scale * d['high']:{sign}.1f}"
-    return Cell(shown, d["value"], d["low"], d["high"], reach, number=True)
+    value, low, high = (None if d[k] is None else 100 * d[k] for k in ("value", "low", "high"))
+    if low is None or high is None:
+        return Cell(f"{value:.1f}", value, number=True)
+    return Cell(f"{value:.1f}", value, low, high, f"{low:.1f} to {high:.1f}", number=True)
 
 
 def _theory_table(story: Story) -> Table:
@@ -223,11 +240,11 @@ def _theory_table(story: Story) -> Table:
                     text(t["name"]),
                     Cell(f"{t['expected_shift']:+.2f}", t["expected_shift"], number=True),
                     _plain(shift),
-                    _interval(rate, points=False),
-                    _interval(seen["predicted_accept_rate"], points=False),
+                    _percent(rate),
+                    _percent(seen["predicted_accept_rate"]),
                     text({True: "yes", False: "no", None: t["note"] or "-"}[t["inside"]]),
-                    _interval(accuracy, points=False),
-                    _interval(seen["accuracy"], points=False),
+                    _percent(accuracy),
+                    _percent(seen["accuracy"]),
                 ]
             )
         )
@@ -268,8 +285,6 @@ def _effects_block(story: Story) -> Block:
             f"Which of the {fitted['seeds']['count']} seeds was drawn explains a further"
             f" {fitted['seeds']['explained']:.2%}."
         )
-    else:
-        lines.append("One seed a condition: what another seed would have changed is not in any interval on this page.")
     return Listing(lines)
 
 
@@ -293,6 +308,7 @@ def cost(story: Story) -> Section:
                 )
             )
         )
+    empty = "not shown" if analysis["inputs"]["only"] else "not run"  # a selection may leave out what was run
     wheres = (
         ("predicted_accept_rate", "Predicted accept rate", "Rises to the right, falls downwards.", True),
         ("accuracy", "Accuracy", "Colours span what was measured, not 0 to 100%.", False),
@@ -301,7 +317,7 @@ def cost(story: Story) -> Section:
         ("recall", "Recall of accepts", "Rises as more papers are accepted.", True),
     )
     blocks += [
-        Drawn(heatmap(story.entries, key, f"{name} by gamma and proportion", CELLS + see, full))
+        Drawn(heatmap(story.entries, key, f"{name} by gamma and proportion", CELLS + see, full, empty))
         for key, name, see, full in wheres
     ]
     blocks.append(

@@ -142,7 +142,8 @@ def against_gamma(
                 | axes
             )
             shown.add(name)
-    y = share_axis(title, **({"range": _fit(measured, metric)} if zoom else {}))
+    shown_entries = [*(p.entry for p in measured), *(e for e in externals if e.get(metric) is not None)]
+    y = share_axis(title, **({"range": _fit(shown_entries, metric)} if zoom else {}))
     titles = ["accept variant: accepts weigh gamma", "reject variant: rejects weigh gamma"]
     x = gamma_axis(gammas)
     return Figure(
@@ -243,8 +244,8 @@ def _expected(on: list[Point], forecast: dict[str, float], k: int, dodge: float,
     }
 
 
-def _fit(measured: list[Point], metric: str) -> list[float]:
-    ends = [p.entry.get(f"{metric}_{end}") or p.entry[metric] for p in measured for end in ("low", "high")]
+def _fit(entries: Sequence[Entry], metric: str) -> list[float]:
+    ends = [e[metric] if (at := e.get(f"{metric}_{end}")) is None else at for e in entries for end in ("low", "high")]
     if not ends:
         return [0, 1]
     low, high = min(ends), max(ends)

@@ -20,7 +20,9 @@ CELLS = "Each cell: percent, with its 95% interval below. "
 """How captions explain the words in the cells."""
 
 
-def heatmap(entries: Sequence[Entry], metric: str, title: str, caption: str, full_range: bool = True) -> Figure:
+def heatmap(
+    entries: Sequence[Entry], metric: str, title: str, caption: str, full_range: bool = True, empty: str = "not run"
+) -> Figure:
     """One metric of the plain conditions (seed 0, no other axis varied).
 
     Args:
@@ -29,13 +31,14 @@ def heatmap(entries: Sequence[Entry], metric: str, title: str, caption: str, ful
         title: of the figure.
         caption: what to see.
         full_range: colours run from 0 to 1 instead of over what occurs.
+        empty: what a cell without a condition says.
     """
     plain = {c.name: e for e in entries if not family(c := parse_name(e["name"])) and c.seed == 0}
     conditions = {name: parse_name(name) for name in plain}
     columns = sorted({(c.signed_log_gamma, c.variant, c.gamma) for c in conditions.values()})
     rows = sorted({c.k for c in conditions.values()})
     values: list[list[float | None]] = [[None] * len(columns) for _ in rows]
-    words = [["not run"] * len(columns) for _ in rows]
+    words = [[empty] * len(columns) for _ in rows]
     for name, c in conditions.items():
         i, j = rows.index(c.k), columns.index((c.signed_log_gamma, c.variant, c.gamma))
         e = plain[name]
@@ -66,7 +69,7 @@ def heatmap(entries: Sequence[Entry], metric: str, title: str, caption: str, ful
         if len(columns) <= _MOST_COLUMNS
     ]
     if not annotations:
-        caption = caption.replace(CELLS, "Numbers and intervals are in the table; empty cells were not run. ")
+        caption = caption.replace(CELLS, "Numbers and intervals are in the table; empty cells have none. ")
     data: list[dict[str, Any]] = [
         {
             "type": "heatmap",
@@ -94,7 +97,7 @@ def heatmap(entries: Sequence[Entry], metric: str, title: str, caption: str, ful
         "xaxis": wide["xaxis"]
         | {"ticktext": short[::every], "title": {"text": "gamma (R: on rejects, A: on accepts)"}},
         "annotations": [
-            a | {"text": str(a["text"]).replace("not run", "not<br>run"), "font": a["font"] | {"size": 9}}
+            a | {"text": str(a["text"]).replace(empty, empty.replace(" ", "<br>")), "font": a["font"] | {"size": 9}}
             for a in annotations
         ],
         "margin": {"l": 46, "r": 4, "t": 14, "b": 50},

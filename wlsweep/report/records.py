@@ -39,16 +39,17 @@ def _everyone(story: Story) -> list[tuple[Entry, bool]]:
 
 
 def _conditions(story: Story) -> Table:
-    headings = ["condition", "state", "proportion", "variant", "gamma", *(title for _, title, _ in METRICS)]
+    headings = ["condition", "state", "proportion", "variant", "gamma", "papers", *(title for _, title, _ in METRICS)]
     headings += ["unknown answers", "cause"]
     columns = [(key, kind) for key, _, kind in METRICS]
     rows = []
     for e, outside in _everyone(story):
-        row = metric_row(_who(e, outside), e, columns)
+        row = metric_row([*_who(e, outside), text(e.get("n", ""))], e, columns)
         rows.append(Row([*row.cells, text(e.get("unknown", "")), text(e.get("cause") or "")], row.tone))
     note = (
         "Decisions are the sign of the Accept-Reject margin. In grey: 95% intervals (shares: Wilson; AUC: DeLong;"
-        " average precision: jackknife; Brier and log loss: t; ECE: bootstrap). Click a heading to sort."
+        " average precision: jackknife; Brier and log loss: t; ECE: bootstrap, its lower"
+        " end without the bias that a sample adds). Click a heading to sort."
     )
     return Table("conditions", "Metrics by condition", headings, rows, note)
 
@@ -56,11 +57,11 @@ def _conditions(story: Story) -> Table:
 def _change(d: Mapping[str, Any] | None, scale: float, digits: int) -> Cell:
     if d is None:
         return Cell("-", "", number=True)
-    shown = f"{scale * d['value']:+.{digits}f}"
-    if d["low"] is None:
-        return Cell(shown, d["value"], number=True)
-    reach = f"{scale * d['low']:+.{digits}f} to {scale * d['high']:+.{digits}f}"
-    return Cell(shown, d["value"], d["low"], d["high"], reach, number=True)
+    value, low, high = (None if d[k] is None else scale * d[k] for k in ("value", "low", "high"))
+    shown = f"{value:+.{digits}f}"
+    if low is None or high is None:
+        return Cell(shown, value, number=True)
+    return Cell(shown, value, low, high, f"{low:+.{digits}f} to {high:+.{digits}f}", number=True)
 
 
 def _p(value: float | None) -> Cell:
@@ -93,7 +94,8 @@ def _differences(story: Story) -> Table:
         )
     note = (
         f"Condition minus its baseline on the same papers. In grey: paired bootstrap intervals, 95%,"
-        f" {story.analysis['draws']:,} draws, of test papers only. McNemar is exact; Holm corrects over the"
+        f" {story.analysis['draws']:,} draws, of test papers only (ECE: what both"
+        f" intervals leave). McNemar is exact; Holm corrects over the"
         f" {story.analysis['family']} declared comparisons."
     )
     return Table("differences", "Differences to the baseline", headings, rows, note)
@@ -120,26 +122,39 @@ def _readings(story: Story) -> Table:
 
 def _seeds(story: Story) -> Table:
     metrics = ("predicted_accept_rate", "accuracy", "f1", "auc", "brier", "ece")
+    compared = ("predicted_accept_rate", "accuracy")
     titles = {key: title for key, title, _ in METRICS}
     headings = [
         "condition",
         "seeds",
         *(h for m in metrics for h in (f"{titles[m]}, mean", f"{titles[m]}, sd of seeds")),
+        *(f"{titles[m]} - baseline's (points), mean" for m in compared),
     ]
     rows = []
     for s in story.analysis["seeds"]:
         cells = [text(s["name"]), text(len(s["members"]))]
         for m in metrics:
             at = s["metrics"].get(m)
-            if at is None:
-                cells += [Cell("-", "", number=True)] * 2
-                continue
-            reach = f"{at['low']:.3f} to {at['high']:.3f}"
-            cells.append(Cell(f"{at['mean']:.3f}", at["mean"], at["low"], at["high"], reach, number=True))
-            cells.append(Cell(f"{at['between_seed_sd']:.4f}", at["between_seed_sd"], number=True))
+            cells.append(_mean(at, 1, ".3f"))
+            cells.append(Cell("-", "", number=True) if at is None else text(round(at["between_seed_sd"], 4)))
+        cells += [_mean(s.get("difference", {}).get(m), 100, "+.1f") for m in compared]
         rows.append(Row(cells))
-    note = "In grey: 95% intervals that count both other seeds and other papers (Satterthwaite)."
+    note = (
+        "In grey: 95% intervals that count both other seeds and other papers (Satterthwaite); none for ECE, whose bias"
+        " outweighs its spread. Differences pair each seed with the baseline of that seed, or the only one there is."
+    )
     return Table("seeds", "Over seeds", headings, rows, note)
+
+
+def _mean(at: Mapping[str, Any] | None, scale: float, form: str) -> Cell:
+    """A mean over seeds with its interval."""
+    if at is None:
+        return Cell("-", "", number=True)
+    value = scale * at["mean"]
+    if at["low"] is None:
+        return Cell(f"{value:{form}}", value, number=True)
+    low, high = scale * at["low"], scale * at["high"]
+    return Cell(f"{value:{form}}", value, low, high, f"{low:{form}} to {high:{form}}", number=True)
 
 
 def years(story: Story) -> Section:
@@ -252,7 +267,10 @@ def _answer_warnings(done: Sequence[Entry]) -> list[str]:
 
 def provenance(story: Story) -> Section:
     """Where it all came from and how to make it again."""
-    blocks: list[Block] = [Code(str(story.sweep.get("command", "")))]
+    commands = [str(at.get("command", "")) for at in story.sweep.get("launches", [])] or [
+        story.sweep.get("command", "")
+    ]
+    blocks: list[Block] = [Code("\n".join(dict.fromkeys(commands)))]
     folded: Sequence[tuple[str, Any]] = (
         ("provenance", story.sweep.get("provenance", {})),
         ("data", story.data),
@@ -260,7 +278,8 @@ def provenance(story: Story) -> Section:
     )
     blocks += [Code(json.dumps(value, indent=2, ensure_ascii=False), title) for title, value in folded]
     chosen = story.analysis["inputs"]["only"]
-    paragraphs = [f"The command that made it (fingerprint {story.sweep.get('fingerprint', 'unknown')}):"]
+    what = "The command that made it" if len(set(commands)) == 1 else "The commands that made it, in order"
+    paragraphs = [f"{what} (fingerprint {story.sweep.get('fingerprint', 'unknown')}):"]
     if chosen:
         paragraphs.insert(0, f"This page shows a selection: --only {chosen}.")
     return Section("provenance", "How to make this again", paragraphs, blocks)

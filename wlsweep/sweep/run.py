@@ -160,6 +160,8 @@ class Runner:
         newest = max(self.run.prediction(c.name).stat().st_mtime for c in self.chosen)
         if not (self.run.report.is_file() and self.run.report.stat().st_mtime >= newest):
             return False
+        if not self.run.analysis_json.is_file() or read_json(self.run.analysis_json)["inputs"]["only"] is not None:
+            return False  # the page is one of a selection
         self._prepare(Path(states.record["base"]))
         return True
 
@@ -402,9 +404,9 @@ class Runner:
                 shutil.rmtree(self.run.model(name))
 
     def _evaluate(self) -> None:
-        from wlsweep.analysis.evaluate import evaluate
+        from wlsweep.analysis.evaluate import evaluate, remembered_externals
 
-        self.evaluation = evaluate(self.run)
+        self.evaluation = evaluate(self.run, None, remembered_externals(self.run))
 
     def _report(self) -> None:
         from wlsweep.report.page import write_report
@@ -418,10 +420,11 @@ class Runner:
         if not self.closing:
             return
         if self.last in ("evaluate", "report"):
-            from wlsweep.analysis.evaluate import evaluate
+            from wlsweep.analysis.evaluate import current, evaluate, remembered_externals
             from wlsweep.analysis.table import summary_table
 
-            evaluation = getattr(self, "evaluation", None) or evaluate(self.run)
+            evaluation = getattr(self, "evaluation", None) or current(self.run)
+            evaluation = evaluation or evaluate(self.run, None, remembered_externals(self.run))
             self.view.console.print(summary_table(evaluation))
         self.view.say(f"run:     {self.run.root}")
         if self.last == "report":
@@ -461,6 +464,7 @@ def run_sweep(
     command = "wlsweep " + shlex.join(arguments)
     console, run = Console(file=sys.stdout), RunDir(out)
     if not until_decided:
+        run.skipped_json.unlink(missing_ok=True)
         return Runner(sweep, run, only, last, command, console).go()
     if last != "report" or only is not None:
         raise WlsweepError("--until-decided chooses conditions itself: it goes with neither --only nor --stage")
@@ -489,6 +493,7 @@ def _run_until_decided(sweep: Sweep, run: RunDir, command: str, console: Console
         if following:
             reason = dict(decision.wanted)[following[0]]
             console.print(f"next:    {following[0]}: {reason}", highlight=False, soft_wrap=True)
+    write_json(run.skipped_json, dict(decision.skipped))  # the page says so of each
     code = Runner(sweep, run, ",".join(tried), "report", command, console, connected).go()
     for name, why in decision.skipped:
         console.print(f"skipped: {name}: {why}", highlight=False, soft_wrap=True)
