@@ -41,7 +41,7 @@ def bare(job, rows, place) -> float:
     )
     model = AnswerModel(lm, job.condition, len(answer.prefix), answer.accept, answer.reject).train()
     parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
     steps = train.epochs * steps_per_epoch(len(rows.accept), train.global_batch)
     schedule = get_cosine_schedule_with_warmup(optimizer, round(train.warmup_ratio * steps), steps)
     batcher = Batcher(job, rows, place)

@@ -212,7 +212,8 @@ class Train(_Model):
     max_retries: int = Field(2, ge=0)
     """How often a condition whose workers died is started again before it counts as failed."""
     groups: int | None = Field(None, ge=1)
-    """Conditions trained at the same time; without it as many as the cluster's resources hold."""
+    """Conditions trained at the same time; without it as many as the cluster's GPUs hold, and one without GPUs (more groups
+    train no faster on the same cores, and each has a dozen processes)."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

@@ -7,6 +7,7 @@ the engine must give the same.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -119,6 +120,13 @@ class Engine:
                 f"{checkpoint}: the engine's label log-probabilities differ by {worst:.4f} from those of the trained "
                 f"model (tolerance {tolerance}); nothing was predicted with them"
             )
+
+    def close(self) -> None:
+        """End the engine and its processes, which hold most of a GPU's memory; it cannot be used afterwards."""
+        self._text.cache_clear()
+        self.llm.llm_engine.engine_core.shutdown()
+        del self.llm, self._text
+        gc.collect()
 
     def score(self, prompts: Sequence[Sequence[int]]) -> list[Scored]:
         """Answer prompts greedily and score both labels; one prefill a prompt unless an answer leaves the format.

@@ -60,8 +60,10 @@ class Predictor:
                         rows, accepted = table.num_rows, int(np.sum(table["p_accept"].to_numpy() > 0.5))
             except Exception as e:  # noqa: BLE001 - kept as this condition's cause; the others go on
                 traceback.print_exc()
-                self.engine = None
+                self._end()
                 cause = f"{type(e).__name__}: {e}" if not isinstance(e, SwapFailed) else str(e)
+                if isinstance(e.__context__, SwapFailed):
+                    cause += f" (in a fresh engine, after: {e.__context__})"
             for key, value in zip(results, (name, rows, accepted, cause), strict=True):
                 results[key].append(value)
         return results
@@ -75,17 +77,29 @@ class Predictor:
 
     def _ready(self, model: Path, probe: Sequence[Probe]) -> Engine:
         """The engine with this model's weights; a swap that fails its proof gets a fresh engine, once."""
-        longest = self.sweep.data.cutoff
         if self.engine is not None:
             try:
                 self.engine.use(model, probe)
                 return self.engine
             except SwapFailed:
                 traceback.print_exc()
-                self.engine = None
-        self.engine = Engine(model, self.sweep.predict, longest, self.test.answer)
+                self._end()
+                return self._fresh(model, probe)
+        return self._fresh(model, probe)
+
+    def _fresh(self, model: Path, probe: Sequence[Probe]) -> Engine:
+        self.engine = Engine(model, self.sweep.predict, self.sweep.data.cutoff, self.test.answer)
         self.engine.use(model, probe)
         return self.engine
+
+    def _end(self) -> None:
+        """End the engine, if there is one; whatever it says to that, it is not used again."""
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            try:
+                engine.close()
+            except Exception:  # noqa: BLE001 - an engine that fails may fail to end, too
+                traceback.print_exc()
 
     def _predict(self, name: str) -> pa.Table:
         record = read_json(self.run.trained(name))

@@ -16,6 +16,8 @@ _SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a dead worker is noticed, and a report taken
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a group; a worker that is lost resumes from its checkpoint
+    # A group that finds no room yet (another sweep's, or a lost node's) waits; else each of its conditions would fail.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(14 * 24 * 3600),
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_usage_stats_enabled": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -62,7 +64,10 @@ def connect(sweep: Sweep) -> None:
 
 def local_nodes(sweep: Sweep) -> list[dict[str, float]]:
     """What a local cluster will have, before it is started."""
-    return [{"CPU": float(local_cpus(sweep)), "GPU": float(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))}]
+    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:  # which Ray obeys
+        gpus = min(gpus, len([g for g in visible.split(",") if g.strip() not in ("", "-1")]))
+    return [{"CPU": float(local_cpus(sweep)), "GPU": float(gpus)}]
 
 
 def room(sweep: Sweep, nodes: list[dict[str, float]], predicting: bool = True) -> Room:

@@ -89,6 +89,13 @@ class Desk:
                 self.outcome = Outcome("failed", cause, self.attempts)
                 self.changed.notify_all()
 
+    async def withdraw(self) -> None:
+        """Take the condition back if no group has begun with it (one that still waits for room)."""
+        async with self.changed:
+            if self.outcome is None and not self.attempts:
+                self.outcome = Outcome("stopped", None, 0)
+                self.changed.notify_all()
+
     async def close(self) -> None:
         """Send the group home: its workers end, and their resources are free."""
         async with self.changed:
@@ -121,14 +128,21 @@ class Desk:
 
 
 class Ledger:
-    """Knows which trials were not started yet, so that a group learns that no other will come; a Ray actor."""
+    """Counts trials that began and conditions that are trained: a group learns from it that no other will come; a Ray
+    actor."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str], done: int) -> None:
         self.left = set(names)
+        self.done = done
 
     def start(self, name: str) -> None:
         """A trial begins, or begins again."""
         self.left.discard(name)
+
+    def end(self, state: State) -> int:
+        """A trial ended; returns how many conditions of the sweep are trained."""
+        self.done += state == "done"
+        return self.done
 
     def is_over(self) -> bool:
         """Whether every trial was started."""

@@ -25,8 +25,8 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from wlsweep.conditions import Condition
-from wlsweep.config import Train
+from wlsweep.conditions import Condition, first_stage
+from wlsweep.config import Sweep, Train
 from wlsweep.lease import hold
 from wlsweep.paths import RunDir
 from wlsweep.process_log import talk_to
@@ -78,7 +78,7 @@ def _serve(desk: Any, rank: int, me: str, first: Assignment | None) -> None:
                 return
             run = RunDir(Path(assignment.root))
             with hold(run.lease(assignment.condition.name), assignment.owner, LEASE_PATIENCE_S) as mine:
-                if mine and is_trained(run, assignment.condition):
+                if mine and is_trained(run, assignment.condition, assignment.sweep):
                     ray.get(desk.finish.remote("done"))  # another launch finished it since it was listed
                 elif mine:
                     dist.broadcast_object_list([assignment], src=0, group=control)
@@ -93,11 +93,15 @@ def _serve(desk: Any, rank: int, me: str, first: Assignment | None) -> None:
             _train(desk, box[0], place)
 
 
-def is_trained(run: RunDir, condition: Condition) -> bool:
-    """Whether a condition's training is finished and its model still there to be predicted with or started from."""
+def is_trained(run: RunDir, condition: Condition, sweep: Sweep) -> bool:
+    """Whether a condition's training is finished and its model still there, if it is to be predicted with or started
+    from."""
     state = RunState(run)
     name = condition.name
-    return state.trained(name) is not None and (run.model(name).is_dir() or state.predicted(name))
+    if state.trained(name) is None:
+        return False
+    awaited = any(c.two_stage and first_stage(c).name == name and not state.trained(c.name) for c in sweep.conditions)
+    return run.model(name).is_dir() or (state.predicted(name) and not awaited)
 
 
 @lru_cache(maxsize=8)

@@ -112,6 +112,8 @@ class Runner:
         if self.last != "data":
             self._check_room()
         base = self._timed("data", self._data)
+        if base is None:
+            return self._stopped()
         if self.last == "data":
             self.view.say(f"data: {self.run.data_json}")
             return 0
@@ -126,12 +128,7 @@ class Runner:
         states = RunState(self.run)
         done = [c for c in self.chosen if (states.trained if self.last == "train" else states.predicted)(c.name)]
         if self.stopping:
-            trained = sum(states.trained(c.name) is not None for c in self.chosen)
-            self.view.say(
-                f"stopped with {len(done)} of {len(self.chosen)} conditions done ({trained} trained); "
-                f"go on with: {self.command}"
-            )
-            return STOPPED
+            return self._stopped()
         self._closing()
         if len(done) < len(self.chosen):
             self.view.say(
@@ -140,6 +137,17 @@ class Runner:
             )
             return FAILED
         return 0
+
+    def _stopped(self) -> int:
+        """What a sweep says that was asked to stop."""
+        states = RunState(self.run)
+        trained = [c.name for c in self.chosen if states.trained(c.name)]
+        done = trained if self.last == "train" else [name for name in trained if states.predicted(name)]
+        self.view.say(
+            f"stopped with {len(done)} of {len(self.chosen)} conditions done ({len(trained)} trained); "
+            f"go on with: {self.command}"
+        )
+        return STOPPED
 
     def _timed(self, stage: str, work: Callable[[], Any]) -> Any:
         began = time.monotonic()
@@ -170,10 +178,11 @@ class Runner:
 
         prepare_data(self.sweep, self.run, base, self.view.note, limit=self.sweep.data.limit)
 
-    def _data(self) -> str:
+    def _data(self) -> str | None:
+        """The base model, once the data is made; None if the sweep was asked to stop while another launch made it."""
         with self.view.during("data", 0), self._holding(self.run.data_lease) as mine:
             if not mine:
-                raise KeyboardInterrupt
+                return None
             base = self._base()
             self._prepare(Path(base))  # refuses other data than this run's before the record is touched
             self._write_sweep_json(base)
@@ -278,6 +287,11 @@ class Runner:
             else:
                 self.view.note(f"waiting for {len(left)} conditions that another launch trains")
                 time.sleep(2)
+        for c in [] if self.stopping else self._untrained():
+            if not self._can_start(c):
+                record_failure(
+                    self.run, c.name, "train", f"its first stage, {first_stage(c).name}, could not be trained"
+                )
 
     @contextmanager
     def _predicting_beside(self, engines: int) -> Iterator[None]:
@@ -326,7 +340,10 @@ class Runner:
 
     def _can_start(self, condition: Condition) -> bool:
         """Whether the model that a condition starts from is there."""
-        return not condition.two_stage or self.run.model(first_stage(condition).name).is_dir()
+        first = first_stage(condition).name
+        return not condition.two_stage or (
+            self.run.model(first).is_dir() and RunState(self.run).trained(first) is not None
+        )
 
     def _in_thread(self, work: Callable[[], Any], saves: bool) -> None:
         """Run `work` beside the main thread, which is thus free to take signals; Tune would install its own.

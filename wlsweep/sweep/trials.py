@@ -57,7 +57,7 @@ def train_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     line, outcome = _follow(group, assignment)
     if outcome.state == "failed":
         record_failure(run, name, "train", outcome.cause or "unknown", outcome.attempts)
-    show_done(sweep.name, sum(run.trained(c.name).is_file() for c in sweep.conditions))
+    show_done(sweep.name, ray.get(settings["ledger"].end.remote(outcome.state)))
     ray.tune.report({**line, "state": outcome.state, "cause": outcome.cause or "", "attempts": outcome.attempts})
     if stop_file.exists() or ray.get(settings["ledger"].is_over.remote()):
         group.close()
@@ -73,6 +73,8 @@ def _follow(group: WarmGroup, assignment: Assignment) -> tuple[dict[str, Any], O
     while outcome is None:
         if not group.alive:
             return line, Outcome("failed", f"the worker group could not be kept running: {group.error!r}")
+        if Path(assignment.stop_file).exists():
+            ray.get(group.desk.withdraw.remote())
         lines, outcome = ray.get(group.desk.follow.remote(seen))
         seen += len(lines)
         for line in lines:
@@ -126,8 +128,9 @@ def train_conditions(
         stop_file: once it exists, running conditions save a resume checkpoint and no other starts.
         on_trial: hears (condition name, metrics with `state` and `step`).
     """
+    done = sum(run.trained(c.name).is_file() for c in sweep.conditions)
     settings = {
-        "ledger": ray.remote(Ledger).options(num_cpus=0).remote([c.name for c in conditions]),
+        "ledger": ray.remote(Ledger).options(num_cpus=0).remote([c.name for c in conditions], done),
         "sweep": sweep,
         "root": str(run.root.resolve()),
         "base": base,

@@ -104,7 +104,8 @@ class View:
         if over >= 2 and self.first_done is not None:
             # The first condition pays for the start of workers; the rest tell the rate.
             each = (time.monotonic() - self.first_done) / (over - 1)
-            parts += [f"{each:.1f} s each", f"{_clock(each * (self.total - over))} left"]
+            left = max(0, self.total - self.done - self.failed)  # some were done before this launch
+            parts += [f"{each:.1f} s each", f"{_clock(each * left)} left"]
         else:
             parts.append(_clock(time.monotonic() - self.began))
         return " | ".join(parts)

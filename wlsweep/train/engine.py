@@ -195,7 +195,9 @@ def export_model(engine: Any, place: Place, base: str, to: Path) -> None:
         temporary = to.with_name(f".{to.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         lm = engine.module.lm
-        lm.save_pretrained(temporary, state_dict={k.removeprefix("lm."): v for k, v in state.items()})
+        # In files of 2 GB: nothing else of this process runs while one is written, its lease's heartbeat included.
+        weights = {k.removeprefix("lm."): v for k, v in state.items()}
+        lm.save_pretrained(temporary, state_dict=weights, max_shard_size="2GB")
         AutoTokenizer.from_pretrained(base).save_pretrained(temporary)
         shutil.rmtree(to, ignore_errors=True)
         temporary.rename(to)

@@ -44,6 +44,8 @@ from wlsweep.train.model import Forward, MicroBatch, collate, run_forward
 
 PROBES = 2
 """Training rows of each class on which the trained model's own scores are kept, to check every later copy of it."""
+ASK_S = 1.0
+"""About how many seconds pass between questions whether to stop; each is a collective of one number."""
 SMALLEST_LOSS = 1e-20
 """Below it a loss is too near to underflow for a ratio."""
 PROOF_TOLERANCE = 1e-3
@@ -82,7 +84,7 @@ class Hooks:
     on_log: Callable[[dict[str, Any]], None] = lambda line: None
     """Each line of the metric log."""
     should_stop: Callable[[], bool] = lambda: False
-    """Polled at every logged step."""
+    """Polled about once a second, or at every step where steps take longer."""
 
 
 class _Meter:
@@ -112,13 +114,16 @@ class _Meter:
         ).double()
         self.tokens += tokens
 
-    def read(self, stop: bool) -> tuple[dict[str, float | None], bool]:
-        """Metrics over all ranks since the last call, and whether any rank wants to stop; collective."""
-        here = torch.tensor([float(self.tokens), float(stop)], device=self.sums.device, dtype=torch.float64)
-        shared = torch.cat([self.sums, here])
+    def read(self) -> tuple[dict[str, float | None], float]:
+        """Metrics over all ranks since the last call, and its distance in seconds, the same on every rank; collective."""
+        here = time.monotonic() - self.started
+        own = torch.tensor([float(self.tokens), here], device=self.sums.device, dtype=torch.float64)
+        shared = torch.cat([self.sums, own])
         dist.all_reduce(shared)
-        loss, bce_accept, bce_reject, p_accept, accepts, p_reject, rejects, said_accept, tokens, stops = shared.tolist()
-        seconds, n = time.monotonic() - self.started, accepts + rejects
+        loss, bce_accept, bce_reject, p_accept, accepts, p_reject, rejects, said_accept, tokens, seconds = (
+            shared.tolist()
+        )
+        seconds, n = seconds / dist.get_world_size(), accepts + rejects
         self.sums.zero_()
         self.tokens = 0
         self.started = time.monotonic()
@@ -130,7 +135,14 @@ class _Meter:
             "p_accept_on_reject": p_reject / rejects if rejects else None,
             "predicted_accept_rate": said_accept / n,
             "tokens_per_s": tokens / seconds,
-        }, stops > 0
+        }, seconds
+
+
+def _asked_to_stop(place: Place, hooks: Hooks) -> bool:
+    """Whether rank 0 was asked to stop, as every rank then knows; collective."""
+    asked = torch.tensor([float(place.rank == 0 and hooks.should_stop())], device=place.device)
+    dist.all_reduce(asked)
+    return bool(asked.item() > 0)
 
 
 class Batcher:
@@ -295,6 +307,8 @@ def _steps(engine: Any, job: Job, batcher: Batcher, place: Place, hooks: Hooks, 
     # The engine averages over ranks and accumulation steps; the loss is already a share of the global sum.
     scale = place.world * train.accumulation
     meter = _Meter(place.device)
+    ask_every = 1  # steps between questions whether to stop; every rank must ask at the same ones
+    logged = start
     log = run.metric_log(name).open("a", encoding="utf-8") if place.rank == 0 else None
     try:
         for step in range(start, total):
@@ -305,9 +319,11 @@ def _steps(engine: Any, job: Job, batcher: Batcher, place: Place, hooks: Hooks, 
                 engine.step()
                 meter.add(out, batch, tokens)
             done = step + 1
-            stop = False
+            stop = done % ask_every == 0 and _asked_to_stop(place, hooks)
             if done % train.log_every == 0 or done == total:
-                metrics, stop = meter.read(place.rank == 0 and hooks.should_stop())
+                metrics, seconds = meter.read()
+                ask_every = max(1, int(ASK_S * (done - logged) / seconds))
+                logged = done
                 if not math.isfinite(metrics["loss"] or 0.0):
                     raise ConditionFailed(
                         f"{name}: the loss is {metrics['loss']} at step {done} of {total}; "
