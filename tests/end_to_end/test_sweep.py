@@ -143,10 +143,12 @@ def test_a_driver_that_is_stopped_and_then_killed_loses_nothing(undisturbed):
     run = RunDir(out)
 
     stopped = start(out, "--stage", "train")
-    wait_until(lambda: any(run.checkpoints(NAMES[0]).glob("step_*/training.json")))
+    wait_until(run.metric_log(NAMES[0]).exists)  # the first step begins
     stopped[0].send_signal(signal.SIGTERM)
     assert "go on with: wlsweep run" in finish(stopped, code=75)
-    assert any(run.checkpoints(NAMES[0]).glob("step_*/training.json")) and not run.trained(NAMES[0]).exists()
+    (saved,) = run.checkpoints(NAMES[0]).glob("step_*/training.json")
+    assert int(saved.parent.name.removeprefix("step_")) < 30, "the stop was not heard before a line was logged"
+    assert not run.trained(NAMES[0]).exists()
     assert not run.lease(NAMES[0]).exists()
 
     process, _ = start(out, "--stage", "train")

@@ -60,6 +60,9 @@ def main():
     found["mended"] = refusal(engine, second, probes[second])
     engine.llm.collective_rpc = lambda *_, **__: None
     found["old weights"] = refusal(engine, first, probes[first])
+    engine.close()
+    fresh = Engine(second, CONFIG, max(rows.lengths) + 8, rows.answer)
+    found["after another was closed"] = refusal(fresh, second, probes[second])
     out.write_text(json.dumps(found))
 
 

@@ -204,13 +204,17 @@ def export_model(engine: Any, place: Place, base: str, to: Path) -> None:
     dist.barrier()
 
 
-def save_checkpoint(engine: Any, place: Place, folder: Path, step: int, of: dict[str, Any]) -> None:
+def save_checkpoint(
+    engine: Any, place: Place, folder: Path, step: int, of: dict[str, Any], metered: dict[str, Any]
+) -> None:
     """Write a resume checkpoint and delete older ones; collective, every rank writes its shard.
 
-    `of` tells what is being trained (data, base model, ranks): another training must not resume from it.
+    `of` tells what is being trained (data, base model, ranks): another training must not resume from it. `metered` is
+    what this rank has summed up for the next line of the metric log.
     """
     temporary, final = folder / f".step_{step:08d}.tmp", folder / f"step_{step:08d}"
     engine.save_checkpoint(str(temporary), tag="zero3", client_state={"step": step}, save_latest=False)
+    write_json(temporary / f"metered_{place.rank}.json", metered)
     dist.barrier()
     if place.rank == 0:
         shutil.rmtree(final, ignore_errors=True)
@@ -222,8 +226,9 @@ def save_checkpoint(engine: Any, place: Place, folder: Path, step: int, of: dict
     dist.barrier()
 
 
-def load_checkpoint(engine: Any, place: Place, folder: Path, of: dict[str, Any]) -> int:
-    """Resume from the latest whole checkpoint of this very training and return its step; 0 if there is none.
+def load_checkpoint(engine: Any, place: Place, folder: Path, of: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
+    """Resume from the latest whole checkpoint of this very training; its step, and what this rank had summed up for the
+    metric log. 0 and nothing if there is none.
 
     Rank 0 chooses for all: file servers may show different ranks different folders for a while.
     """
@@ -233,9 +238,9 @@ def load_checkpoint(engine: Any, place: Place, folder: Path, of: dict[str, Any])
         choice[0] = max((p.name for p in whole), default=None)
     dist.broadcast_object_list(choice, src=0)
     if choice[0] is None:
-        return 0
+        return 0, None
     _, state = engine.load_checkpoint(str(folder / choice[0]), tag="zero3")
-    return int(state["step"])
+    return int(state["step"]), read_json(folder / choice[0] / f"metered_{place.rank}.json")
 
 
 def _forget_models() -> None:

@@ -44,7 +44,7 @@ from wlsweep.train.model import Forward, MicroBatch, collate, run_forward
 
 PROBES = 2
 """Training rows of each class on which the trained model's own scores are kept, to check every later copy of it."""
-ASK_S = 1.0
+ASK_S = 0.5
 """About how many seconds pass between questions whether to stop; each is a collective of one number."""
 SMALLEST_LOSS = 1e-20
 """Below it a loss is too near to underflow for a ratio."""
@@ -84,7 +84,7 @@ class Hooks:
     on_log: Callable[[dict[str, Any]], None] = lambda line: None
     """Each line of the metric log."""
     should_stop: Callable[[], bool] = lambda: False
-    """Polled about once a second, or at every step where steps take longer."""
+    """Polled about twice a second, or at every step where steps take longer."""
 
 
 class _Meter:
@@ -94,6 +94,15 @@ class _Meter:
         self.sums = torch.zeros(8, device=device, dtype=torch.float64)
         self.tokens = 0
         self.started = time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed training must start from."""
+        return {"sums": self.sums.tolist(), "tokens": self.tokens}
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Start from the state that this rank saved."""
+        self.sums = torch.tensor(state["sums"], device=self.sums.device, dtype=torch.float64)
+        self.tokens = state["tokens"]
 
     def add(self, out: Forward, batch: MicroBatch, tokens: int) -> None:
         here, accept = batch.present, batch.accept
@@ -278,12 +287,12 @@ def train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> No
     try:
         batcher = Batcher(job, rows, place)
         proof = prove_weights(engine, batcher, job.condition)
-        start = load_checkpoint(engine, place, run.checkpoints(name), _what(job, place))
+        start, metered = load_checkpoint(engine, place, run.checkpoints(name), _what(job, place))
         if place.rank == 0:
             run.condition(name).mkdir(parents=True, exist_ok=True)
             _keep_log_until(run.metric_log(name), start)
         ready = time.monotonic()
-        _steps(engine, job, batcher, place, hooks, start, total)
+        _steps(engine, job, batcher, place, hooks, start, metered, total)
         trained = time.monotonic()
         probe = _probe(engine, batcher)
         export_model(engine, place, job.base, run.model(name))
@@ -301,12 +310,23 @@ def _what(job: Job, place: Place) -> dict[str, Any]:
     return {"data": data, "base": job.base, "sweep": job.sweep.fingerprint(), "world": place.world}
 
 
-def _steps(engine: Any, job: Job, batcher: Batcher, place: Place, hooks: Hooks, start: int, total: int) -> None:
+def _steps(
+    engine: Any,
+    job: Job,
+    batcher: Batcher,
+    place: Place,
+    hooks: Hooks,
+    start: int,
+    metered: dict[str, Any] | None,
+    total: int,
+) -> None:
     train, run, name = job.sweep.train, job.run, job.name
     per_epoch = batches.steps_per_epoch(len(batcher.rows.accept), train.global_batch)
     # The engine averages over ranks and accumulation steps; the loss is already a share of the global sum.
     scale = place.world * train.accumulation
     meter = _Meter(place.device)
+    if metered:
+        meter.go_on(metered)
     ask_every = 1  # steps between questions whether to stop; every rank must ask at the same ones
     logged = start
     log = run.metric_log(name).open("a", encoding="utf-8") if place.rank == 0 else None
@@ -336,7 +356,7 @@ def _steps(engine: Any, job: Job, batcher: Batcher, place: Place, hooks: Hooks, 
                     log.flush()
                     hooks.on_log(line)
             if (done % train.checkpoint_every == 0 or stop) and done < total:
-                save_checkpoint(engine, place, run.checkpoints(name), done, _what(job, place))
+                save_checkpoint(engine, place, run.checkpoints(name), done, _what(job, place), meter.state())
             if stop and done < total:
                 raise Stopped(f"{name} stopped at step {done} of {total}")
     finally:

@@ -106,6 +106,7 @@ else
     sleep 1 & wait $!
   done
   await "$driver"; status=$?
+  if [ "$told" = USR1 ] && { [ "$status" = 130 ] || [ "$status" = 138 ]; }; then status=75; fi   # before it took signals
   kill -0 "$step" 2>/dev/null || broken=1
   driver=''
   # Sweeps that `ray job submit` brought meanwhile run to their end, too.
