@@ -20,7 +20,9 @@ import json
 import shutil
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,7 +35,7 @@ from wlsweep.paths import RunDir, read_json
 
 WORK = BENCH / "gpu"
 SHAPES = {"1.5B": "Qwen/Qwen2.5-1.5B-Instruct", "7B": "Qwen/Qwen2.5-7B-Instruct"}
-TINY = Architecture(vocab=2048, width=64, mlp=128, layers=2, heads=2, kv_heads=1, tied=False)
+TINY = Architecture(vocab=2048, width=64, mlp=128, layers=2, heads=2, kv_heads=1, tied=True)  # as the 1.5B has it
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 2250e12}
 """Dense bf16 of the data sheets, FLOP/s."""
 MEMORY_SHARE = 0.85
@@ -99,6 +101,8 @@ def fitting(a: Architecture, sweep: Sweep) -> Architecture:
     if not torch.cuda.is_available():
         return a
     room = MEMORY_SHARE * torch.cuda.get_device_properties(0).total_memory
+    # the Trainer has the logits of every token, in bf16 and in float32, and their gradients
+    room -= sweep.train.micro_batch * sweep.data.cutoff * a.vocab * 12
     while a.layers > 1 and training_memory(a, sweep).total > room:
         a = a._replace(layers=a.layers - 1)
     return a
@@ -130,6 +134,15 @@ def prepare(folder: Path, shape: Architecture, tiny: bool, **changed: object) ->
     return sweep, run, a
 
 
+def tried(work: Callable[[], Any]) -> Any:
+    """What a part found, or None with the reason said: the others are measured all the same."""
+    try:
+        return work()
+    except (SystemExit, OSError, ValueError, RuntimeError) as e:
+        print(f"not measured: {type(e).__name__}: {e}", file=sys.stderr, flush=True)
+        return None
+
+
 def tokens_per_s(run: RunDir, name: str) -> float:
     """Of the logged steps after the first."""
     lines = run.metric_log(name).read_text().splitlines()[1:]
@@ -149,15 +162,25 @@ def measure_layouts(name: str, shape: Architecture, tiny: bool) -> dict[str, flo
     return found
 
 
-def measure(name: str, shape: Architecture, tiny: bool) -> dict[str, object]:
-    """Train two conditions without Ray, the Trainer on the same rows, then predict with both."""
+def measure(name: str, shape: Architecture, tiny: bool) -> dict[str, Any]:
+    """Train two conditions without Ray, the Trainer on the same rows, then predict with both; None what failed."""
     folder = WORK / name
     sweep, run, a = prepare(folder, shape, tiny)
-    for c in sweep.conditions:
-        torchrun("wlsweep.train.torchrun", str(run.root), c.name, log=folder / f"{c.name}.log")
-    torchrun("bench.hf_trainer", str(run.root), str(folder / "trainer.json"), log=folder / "trainer.log")
-    timed([sys.executable, "-m", "bench.predict", str(run.root)], folder / "predict.log")
-    seconds = json.loads((folder / "predict.log").read_text().splitlines()[-1])
+
+    def ours() -> float:
+        for c in sweep.conditions:
+            torchrun("wlsweep.train.torchrun", str(run.root), c.name, log=folder / f"{c.name}.log")
+        return tokens_per_s(run, sweep.conditions[0].name)
+
+    def trainer() -> float:
+        torchrun("bench.hf_trainer", str(run.root), str(folder / "trainer.json"), log=folder / "trainer.log")
+        return float(read_json(folder / "trainer.json")["tokens_per_s"])
+
+    def predicted() -> dict[str, float]:
+        timed([sys.executable, "-m", "bench.predict", str(run.root)], folder / "predict.log")
+        seconds = json.loads((folder / "predict.log").read_text().splitlines()[-1])
+        return {k: seconds["rows"] / statistics.median(s) for k, s in seconds["seconds"].items()}
+
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return {
         "shape": name,
@@ -165,14 +188,14 @@ def measure(name: str, shape: Architecture, tiny: bool) -> dict[str, object]:
         "device": device,
         "peak": next((v for k, v in PEAK.items() if k in device), None),
         "flops_per_token": training_flops(a, 1),
-        "tokens_per_s": tokens_per_s(run, sweep.conditions[0].name),
-        "trainer_tokens_per_s": read_json(folder / "trainer.json")["tokens_per_s"],
-        "rows_per_s": {k: seconds["rows"] / statistics.median(s) for k, s in seconds["seconds"].items()},
+        "tokens_per_s": tried(ours),
+        "trainer_tokens_per_s": tried(trainer),
+        "rows_per_s": tried(predicted) or {},
     }
 
 
 def main() -> None:
-    """Measure each shape and print one table."""
+    """Measure each shape and print a table as soon as it is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a toy shape on a CPU")
     arguments = parser.parse_args()
@@ -180,40 +203,43 @@ def main() -> None:
         print("not measured: no GPU (python -m bench.gpu --tiny tries the script on a CPU)")
         return
     shapes = {"tiny": TINY} if arguments.tiny else {k: architecture(Model(path=v)) for k, v in SHAPES.items()}
-    results = [measure(name, shape, arguments.tiny) for name, shape in shapes.items()]
-
-    def mfu(r, key: str) -> str:
-        return f"{r[key] * r['flops_per_token'] / r['peak']:.1%}" if r["peak"] else "-"
-
-    publish(
-        "gpu",
-        f"{results[0]['device']}: goals MFU 50 %, 1.2x the Trainer, 0.9 of bare vLLM",
-        ("shape", "layers", "tokens/s", "MFU", "Trainer", "MFU", "ratio", "rows/s", "bare vLLM", "ratio"),
-        [
-            (
-                r["shape"],
-                r["layers"],
-                f"{r['tokens_per_s']:.0f}",
-                mfu(r, "tokens_per_s"),
-                f"{r['trainer_tokens_per_s']:.0f}",
-                mfu(r, "trainer_tokens_per_s"),
-                f"{r['tokens_per_s'] / r['trainer_tokens_per_s']:.2f}",
-                f"{r['rows_per_s']['wlsweep']:.1f}",
-                f"{r['rows_per_s']['bare vLLM']:.1f}",
-                f"{r['rows_per_s']['wlsweep'] / r['rows_per_s']['bare vLLM']:.2f}",
-            )
-            for r in results
-        ],
-        {"results": results},
-    )
+    for name, shape in shapes.items():
+        if found := tried(lambda name=name, shape=shape: measure(name, shape, arguments.tiny)):  # type: ignore[misc]
+            show(found)
     name, shape = next(iter(shapes.items()))
-    rates = measure_layouts(name, shape, arguments.tiny)
+    if rates := tried(lambda: measure_layouts(name, shape, arguments.tiny)):
+        publish(
+            "gpu_layouts",
+            f"{name}: rows of very different lengths, eight to a micro-batch",
+            ("micro-batch", "tokens/s", "ratio"),
+            [(k, f"{v:.0f}", f"{v / rates['sdpa']:.2f}") for k, v in rates.items()],
+            {"shape": name, "tokens_per_s": rates},
+        )
+
+
+def show(found: dict[str, Any]) -> None:
+    """One shape as a table and JSON."""
+
+    def mfu(rate: float | None) -> str:
+        return f"{rate * found['flops_per_token'] / found['peak']:.1%}" if rate and found["peak"] else "-"
+
+    def of(a: float | None, b: float | None) -> str:
+        return f"{a / b:.2f}" if a and b else "-"
+
+    ours, trainer, rows = found["tokens_per_s"], found["trainer_tokens_per_s"], found["rows_per_s"]
+    mine, bare = rows.get("wlsweep"), rows.get("bare vLLM")
+    rates = [
+        *("-" if ours is None else f"{ours:.0f}", mfu(ours)),
+        *("-" if trainer is None else f"{trainer:.0f}", mfu(trainer), of(ours, trainer)),
+        *("-" if x is None else f"{x:.1f}" for x in (mine, bare)),
+        of(mine, bare),
+    ]
     publish(
-        "gpu_layouts",
-        f"{results[0]['device']}, {name}: rows of very different lengths, eight to a micro-batch",
-        ("micro-batch", "tokens/s", "ratio"),
-        [(k, f"{v:.0f}", f"{v / rates['sdpa']:.2f}") for k, v in rates.items()],
-        {"shape": name, "tokens_per_s": rates},
+        f"gpu_{found['shape']}",
+        f"{found['device']}: goals MFU 50 %, 1.2x the Trainer, 0.9 of bare vLLM",
+        ("shape", "layers", "tokens/s", "MFU", "Trainer", "MFU", "ratio", "rows/s", "bare vLLM", "ratio"),
+        [(found["shape"], found["layers"], *rates)],
+        {"results": [found]},
     )
 
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+HEAVY = ("pandas", "scipy", "plotly", "statsmodels", "sklearn")
 ENGINES = ("torch", "ray", "vllm", "deepspeed", "transformers")
 
 
@@ -27,8 +28,14 @@ def test_the_driver_starts_trials_without_torch():
     assert "torch" not in loaded("import wlsweep.sweep.trials")
 
 
-def loaded(code):
-    """The engines that a new process has imported after some code."""
-    check = f"{code}\nimport sys; print(*[m for m in {ENGINES} if m in sys.modules])"
+def test_the_package_and_plan_answer_without_what_reports_are_made_with():
+    assert loaded("import wlsweep", (*ENGINES, *HEAVY, "numpy", "pydantic")) == set()
+    planned = "from wlsweep.plan import make_plan; from wlsweep.config import load_sweep; "
+    assert loaded(planned + "make_plan(load_sweep('search_spaces/demo.toml'))", (*ENGINES, *HEAVY)) == set()
+
+
+def loaded(code, names=ENGINES):
+    """Which of `names` a new process has imported after some code."""
+    check = f"{code}\nimport sys; print(*[m for m in {names} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     return set(done.stdout.strip("\n").splitlines()[-1].split()) if done.stdout.strip() else set()

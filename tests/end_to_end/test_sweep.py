@@ -60,16 +60,20 @@ def results(out, predicted=True):
     run = RunDir(Path(out))
     found = {}
     for name in NAMES:
-        log = [json.loads(line) for line in run.metric_log(name).read_text().splitlines()]
-        record = json.loads(run.trained(name).read_text())
-        found[name] = {
-            "log": [{k: v for k, v in line.items() if k != "tokens_per_s"} for line in log],
-            "model": record["model"]["fingerprint"],
-            "proof": record["proof"],
-        }
+        found[name] = results_of_training(run, name)
         if predicted:
             found[name]["predictions"] = results_of(run, name)
     return found
+
+
+def results_of_training(run, name):
+    log = [json.loads(line) for line in run.metric_log(name).read_text().splitlines()]
+    record = json.loads(run.trained(name).read_text())
+    return {
+        "log": [{k: v for k, v in line.items() if k != "tokens_per_s"} for line in log],
+        "model": record["model"]["fingerprint"],
+        "proof": record["proof"],
+    }
 
 
 def results_of(run, name):
@@ -224,3 +228,41 @@ def test_a_sweep_that_no_cluster_here_can_hold_is_refused_before_it_starts(tmp_p
     text = finish(start(out, space=space), code=2)
     assert "needs 1 workers of 1 CPUs and 1 GPUs each" in text
     shutil.rmtree(out)
+
+
+def test_a_worker_killed_in_one_of_two_groups_costs_the_other_nothing(tmp_path):
+    space, out = tmp_path / "groups.toml", tmp_path / "groups"
+    space.write_text(SMALL.read_text().replace("workers = 2", "workers = 1\ngroups = 2"))
+    run = RunDir(out)
+    started = start(out, "--stage", "train", space=space)
+    wait_until(lambda: any(any(run.checkpoints(n).glob("step_*/training.json")) for n in NAMES[:2]))
+    killed = next(n for n in NAMES[:2] if any(run.checkpoints(n).glob("step_*/training.json")))
+    os.kill(json.loads(run.lease(killed).read_text())["pid"], signal.SIGKILL)
+    finish(started)
+    attempts = {n: json.loads(run.trained(n).read_text())["attempts"] for n in NAMES}
+    assert attempts == {n: 1 + (n == killed) for n in NAMES}
+    groups = {p.name.split("_")[1] for p in run.logs.glob("train_*_rank0.log")}
+    assert len(groups) == 2
+    before = results_of_training(run, killed)
+    shutil.rmtree(run.condition(killed))
+    finish(start(out, "--stage", "train", "--only", killed, space=space))
+    assert results_of_training(run, killed) == before
+
+
+def test_until_decided_runs_what_is_in_doubt_and_the_page_says_what_it_left_out(undisturbed):
+    out = beside(undisturbed, "until-decided")
+    shutil.copytree(undisturbed[0], out)
+    run = RunDir(out)
+    for name in NAMES[1:]:
+        shutil.rmtree(run.condition(name))
+        shutil.rmtree(run.prediction(name))
+    text = finish(start(out, "--until-decided"))
+    skipped = json.loads(run.skipped_json.read_text())
+    done = [s.name for s in RunState(run).all() if s.predict == "done"]
+    assert set(done) | set(skipped) == set(NAMES) and not set(done) & set(skipped)
+    assert len(done) >= 2, "one condition must check the theory"
+    assert all(f"next:    {name}: " in text for name in done[1:])
+    assert all(f"skipped: {name}: {why}" in text for name, why in skipped.items())
+    html = run.report.read_text()
+    assert html.count("left out by --until-decided") >= len(skipped) and "chose which conditions to run" in html
+    assert results_of_training(run, done[1]) == results_of_training(RunDir(undisturbed[0]), done[1])
