@@ -9,6 +9,7 @@ import pytest
 from tests.made_run import THE_19, make_run, write_predictions
 from wlsweep.analysis.load import load_board
 from wlsweep.errors import WlsweepError
+from wlsweep.lease import hold
 
 BASE, OTHER = THE_19[0], THE_19[1]
 
@@ -169,6 +170,14 @@ def test_a_column_that_the_first_line_lacks_is_read(run, tmp_path):
     path = tmp_path / "other.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     assert load_board(run, externals=[("other", path)]).externals["other"].parsed.tolist() == [-1] + [1] * 39
+
+
+def test_a_condition_that_is_being_trained_says_by_whom(run):
+    shutil.rmtree(run.prediction(OTHER))
+    run.trained(OTHER).unlink()
+    with hold(run.lease(OTHER), "the other launch"):
+        assert load_board(run).states[OTHER] == ("missing", "in the hands of the other launch right now")
+    assert load_board(run).states[OTHER] == ("missing", "not yet trained")
 
 
 def test_predictions_of_another_model_than_the_one_trained_count_as_not_made(run):

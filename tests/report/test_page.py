@@ -17,6 +17,7 @@ from wlsweep.report import png
 from wlsweep.report.findings import forecast_section
 from wlsweep.report.page import page, told, write_report
 from wlsweep.report.records import tables
+from wlsweep.report.story import pct_interval
 from wlsweep.report.style import Figure
 
 NAMED = {
@@ -207,6 +208,10 @@ def test_an_external_model_worse_than_all_is_inside_the_fitted_axis(tmp_path):
     found = evaluate(made, externals=[("worst", tmp_path / "worst.parquet")], draws=DRAWS)
     (figure,) = [f for f in page(told(made, found))[1] if f.slug == "accuracy_vs_gamma"]
     assert figure.wide["yaxis"]["range"][0] == 0
+    html, figures = page(told(made, found))
+    assert f"worst from {tmp_path / 'worst.parquet'}" in html
+    (grid,) = [f for f in figures if f.slug == "heatmap_accuracy"]
+    assert f"Outside of the grid: worst {pct_interval(found.analysis['externals'][0], 'accuracy')}." in grid.caption
 
 
 def test_names_from_outside_are_escaped(run):
@@ -243,7 +248,12 @@ def test_other_seeds_losses_and_gammas_below_one_make_a_page(tmp_path):
     names += [f"{n}_seed1" for n in THE_19[:4]]
     made = make_run(tmp_path, names, n=80)
     html, figures = page(told(made, evaluate(made, draws=DRAWS)))
-    assert "Over seeds" in html
+    assert "Over seeds" in html and "circles are single seeds" in html and "Of several seeds, seed 0." in html
+    (rates,) = [f for f in figures if f.slug == "acceptance_rate_vs_gamma"]
+    theory = [y for t in rates.data if t["name"].startswith("theory") for y in t["y"]]
+    foreseen = {t["name"]: t["forecast"] for t in evaluate(made, draws=DRAWS).analysis["theory"] if t["forecast"]}
+    both = [foreseen[n]["predicted_accept_rate"]["value"] for n in (THE_19[1], f"{THE_19[1]}_seed1")]
+    assert any(y == pytest.approx(sum(both) / 2) for y in theory)
     for f in figures:
         go.Figure(data=f.data, layout=f.wide | f.narrow)
 

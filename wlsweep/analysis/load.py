@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from wlsweep.conditions import Condition, parse_name, select
 from wlsweep.errors import WlsweepError, refuse_all
+from wlsweep.lease import holder
 from wlsweep.paths import RunDir, read_json
 from wlsweep.schema import ACCEPT, LABELS, PREDICTION, REJECT, TRUTH
 
@@ -206,6 +207,8 @@ def _state_without_predictions(run: RunDir, name: str) -> tuple[State, str]:
         return "failed", f"{record.get('stage', '?')}: {record.get('cause', 'no cause recorded')}"
     if run.trained(name).exists():
         return "trained", "trained, not yet predicted"
+    if who := holder(run.lease(name)):
+        return "missing", f"in the hands of {who['owner']} right now"
     why = read_json(run.skipped_json).get(name) if run.skipped_json.exists() else None
     return "missing", f"left out by --until-decided: {why}" if why else "not yet trained"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -110,6 +110,11 @@ def gamma_section(story: Story) -> Section:
     forecasts = {
         t["name"]: t["forecast"]["predicted_accept_rate"]["value"] for t in story.reached if t["forecast"] is not None
     }
+    several = (
+        " Conditions with several seeds are their mean, with an interval of seeds and papers; circles are single seeds."
+        if story.analysis["seeds"]
+        else ""
+    )
     reference = ("true accept rate of the test set", story.done[0]["actual_accept_rate"])
     rate = against_gamma(
         story.entries,
@@ -119,7 +124,7 @@ def gamma_section(story: Story) -> Section:
         "Weighting accepts (first panel) should raise the share of papers that the model accepts, weighting rejects"
         " should lower it, and fewer accepts in training should move a whole line down. The star is the baseline, drawn"
         " in both panels; pale bars are what theory expects from the baseline alone; whiskers are 95% Wilson"
-        " intervals. Points at one gamma are set slightly apart.",
+        " intervals. Points at one gamma are set slightly apart." + several,
         story.externals,
         reference,
         forecasts,
@@ -131,7 +136,7 @@ def gamma_section(story: Story) -> Section:
         "Accuracy",
         "accuracy_vs_gamma",
         "What moving the accept rate costs: a line that falls away from the baseline (star) traded accuracy for a rate"
-        " far from the test set's own. The axis is fitted to the data; whiskers are 95% Wilson intervals.",
+        " far from the test set's own. The axis is fitted to the data; whiskers are 95% Wilson intervals." + several,
         story.externals,
         zoom=True,
         seeds=story.analysis["seeds"],
@@ -288,6 +293,12 @@ def _effects_block(story: Story) -> Block:
     return Listing(lines)
 
 
+def _beside_the_grid(externals: Sequence[Mapping[str, Any]], key: str) -> str:
+    """Models that have no gamma, for the caption of a heatmap."""
+    known = [f"{e['name']} {pct_interval(e, key)}" for e in externals if e.get(key) is not None]
+    return f" Outside of the grid: {'; '.join(known)}." if known else ""
+
+
 def cost(story: Story) -> Section:
     """Accuracy and calibration: what moving the rate took."""
     title = "What it cost in accuracy and calibration"
@@ -308,6 +319,7 @@ def cost(story: Story) -> Section:
                 )
             )
         )
+    only_first = " Of several seeds, seed 0." if analysis["seeds"] else ""
     empty = "not shown" if analysis["inputs"]["only"] else "not run"  # a selection may leave out what was run
     wheres = (
         ("predicted_accept_rate", "Predicted accept rate", "Rises to the right, falls downwards.", True),
@@ -317,7 +329,16 @@ def cost(story: Story) -> Section:
         ("recall", "Recall of accepts", "Rises as more papers are accepted.", True),
     )
     blocks += [
-        Drawn(heatmap(story.entries, key, f"{name} by gamma and proportion", CELLS + see, full, empty))
+        Drawn(
+            heatmap(
+                story.entries,
+                key,
+                f"{name} by gamma and proportion",
+                CELLS + see + only_first + _beside_the_grid(story.externals, key),
+                full,
+                empty,
+            )
+        )
         for key, name, see, full in wheres
     ]
     blocks.append(

@@ -35,6 +35,11 @@ class Point:
     seeds: tuple[Entry, ...] = ()
     """The single seeds, where this is their mean."""
 
+    def foreseen(self, forecast: dict[str, float]) -> float | None:
+        """What was forecast for it, or for its seeds on average; None where nothing was."""
+        known = [forecast[e["name"]] for e in self.seeds or (self.entry,) if e["name"] in forecast]
+        return sum(known) / len(known) if known else None
+
 
 def points(entries: Sequence[Entry]) -> list[Point]:
     """The conditions that have metrics, in order."""
@@ -112,7 +117,7 @@ def against_gamma(
             if any(p.condition.variant == variant for p in on) or (on and kind == ""):
                 name = f"1/{k} accepts" + (f", {kind}" if kind else "")
                 dodge = place - (len(lines) - 1) / 2
-                if forecast and any(p.entry["name"] in forecast for p in on):
+                if forecast and any(p.foreseen(forecast) is not None for p in on):
                     data.insert(0, _expected(on, forecast, k, dodge, "theory" not in shown) | axes)
                     shown.add("theory")
                 data.append(_line(on, metric, k, name, name not in shown, dodge, faint=bool(kind)) | axes)
@@ -229,12 +234,12 @@ def _single_seeds(on: list[Point], metric: str, k: int, dodge: float) -> list[Tr
 
 
 def _expected(on: list[Point], forecast: dict[str, float], k: int, dodge: float, legend: bool) -> Trace:
-    known = [p for p in on if p.entry["name"] in forecast and p.condition.variant != "baseline"]
+    known = [p for p in on if p.foreseen(forecast) is not None and p.condition.variant != "baseline"]
     return {
         "type": "scatter",
         "mode": "markers",
         "x": [p.condition.gamma * 2 ** (0.035 * dodge) for p in known],
-        "y": [forecast[p.entry["name"]] for p in known],
+        "y": [p.foreseen(forecast) for p in known],
         "name": "theory, from the baseline alone",
         "legendgroup": "theory",
         "showlegend": legend,

@@ -282,4 +282,8 @@ def provenance(story: Story) -> Section:
     paragraphs = [f"{what} (fingerprint {story.sweep.get('fingerprint', 'unknown')}):"]
     if chosen:
         paragraphs.insert(0, f"This page shows a selection: --only {chosen}.")
+    if outside := story.analysis["inputs"]["externals"]:
+        paragraphs.append(
+            "Predictions made elsewhere: " + "; ".join(f"{name} from {path}" for name, path in outside) + "."
+        )
     return Section("provenance", "How to make this again", paragraphs, blocks)
