@@ -234,13 +234,19 @@ def load_checkpoint(engine: Any, place: Place, folder: Path, of: dict[str, Any])
     """
     choice: list[str | None] = [None]
     if place.rank == 0:
-        whole = [p for p in folder.glob("step_*") if (p / RECORD).is_file() and read_json(p / RECORD) == of]
-        choice[0] = max((p.name for p in whole), default=None)
+        records = {p.name: read_json(p / RECORD) for p in folder.glob("step_*") if (p / RECORD).is_file()}
+        choice[0] = max((name for name, record in records.items() if record == of), default=None)
+        for name, record in records.items() if choice[0] is None else ():
+            other = ", ".join(key for key in of if record.get(key) != of[key])
+            print(f"{folder / name} is of another training ({other}): this one begins at step 0")
     dist.broadcast_object_list(choice, src=0)
     if choice[0] is None:
         return 0, None
     _, state = engine.load_checkpoint(str(folder / choice[0]), tag="zero3")
-    return int(state["step"]), read_json(folder / choice[0] / f"metered_{place.rank}.json")
+    metered = (
+        folder / choice[0] / f"metered_{place.rank}.json"
+    )  # checkpoints at logged steps may lack it: nothing is summed
+    return int(state["step"]), read_json(metered) if metered.is_file() else None
 
 
 def _forget_models() -> None:
