@@ -75,8 +75,11 @@ def regression(
 
     Conditions of one mix see the same batches in the same order, and what that order adds to their log-odds is common to
     all of them, so the errors are clustered by mix (`mixes`, one a condition) where there are at least three. The noise
-    of the baseline is common to all conditions: no interval from one sweep holds it.
+    of the baseline is common to all conditions: no interval from one sweep holds it. Two conditions have none.
     """
+    if len(observed) < 3:  # a line through two points, which leaves nothing to tell an error from
+        slope, intercept = np.polyfit(expected, observed, 1)
+        return np.array([intercept, slope]), np.full((2, 2), np.nan)
     model = sm.OLS(observed, sm.add_constant(expected))
     if mixes is not None and len(set(mixes)) >= CLUSTERS:
         groups = np.unique(mixes, return_inverse=True)[1]

@@ -1,6 +1,7 @@
 """The oracle's intervals allow for what the conditions of a mix share."""
 
 import numpy as np
+import pytest
 
 from bench.oracle import regression
 from wlsweep.config import load_sweep
@@ -31,3 +32,8 @@ def test_a_sweep_of_one_mix_has_an_interval_too():
     observed = expected[one] + np.array([0.01, -0.01, 0.02, -0.02, 0.01, -0.01])
     (intercept, slope), interval = regression(expected[one], observed, ["1/2"] * one.sum())
     assert interval[0][0] < intercept < interval[0][1] and abs(slope - 1) < 0.02
+
+
+def test_two_conditions_have_a_line_and_no_interval():
+    (intercept, slope), interval = regression(np.array([-2.0, 2.0]), np.array([-1.8, 2.0]))
+    assert intercept == pytest.approx(0.1) and slope == pytest.approx(0.95) and np.isnan(interval).all()
