@@ -66,7 +66,7 @@ def calibration_noise(p: FloatArray, bins: int = BINS) -> tuple[float, float]:
     sqrt(2/pi) standard deviations (normal approximation).
 
     Returns:
-        its mean, and the value that it stays below in 97.5% of samples (from 10,000 draws of the gaps, seeded).
+        its mean, and the value that it stays below in 97.5% of samples (from 2,500 draws of the gaps, seeded).
     """
     variance = np.bincount(bin_of(p, equal_width_edges(bins)), weights=p * (1 - p), minlength=bins)
     drawn = _standard_gaps(bins) @ np.sqrt(variance)
@@ -75,8 +75,8 @@ def calibration_noise(p: FloatArray, bins: int = BINS) -> tuple[float, float]:
 
 @cache
 def _standard_gaps(bins: int) -> FloatArray:
-    """Absolute values of standard normal numbers, shape (10000, bins)."""
-    return np.abs(np.random.default_rng(0).standard_normal((10_000, bins)))
+    """Absolute values of standard normal numbers, shape (2500, bins)."""
+    return np.abs(np.random.default_rng(0).standard_normal((2_500, bins)))
 
 
 def measure(accept: BoolArray, scores: Scores) -> dict[str, Any]:
