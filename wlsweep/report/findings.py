@@ -31,11 +31,12 @@ def lead(story: Story) -> str:
     parts = [
         f"One model ({_base_model(story)}) was fine-tuned under {count(total, 'condition')}: a weight gamma on the accepts"
         f" or on the rejects of the loss, and training mixes in which {mixes} of the papers are accepts"
-        + (f"; {len(seeds)} seeds in all." if len(seeds) > 1 else ", with one seed each.")
+        + (f", with {len(seeds)} seeds in all" if len(seeds) > 1 else ", with one seed each")
     ]
-    if single := len({replace(c, seed=0) for c in conditions}) - len(story.analysis["seeds"]):
-        one = "Conditions have" if single == total else f"{count(single, 'condition')} of them have"
-        parts.append(f"{one} one seed: what another would have changed is in no interval on this page.")
+    single = len({replace(c, seed=0) for c in conditions}) - len(story.analysis["seeds"])
+    if single and len(seeds) > 1:
+        parts[0] += f", but one alone of {count(single, 'condition')}"
+    parts[0] += ": what another seed would have changed is in no interval of theirs." if single else "."
     if chosen := story.analysis["inputs"]["only"]:
         declared = len(story.sweep.get("conditions", story.entries))
         parts.append(f"This page shows {total} of the sweep's {count(declared, 'condition')} (--only {chosen}).")

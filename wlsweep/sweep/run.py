@@ -82,7 +82,8 @@ class Runner:
         finally:
             show_errors_again()
             self.stop_file.unlink(missing_ok=True)
-        write_json(self.run.logs / "seconds.json", {**self.seconds, "all": time.monotonic() - began})
+        if self.seconds:  # else the last launch's stay
+            write_json(self.run.logs / "seconds.json", {**self.seconds, "all": time.monotonic() - began})
         return code
 
     @property
