@@ -97,12 +97,13 @@ class _Meter:
 
     def state(self) -> dict[str, Any]:
         """What a resumed training must start from."""
-        return {"sums": self.sums.tolist(), "tokens": self.tokens}
+        return {"sums": self.sums.tolist(), "tokens": self.tokens, "seconds": time.monotonic() - self.started}
 
     def go_on(self, state: dict[str, Any]) -> None:
         """Start from the state that this rank saved."""
         self.sums = torch.tensor(state["sums"], device=self.sums.device, dtype=torch.float64)
         self.tokens = state["tokens"]
+        self.started = time.monotonic() - state["seconds"]
 
     def add(self, out: Forward, batch: MicroBatch, tokens: int) -> None:
         here, accept = batch.present, batch.accept
