@@ -132,3 +132,12 @@ def test_nothing_testable_is_not_told_as_none_of_none():
 def test_a_failed_comparison_is_named_with_its_numbers():
     judged = judge(all_of()["H1"], changed(accept_gamma4__0_prop1_2=0.55), {})
     assert "accept_gamma4.0_prop1_2 above accept_gamma2.0_prop1_2 (55.0% against 66.7%)" in judged.sentence
+
+
+def test_a_tie_is_not_said_to_fail_by_more_than_chance():
+    h = all_of()["H1"]
+    one, other = h.claims[0].needs
+    said = judge(h, {one: 1.0, other: 1.0}, {one: np.ones(50), other: np.ones(50)}).sentence
+    assert "0 of the 1 failed by more than the draw of papers explains" in said
+    said = judge(h, {one: 0.4, other: 0.6}, {one: np.full(50, 0.4), other: np.full(50, 0.6)}).sentence
+    assert "1 of the 1 failed by more" in said

@@ -251,9 +251,10 @@ def judge(h: Hypothesis, measured: Mapping[str, float], draws: Values) -> Judged
 
 
 def _beyond_chance(broken: Sequence[Claim], draws: Values) -> int | None:
-    """How many of the claims that do not hold fail in at least 97.5% of the draws too; None without draws."""
+    """How many of the claims that do not hold are wrong in at least 97.5% of the draws too, a tie counting as neither;
+    None without draws."""
     known = [c.margin(draws) for c in broken if all(n in draws for n in c.needs)]
-    return sum(float(np.mean(margin > 0)) <= 0.025 for margin in known) if len(known) == len(broken) else None
+    return sum(float(np.mean(margin >= 0)) <= 0.025 for margin in known) if len(known) == len(broken) else None
 
 
 def _number(c: Claim, measured: Mapping[str, float]) -> str:
