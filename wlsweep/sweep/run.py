@@ -68,6 +68,8 @@ class Runner:
         self.connected = connected
         self.seconds: dict[str, float] = {}
         self.plots_note = ""
+        self.training = threading.Event()
+        """Some group trains, so it has its room."""
 
     def go(self, closing: bool = True) -> int:
         """Run the stages up to the last one; returns the exit code. `closing` is the summary at the end."""
@@ -270,6 +272,8 @@ class Runner:
                 elsewhere: set[str] = set()
 
                 def hear(name: str, metrics: dict[str, Any], elsewhere: set[str] = elsewhere) -> None:
+                    if metrics.get("step"):
+                        self.training.set()
                     if metrics.get("state") == "elsewhere":
                         elsewhere.add(name)
                     else:
@@ -298,6 +302,9 @@ class Runner:
     def _predicting_beside(self, engines: int) -> Iterator[None]:
         """Predict conditions while later ones still train, where engines fit beside the worker groups.
 
+        They start when some group trains: where two sweeps share a cluster, engines that came first could take the room
+        that the groups wait for, and wait for their models.
+
         What fails here is left to the stage that follows, which tries it once more.
         """
         if not engines:
@@ -309,6 +316,9 @@ class Runner:
         names = [c.name for c in self.chosen if not states.predicted(c.name)]
 
         def predict() -> None:
+            while not self.training.wait(timeout=0.5):
+                if not training.exists():
+                    return
             try:
                 for result in predict_conditions(self.sweep, self.run, names, engines, self.owner, training):
                     self.view.on_predicted(RunState(self.run).predicted(result["condition"]))
