@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 
 from rich.console import Console
 
-from wlsweep.conditions import Condition, baseline_of, first_stage, select
+from wlsweep.conditions import Condition, first_stage, select
 from wlsweep.config import Sweep
 from wlsweep.errors import WlsweepError, refuse_all
 from wlsweep.lease import hold, holder
@@ -68,8 +68,7 @@ class Runner:
         self.connected = connected
         self.seconds: dict[str, float] = {}
         self.plots_note = ""
-        self.training = threading.Event()
-        """Some group trains, so it has its room."""
+        self.training = threading.Event()  # some group trains, so it has its room
 
     def go(self, closing: bool = True) -> int:
         """Run the stages up to the last one; returns the exit code. `closing` is the summary at the end."""
@@ -169,10 +168,11 @@ class Runner:
         if not all(states.predicted(c.name) for c in self.chosen):
             return False
         newest = max(self.run.prediction(c.name).stat().st_mtime for c in self.chosen)
-        if not (self.run.report.is_file() and self.run.report.stat().st_mtime >= newest):
-            return False
-        if not self.run.analysis_json.is_file() or read_json(self.run.analysis_json)["inputs"]["only"] is not None:
-            return False  # the page is one of a selection
+        page = (
+            self.run.report.is_file() and self.run.analysis_json.is_file() and self.run.report.stat().st_mtime >= newest
+        )
+        if not page or read_json(self.run.analysis_json)["inputs"]["only"] is not None:
+            return False  # missing, older than a prediction, or of a selection
         self._prepare(Path(states.record["base"]))
         return True
 
@@ -439,8 +439,7 @@ class Runner:
     def _report(self) -> None:
         from wlsweep.report.page import write_report
 
-        # It evaluates, too, while the browser that draws starts.
-        files = write_report(self.run)
+        files = write_report(self.run)  # evaluates, too, while its browser starts
         self.evaluation, self.plots_note = files.evaluation, files.note
 
     def _closing(self) -> None:
@@ -496,33 +495,6 @@ def run_sweep(
         return Runner(sweep, run, only, last, command, console).go()
     if last != "report" or only is not None:
         raise WlsweepError("--until-decided chooses conditions itself: it goes with neither --only nor --stage")
-    return _run_until_decided(sweep, run, command, console)
+    from wlsweep.sweep.until_decided import run_until_decided
 
-
-def _run_until_decided(sweep: Sweep, run: RunDir, command: str, console: Console) -> int:
-    from wlsweep.analysis.decide import undecided
-    from wlsweep.analysis.forecast import forecast_run
-
-    following = [c.name for c in sweep.conditions if baseline_of(c).name == c.name][:1]
-    if not following:
-        raise WlsweepError(
-            f"--until-decided needs {baseline_of(sweep.conditions[0]).name} in the grid to forecast from"
-        )
-    tried: list[str] = []
-    connected = False
-    while following:
-        runner = Runner(sweep, run, following[0], "predict", command, console, connected)
-        if (code := runner.go(closing=False)) == STOPPED:
-            return code
-        connected = runner.connected
-        tried.append(following[0])
-        decision = undecided(forecast_run(run))
-        following = [name for name in decision.names if name not in tried]
-        if following:
-            reason = dict(decision.wanted)[following[0]]
-            console.print(f"next:    {following[0]}: {reason}", highlight=False, soft_wrap=True)
-    write_json(run.skipped_json, dict(decision.skipped))  # the page says so of each
-    code = Runner(sweep, run, ",".join(tried), "report", command, console, connected).go()
-    for name, why in decision.skipped:
-        console.print(f"skipped: {name}: {why}", highlight=False, soft_wrap=True)
-    return code
+    return run_until_decided(sweep, run, command, console)
