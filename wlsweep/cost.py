@@ -99,9 +99,8 @@ def training_memory(a: Architecture, sweep: Sweep, answer_tokens: int = 6) -> Me
 
     Activations are reckoned as the tensors that a decoder layer keeps for its backward pass: with checkpointing one
     [row, token, width] tensor a layer plus all tensors of the one layer that is recomputed; without it all of all. The
-    two norms of a layer keep their input in float32 whatever the model's dtype. The last layer makes little more than
-    keys and values (`wlsweep.train.last_layer`). A micro-batch may hold twice as many short rows. Within 10 % of what is
-    measured.
+    last layer makes little more than keys and values (`wlsweep.train.last_layer`). A micro-batch may hold twice as many
+    short rows. Within 10 % of what is measured.
     """
     train = sweep.train
     size = 2 if train.dtype == "bf16" else 4
@@ -110,8 +109,8 @@ def training_memory(a: Architecture, sweep: Sweep, answer_tokens: int = 6) -> Me
         states = 16 * a.parameters // train.workers + 4 * a.largest_layer
     tokens = train.micro_batch * sweep.data.cutoff
     head = a.width // a.heads
-    kept = tokens * (size * (4 * a.width + 2 * (a.heads + a.kv_heads) * head + 4 * a.mlp) + 4 * 2 * a.width)
-    kept_by_last = tokens * (size * (2 * a.width + 4 * a.kv_heads * head) + 4 * a.width)
+    kept = size * tokens * (4 * a.width + 2 * (a.heads + a.kv_heads) * head + 4 * a.mlp)
+    kept_by_last = size * tokens * (2 * a.width + 4 * a.kv_heads * head)
     boundaries = size * tokens * a.width * a.layers
     activations = boundaries + kept if train.gradient_checkpointing else (a.layers - 1) * kept + kept_by_last
     logits = 3 * 4 * 2 * train.micro_batch * answer_tokens * a.vocab

@@ -85,6 +85,14 @@ def test_a_packed_row_does_not_see_the_others():
     assert torch.equal(scores[1:], changed[1:]) and not torch.allclose(scores[0], changed[0])
 
 
+def test_on_a_cpu_packed_attention_of_bf16_computes_in_float32():
+    q, k, v = (torch.randn(1, heads, 90, 32, dtype=torch.bfloat16) for heads in (4, 2, 2))
+    form = {"scaling": 0.2, "boundaries": torch.tensor([0, 40, 41, 90], dtype=torch.int32), "longest": 49}
+    found, _ = packed_attention(torch.nn.Identity(), q, k, v, None, **form)
+    exact, _ = packed_attention(torch.nn.Identity(), q.float(), k.float(), v.float(), None, **form)
+    assert found.dtype == torch.bfloat16 and torch.equal(found, exact.to(torch.bfloat16))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="FlashAttention's variable-length kernel needs a GPU")
 def test_on_a_gpu_packed_attention_is_the_variable_length_kernel_with_the_same_result():
     q, k, v = (torch.randn(1, heads, 90, 64, device="cuda", dtype=torch.bfloat16) for heads in (4, 2, 2))

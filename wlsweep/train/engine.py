@@ -38,7 +38,7 @@ from deepspeed.utils import set_z3_leaf_module  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup  # noqa: E402
 from transformers.integrations import HfDeepSpeedConfig  # noqa: E402
 
-from wlsweep.train import onednn, packed  # noqa: E402
+from wlsweep.train import norm, onednn, packed  # noqa: E402
 from wlsweep.train.model import AnswerModel  # noqa: E402
 
 deepspeed_logger.setLevel(logging.ERROR)
@@ -152,6 +152,7 @@ def build_engine(
         base, dtype=torch.bfloat16 if train.dtype == "bf16" else torch.float32, attn_implementation=attention
     )
     del keep_alive
+    norm.use_few_passes(lm)
     if train.dtype == "bf16":
         _compute_in_float32(lm.lm_head)
     elif attention == packed.NAME and not torch.cuda.is_available() and onednn.pays():

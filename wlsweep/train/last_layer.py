@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, rotate_half
 
+from wlsweep.train.packed import as_kernel_likes
+
 
 class AnswerPlaces(NamedTuple):
     """Where the answers' hidden states are, in [rows, answer tokens] int64."""
@@ -56,9 +58,14 @@ def _forward(self: Any, hidden_states: Tensor, *args: Any, places: AnswerPlaces 
     if sequences == 1:  # packed rows (or a single one): all queries are of the one sequence
         queries, mask = queries.transpose(0, 1).flatten(1, 2).unsqueeze(0), mask.flatten(0, 1).unsqueeze(0)
     out = scaled_dot_product_attention(
-        queries, keys, values, attn_mask=mask.unsqueeze(1), scale=attention.scaling, enable_gqa=True
+        as_kernel_likes(queries),
+        as_kernel_likes(keys),
+        as_kernel_likes(values),
+        attn_mask=mask.unsqueeze(1),
+        scale=attention.scaling,
+        enable_gqa=True,
     )
-    out = attention.o_proj(out.transpose(1, 2).reshape(rows, answer, -1))
+    out = attention.o_proj(out.to(queries.dtype).transpose(1, 2).reshape(rows, answer, -1))
     residual = hidden_states.flatten(0, 1)[places.token] + out
     found: Tensor = residual + self.mlp(self.post_attention_layernorm(residual))
     return found
