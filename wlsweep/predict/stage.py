@@ -32,6 +32,8 @@ from wlsweep.state import RunState
 
 POLL_S = 0.5
 """How often an engine that waits for a model looks for it."""
+PATIENCE_S = 60.0
+"""How long an engine in the room of a finished group waits for a model that nobody trains at the moment."""
 MAX_RESTARTS = 2
 """How often an engine whose process died is started again before the prediction is given up."""
 
@@ -39,8 +41,10 @@ MAX_RESTARTS = 2
 class Predictor:
     """A Ray Data actor: one engine, one condition at a time."""
 
-    def __init__(self, sweep: Sweep, root: str, owner: str, training: str | None = None) -> None:
-        self.sweep, self.run, self.owner = sweep, RunDir(Path(root)), owner
+    def __init__(
+        self, sweep: Sweep, root: str, owner: str, training: str | None = None, impatient: bool = False
+    ) -> None:
+        self.sweep, self.run, self.owner, self.impatient = sweep, RunDir(Path(root)), owner, impatient
         self.training = Path(training) if training else None
         talk_to(self.run.logs / f"predict_{os.getpid()}.log")
         self.test = load_test(self.run)
@@ -69,9 +73,18 @@ class Predictor:
         return results
 
     def _wait_for(self, name: str) -> None:
-        """Wait for a condition's model for as long as it may still come."""
+        """Wait for a condition's model for as long as it may still come.
+
+        An impatient engine has room that a group which starts again may need: where nobody trains, it goes on.
+        """
+        seen = time.monotonic()
         while self.training is not None and self.training.exists() and not self.run.failed(name).exists():
-            if RunState(self.run).trained(name) and not holder(self.run.lease(name)):
+            held = holder(self.run.lease(name)) is not None
+            if RunState(self.run).trained(name) and not held:
+                return
+            if held:
+                seen = time.monotonic()
+            elif self.impatient and time.monotonic() - seen > PATIENCE_S:
                 return
             time.sleep(POLL_S)
 
@@ -141,7 +154,13 @@ class Predictor:
 
 
 def predict_conditions(
-    sweep: Sweep, run: RunDir, names: Sequence[str], engines: int, owner: str, training: Path | None = None
+    sweep: Sweep,
+    run: RunDir,
+    names: Sequence[str],
+    engines: int,
+    owner: str,
+    training: Path | None = None,
+    impatient: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Predict conditions on the Ray cluster that this process is connected to; yields each one's result as it ends.
 
@@ -152,6 +171,7 @@ def predict_conditions(
         engines: actors at the same time.
         owner: named in leases; a condition that another launch predicts is left to it (a result of 0 rows).
         training: a file that exists while conditions are still being trained; until it is gone, engines wait for models.
+        impatient: they do not wait for a model that nobody trains (a result of 0 rows).
     """
     import ray.data
 
@@ -169,6 +189,7 @@ def predict_conditions(
             "root": str(run.root.resolve()),
             "owner": owner,
             "training": str(training.resolve()) if training else None,
+            "impatient": impatient,
         },
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(engines, len(names)), max_tasks_in_flight_per_actor=1),

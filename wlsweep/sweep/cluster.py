@@ -38,10 +38,14 @@ class Room(NamedTuple):
 
 
 def local_cpus(sweep: Sweep) -> int:
-    """Logical CPUs of a local cluster: at least what one group and its bookkeeping ask for, whatever the machine has."""
-    return max(
-        os.cpu_count() or 1, sweep.train.workers * sweep.train.cpus_per_worker + 1, sweep.predict.cpus_per_engine + 1
-    )
+    """Logical CPUs of a local cluster: at least what the sweep asks for, whatever the machine has.
+
+    That is its groups and their bookkeeping; and where it says how many groups, an engine in the room of one of several.
+    """
+    train, engine = sweep.train, sweep.predict.cpus_per_engine
+    group, groups = train.workers * train.cpus_per_worker, train.groups or 1
+    late = (groups - 1) * group + engine + 1 if groups > 1 else 0
+    return max(os.cpu_count() or 1, groups * group + 1, engine + 1, late)
 
 
 def connect(sweep: Sweep) -> None:

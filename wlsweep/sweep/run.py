@@ -15,7 +15,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from wlsweep.paths import RunDir, read_json, write_json
 from wlsweep.process_log import keep_errors_in, show_errors_again
 from wlsweep.provenance import provenance
 from wlsweep.state import RunState, record_failure, refuse_other_configuration
+from wlsweep.sweep.beside import Beside
 from wlsweep.sweep.cluster import Room
 from wlsweep.sweep.view import View
 
@@ -68,7 +68,6 @@ class Runner:
         self.connected = connected
         self.seconds: dict[str, float] = {}
         self.plots_note = ""
-        self.training = threading.Event()  # some group trains, so it has its room
 
     def go(self, closing: bool = True) -> int:
         """Run the stages up to the last one; returns the exit code. `closing` is the summary at the end."""
@@ -257,10 +256,14 @@ class Runner:
         with self.view.during("train", len(self.chosen)):
             self.view.done = began
             room = self._connect()
-            with self._predicting_beside(room.beside if self.last != "train" else 0):
-                self._train_all(base, room.groups)
+            states, beside = RunState(self.run), Beside(room)
+            names = [c.name for c in self.chosen if not states.predicted(c.name)] if self.last != "train" else []
+            with beside.predicting(
+                self.sweep, self.run, names, self.owner, lambda: self.stopping, self.view.on_predicted
+            ):
+                self._train_all(base, room.groups, beside)
 
-    def _train_all(self, base: str, groups: int) -> None:
+    def _train_all(self, base: str, groups: int, beside: Beside) -> None:
         from wlsweep.sweep.trials import train_conditions
 
         tried: set[str] = set()
@@ -270,10 +273,18 @@ class Runner:
             free = [c for c in now if c.name not in tried and not holder(self.run.lease(c.name))]
             if free:
                 elsewhere: set[str] = set()
+                going, last_ones = {c.name for c in free}, len(free) == len(left)
 
-                def hear(name: str, metrics: dict[str, Any], elsewhere: set[str] = elsewhere) -> None:
-                    if metrics.get("step"):
-                        self.training.set()
+                def hear(
+                    name: str,
+                    metrics: dict[str, Any],
+                    elsewhere: set[str] = elsewhere,
+                    going: set[str] = going,
+                    last_ones: bool = last_ones,
+                ) -> None:
+                    if metrics.get("state") != "running":
+                        going.discard(name)
+                    beside.hear(metrics, len(going) if last_ones else None)
                     if metrics.get("state") == "elsewhere":
                         elsewhere.add(name)
                     else:
@@ -297,43 +308,6 @@ class Runner:
                 record_failure(
                     self.run, c.name, "train", f"its first stage, {first_stage(c).name}, could not be trained"
                 )
-
-    @contextmanager
-    def _predicting_beside(self, engines: int) -> Iterator[None]:
-        """Predict conditions while later ones still train, where engines fit beside the worker groups.
-
-        They start when some group trains: where two sweeps share a cluster, engines that came first could take the room
-        that the groups wait for, and wait for their models.
-
-        What fails here is left to the stage that follows, which tries it once more.
-        """
-        if not engines:
-            yield
-            return
-        from wlsweep.predict.stage import predict_conditions
-
-        states, training = RunState(self.run), self.run.root / f".training-{uuid.uuid4().hex[:8]}"
-        names = [c.name for c in self.chosen if not states.predicted(c.name)]
-
-        def predict() -> None:
-            while not self.training.wait(timeout=0.5):
-                if not training.exists():
-                    return
-            try:
-                for result in predict_conditions(self.sweep, self.run, names, engines, self.owner, training):
-                    self.view.on_predicted(RunState(self.run).predicted(result["condition"]))
-            except Exception:  # noqa: BLE001 - in driver.log; see above
-                traceback.print_exc()
-
-        training.touch()
-        thread = threading.Thread(target=predict, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            training.unlink(missing_ok=True)
-            while thread.is_alive() and not self.stopping:
-                thread.join(timeout=0.2)
 
     def _record_lost(self, names: set[str]) -> None:
         """A trial process that was killed leaves neither a model nor a cause."""

@@ -1,0 +1,85 @@
+"""Prediction beside training: conditions are predicted while later ones still train.
+
+Where engines fit beside all worker groups they start with the training and wait for its models. Elsewhere they start when
+the last conditions train and a group has gone home, in the room that it left. In both cases only once some group trains:
+where two sweeps share a cluster, engines that came first could take the room that the groups wait for, and wait for their
+models.
+
+What fails here is left to the stage that follows, which tries it once more.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from wlsweep.config import Sweep
+from wlsweep.paths import RunDir
+from wlsweep.state import RunState
+from wlsweep.sweep.cluster import Room
+
+
+class Beside:
+    """Hears how training goes, and says when engines start."""
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.begin = threading.Event()
+
+    def hear(self, metrics: dict[str, Any], left: int | None) -> None:
+        """News of a condition that trains; `left` are those that have not ended, None if others are to follow them."""
+        has_room = self.room.beside > 0 or (left is not None and 0 < left < self.room.groups)
+        if has_room and metrics.get("step"):
+            self.begin.set()
+
+    @contextmanager
+    def predicting(
+        self,
+        sweep: Sweep,
+        run: RunDir,
+        names: Sequence[str],
+        owner: str,
+        stopping: Callable[[], bool],
+        on_predicted: Callable[[bool], None],
+    ) -> Iterator[None]:
+        """Predict for the length of the block, and after it what was trained in it.
+
+        Args:
+            sweep: the search space.
+            run: where models lie and predictions go.
+            names: conditions, in the order in which they are trained; without any nothing starts.
+            owner: named in leases.
+            stopping: whether the sweep was asked to stop, so that nothing is waited for.
+            on_predicted: hears of each condition whether it is predicted.
+        """
+        if not names:
+            yield
+            return
+        from wlsweep.predict.stage import predict_conditions
+
+        training = run.root / f".training-{uuid.uuid4().hex[:8]}"
+        engines, starting_late = self.room.beside or self.room.engines, not self.room.beside
+
+        def predict() -> None:
+            while not self.begin.wait(timeout=0.5):
+                if not training.exists():
+                    return
+            try:
+                for result in predict_conditions(sweep, run, names, engines, owner, training, starting_late):
+                    on_predicted(RunState(run).predicted(result["condition"]))
+            except Exception:  # noqa: BLE001 - in driver.log; see above
+                traceback.print_exc()
+
+        training.touch()
+        thread = threading.Thread(target=predict, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            training.unlink(missing_ok=True)
+            while thread.is_alive() and not stopping():
+                thread.join(timeout=0.2)
