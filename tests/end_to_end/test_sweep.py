@@ -234,11 +234,13 @@ def test_a_worker_killed_in_one_of_two_groups_costs_the_other_nothing(tmp_path):
     space, out = tmp_path / "groups.toml", tmp_path / "groups"
     space.write_text(SMALL.read_text().replace("workers = 2", "workers = 1\ngroups = 2"))
     run = RunDir(out)
-    started = start(out, "--stage", "train", space=space)
+    started = start(out, "--stage", "predict", space=space)
     wait_until(lambda: any(any(run.checkpoints(n).glob("step_*/training.json")) for n in NAMES[:2]))
     killed = next(n for n in NAMES[:2] if any(run.checkpoints(n).glob("step_*/training.json")))
     os.kill(json.loads(run.lease(killed).read_text())["pid"], signal.SIGKILL)
-    finish(started)
+    text = finish(started)
+    assert [s.predict for s in RunState(run).all()] == ["done"] * len(NAMES)
+    assert "  predict 1/" not in text, "an engine started in the room of the first group that had nothing left"
     attempts = {n: json.loads(run.trained(n).read_text())["attempts"] for n in NAMES}
     assert attempts == {n: 1 + (n == killed) for n in NAMES}
     groups = {p.name.split("_")[1] for p in run.logs.glob("train_*_rank0.log")}

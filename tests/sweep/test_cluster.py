@@ -30,6 +30,13 @@ def test_a_laptop_holds_one_group_and_one_engine():
     assert room(DEMO, [{"CPU": float(local_cpus(DEMO))}]) == Room(1, 1)
 
 
+def test_a_laptop_holds_the_groups_asked_for_and_an_engine_in_the_room_of_one_of_them():
+    train, engine = DEMO.train.model_copy(update={"workers": 1, "groups": 2}), DEMO.predict.cpus_per_engine
+    two = DEMO.model_copy(update={"train": train})
+    assert room(two, [{"CPU": float(local_cpus(two))}]) == Room(2, 1)
+    assert local_cpus(two) - 1 - engine > 0, "one group, the engine and a part of a CPU for each trial"
+
+
 @pytest.mark.parametrize(("cpus", "beside"), [([6], 1), ([5], 0), ([3, 3], 0), ([3, 3, 3], 1), ([4, 4, 4], 1)])
 def test_an_engine_runs_beside_training_only_where_no_placement_leaves_either_waiting(cpus, beside):
     """Demo: two workers of one CPU, an engine of two on one node, one CPU for Tune and one for Ray Data."""
