@@ -30,6 +30,7 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 import deepspeed  # noqa: E402
 import deepspeed.ops  # noqa: E402
 import transformers  # noqa: E402
+from deepspeed.runtime.comm import coalesced_collectives  # noqa: E402
 from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK  # noqa: E402
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus  # noqa: E402
 from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator  # noqa: E402
@@ -71,9 +72,21 @@ class Decision(NamedTuple):
     reject_id: int
 
 
+def _reduce_scatter(buffer: torch.Tensor, own: torch.Tensor, group: Any = None, **_: Any) -> None:
+    """Sum each rank's share of `buffer` into its `own`.
+
+    Gloo's reduce-scatter is an all-reduce of which each rank keeps its share: twice the bytes, and a third of the speed.
+    """
+    received = torch.empty_like(buffer)
+    dist.all_to_all_single(received, buffer, group=group)
+    torch.sum(received.view(-1, own.numel()), dim=0, out=own)
+
+
 def join_group() -> Place:
     """Hand the process group that the launcher made (Ray Train or torchrun) to DeepSpeed."""
     deepspeed.init_distributed(dist_init_required=False)
+    if dist.get_backend() == "gloo":
+        coalesced_collectives._torch_reduce_scatter_fn = _reduce_scatter
     # What the imports left stays for ever: the collections at each condition's begin and end need not look at it again.
     gc.collect()
     gc.freeze()
