@@ -2,7 +2,9 @@
 
     python -m bench.peer                                  # made-up abstracts; needs .venv-peer (make bench-peer makes it)
     python -m bench.peer --data iclr.json                 # your own ShareGPT rows, 1,250 or more (abstracts)
+    python -m bench.peer --precision fp32                 # both sides in float32 instead of the recipe's bf16
     python -m bench.peer --only 0-2 --conditions 1 --limit 64      # a trial
+    python -m bench.peer --prepare --precision fp32       # only base model, rows and token tables, for bench.steps
 
 The peer trains each condition with `llamafactory-cli train` (0.9.5, two processes, DDP over gloo: its DeepSpeed path does
 not start on a CPU; micro-batch 1 with gradient checkpointing, the published recipe and its default), then predicts with a
@@ -10,7 +12,8 @@ fresh vLLM with default start-up, then computes metrics with a script. Each is a
 conditions are timed, half of them before and half of them after ours, and their median is scaled to all.
 
 Ours is the whole command, from nothing: data, training, prediction with label scores, evaluation, report with PNGs.
-Both start from the same base model, rows, precision (float32), updates, batch size and prompts.
+Both start from the same base model, rows, precision, updates, batch size and prompts. The precision is bf16, with float32
+master weights, as the experiment and the peer's published recipe have it.
 The peer knows no gamma, so its conditions are unweighted runs on our exported mixes: the same cost, another science.
 """
 
@@ -30,7 +33,7 @@ from wlsweep.data.export import NAME, dataset_name
 from wlsweep.paths import RunDir, read_json, write_json
 
 WORK = BENCH / "peer"
-SPACE = Path("bench/peer.toml")
+SHIPPED, SPACE = Path("bench/peer.toml"), WORK / "peer.toml"
 BASE = TinyBase(vocab=2048, width=192, layers=3, heads=6, learn="format")
 """1.8M parameters."""
 ROWS, ACCEPTS, CHARACTERS = 1_275, 535, 1_100
@@ -45,14 +48,18 @@ PEER_ENVIRONMENT = {
 }
 
 
-def prepare(data: Path | None, limit: list[str]) -> Path:
-    """Make the base model, the rows and the exported mixes; nothing of it is timed."""
+def prepare(data: Path | None, limit: list[str], precision: str) -> Path:
+    """Make the search space, the base model, the rows and the exported mixes; nothing of it is timed."""
     from wlsweep.train.tiny_base import ensure_tiny_base
 
     shutil.rmtree(WORK, ignore_errors=True)
+    WORK.mkdir(parents=True)
+    text = SHIPPED.read_text()
+    if precision == "fp32":
+        text = text.replace('dtype = "bf16"', 'dtype = "fp32"').replace('dtype = "bfloat16"', 'dtype = "float32"')
+    SPACE.write_text(text)
     rows = data or WORK / "rows.json"
     if data is None:
-        WORK.mkdir(parents=True)
         write_array(rows, papers(ROWS, ACCEPTS, CHARACTERS))
     shutil.copytree(ensure_tiny_base(BASE, rows, WORK / "cache", print), WORK / "base")
     prepared = WORK / "prepared" / "run"
@@ -64,7 +71,8 @@ def prepare(data: Path | None, limit: list[str]) -> Path:
 
 def peer_condition(condition: Condition) -> dict[str, float]:
     """Train, predict and measure one condition the peer's way; seconds of each command, and its updates."""
-    train, folder = load_sweep(SPACE).train, WORK / "theirs" / condition.name
+    sweep, folder = load_sweep(SPACE), WORK / "theirs" / condition.name
+    train = sweep.train
     model, config = folder / "model", folder / "train.yaml"  # JSON is YAML; its reader of .json files fails
     settings = {
         "model_name_or_path": str(WORK / "base"),
@@ -89,13 +97,16 @@ def peer_condition(condition: Condition) -> dict[str, float]:
         "use_cpu": True,
         "ddp_backend": "gloo",
         "optim": "adamw_torch",
+        "bf16": train.dtype == "bf16",
     }
     write_json(config, settings)
     environment = {**PEER_ENVIRONMENT, "NPROC_PER_NODE": "2"}
     script = [sys.executable, "-m", "bench.peer_script"]
     test, predictions = WORK / "mixes" / f"{NAME}_test" / "data.json", folder / "predictions.jsonl"
     training = timed([str(PEER / "llamafactory-cli"), "train", str(config)], folder / "train.log", environment)
-    predicting = timed([*script, "predict", str(model), str(test), str(predictions)], folder / "predict.log")
+    predicting = timed(
+        [*script, "predict", str(model), str(test), str(predictions), sweep.predict.dtype], folder / "predict.log"
+    )
     measuring = timed([*script, "metrics", str(predictions), str(folder / "metrics.json")], folder / "metrics.log")
     return {
         "train": training,
@@ -115,11 +126,16 @@ def main() -> None:
     parser.add_argument("--conditions", type=int, default=3, help="how many the peer is timed on (default 3)")
     parser.add_argument("--only", help="conditions of ours (default: all 19); the peer is scaled to as many")
     parser.add_argument("--limit", type=int, help="rows of every set, for a trial (default 1,000)")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of both sides (default bf16)")
+    parser.add_argument("--prepare", action="store_true", help="make what both sides start from, and train nothing")
     arguments = parser.parse_args()
+    limit = ["--limit", str(arguments.limit)] if arguments.limit else []
+    if arguments.prepare:
+        prepare(arguments.data, limit, arguments.precision)
+        return
     if not (PEER / "llamafactory-cli").exists():
         raise SystemExit("the peer is not installed: make bench-peer")
-    limit = ["--limit", str(arguments.limit)] if arguments.limit else []
-    rows = prepare(arguments.data, limit)
+    rows = prepare(arguments.data, limit, arguments.precision)
     chosen = select(load_sweep(SPACE).conditions, arguments.only)
     tried = [chosen[i * len(chosen) // arguments.conditions] for i in range(arguments.conditions)]
     run = RunDir(WORK / "ours" / "run")
@@ -143,7 +159,8 @@ def main() -> None:
         ("metrics, report", median["metrics"], stages.get("evaluate", 0) + stages.get("report", 0)),
     ]
     cells = [
-        (k, f"{a:.1f}", f"{a * n:.0f}", f"{b:.0f}" if b else "-", f"{a * n / b:.1f}" if b else "-") for k, a, b in table
+        (k, f"{a:.1f}", f"{a * n:.0f}", f"{b:.0f}" if b and b > 1 else "-", f"{a * n / b:.1f}" if b and b > 1 else "-")
+        for k, a, b in table
     ]
     ratio = median["all"] * n / ours
     cells.append(
@@ -151,11 +168,18 @@ def main() -> None:
     )
     publish(
         "peer",
-        f"{n} conditions: {record['samples']} rows of {tokens:.0f} tokens, {record['steps']} updates, {test_rows} prompts; "
-        f"peer: median of {len(theirs)} unweighted conditions, scaled; goal {GOAL:g}",
+        f"{n} conditions in {arguments.precision}: {record['samples']} rows of {tokens:.0f} tokens, {record['steps']} "
+        f"updates, {test_rows} prompts; peer: median of {len(theirs)} unweighted conditions, scaled; goal {GOAL:g}",
         ("", "peer, s each", f"peer, s x {n}", "wlsweep, s", "ratio"),
         cells,
-        {"conditions": n, "theirs": theirs, "ours": {**stages, "command": ours}, "ratio": ratio, "goal": GOAL},
+        {
+            "conditions": n,
+            "precision": arguments.precision,
+            "theirs": theirs,
+            "ours": {**stages, "command": ours},
+            "ratio": ratio,
+            "goal": GOAL,
+        },
     )
 
 

@@ -1,6 +1,6 @@
 """What users of the peer write themselves after a training: a fresh vLLM with its defaults, then a script for metrics.
 
-    python -m bench.peer_script predict MODEL TEST.json PREDICTIONS.jsonl
+    python -m bench.peer_script predict MODEL TEST.json PREDICTIONS.jsonl DTYPE
     python -m bench.peer_script metrics PREDICTIONS.jsonl METRICS.json
 
 In the manner of LLaMA-Factory's own scripts/vllm_infer.py: every prompt in one `LLM.generate`, one JSON line a row.
@@ -17,7 +17,7 @@ CUTOFF, ANSWER_TOKENS = 1024, 16
 """As in bench/peer.toml."""
 
 
-def predict(model: str, test: str, out: str) -> None:
+def predict(model: str, test: str, out: str, dtype: str) -> None:
     from transformers import AutoTokenizer
     from vllm import LLM, SamplingParams
 
@@ -34,7 +34,7 @@ def predict(model: str, test: str, out: str) -> None:
     ]
     llm = LLM(
         model,
-        dtype="float32",
+        dtype=dtype,
         max_model_len=CUTOFF + ANSWER_TOKENS,
         disable_log_stats=True,
         gpu_memory_utilization=0.3,  # of a CPU's memory, too; the default 0.92 refuses to start beside other work

@@ -5,14 +5,16 @@
 
 The bare loop has the same rows, micro-batches, model (its last layer at the answers alone, too), loss, AdamW, schedule and
 clipping, averages gradients over ranks with one flat all-reduce a step, and keeps no log, no checkpoint, no partition. Its
-linear layers are PyTorch's own, also where a packed training has those of oneDNN. Both are also set against the machine's
-own float32 matmul, with the FLOPs that `plan` counts.
+norms and linear layers are those of the libraries, also where the worker has its own norms and oneDNN's linears. Both are
+also set against the machine's own float32 matmul, with the FLOPs that `plan` counts. A search space for another number of
+ranks is cut for those that were started.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import time
@@ -88,6 +90,14 @@ def main() -> None:
     run = existing_run(arguments.run)
     record = read_json(run.sweep_json)
     sweep = Sweep.model_validate(record["sweep"])
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world != sweep.train.workers:
+        layout = {
+            "workers": world,
+            "micro_batch": max(1, sweep.train.global_batch // world // sweep.train.accumulation),
+        }
+        train = type(sweep.train).model_validate(sweep.train.model_dump() | layout)
+        sweep = sweep.model_copy(update={"train": train})
     torch.set_num_threads(sweep.train.cpus_per_worker)
     dist.init_process_group("gloo")
     place = join_group()
