@@ -88,7 +88,7 @@ bench: $(VENV)/.installed-$(EXTRA)  ## every measurement but the peer and the GP
 	@$(KEPT) $(BIN)/python -m bench.overhead runs/bench/sweep/demo | keep overhead
 	@$(KEPT) OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 -m bench.steps runs/bench/sweep/demo | keep steps
 	@$(BIN)/python -m bench.peer --prepare --precision fp32
-	@$(KEPT) OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 -m bench.steps runs/bench/peer/prepared/run | keep steps_abstracts
+	@$(KEPT) OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 -m bench.steps runs/bench/peer_model/prepared/run | keep steps_abstracts
 	@$(KEPT) $(BIN)/python -m bench.predict runs/bench/sweep/demo | keep predict
 	@$(KEPT) $(BIN)/python -m bench.analysis | keep analysis
 	@mkdir -p runs/bench && $(BIN)/python -m bench.data --json runs/bench/data.json

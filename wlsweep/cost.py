@@ -100,7 +100,8 @@ def training_memory(a: Architecture, sweep: Sweep, answer_tokens: int = 6) -> Me
     Activations are reckoned as the tensors that a decoder layer keeps for its backward pass: with checkpointing one
     [row, token, width] tensor a layer plus all tensors of the one layer that is recomputed; without it all of all. The
     last layer makes little more than keys and values (`wlsweep.train.last_layer`). A micro-batch may hold twice as many
-    short rows. Within 10 % of what is measured.
+    short rows. Within 10 % of what is measured
+    (packed rows in bf16 keep more on a CPU, where their attention is in float32).
     """
     train = sweep.train
     size = 2 if train.dtype == "bf16" else 4

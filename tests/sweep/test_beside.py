@@ -1,64 +1,78 @@
 """When engines start beside training, and which models they wait for."""
 
 import threading
+import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
 from tests.made_run import make_run
+from wlsweep.conditions import parse_name
 from wlsweep.lease import hold
 from wlsweep.predict import stage
 from wlsweep.sweep.beside import Beside
 from wlsweep.sweep.cluster import Room
 
-STEP, NONE_YET = {"state": "running", "step": 10}, {"state": "running", "step": 0}
-NAME = "baseline_gamma1.0_prop1_2"
+A, B, C = "a", "b", "c"
+NAME, OTHER = "baseline_gamma1.0_prop1_2", "accept_gamma2.0_prop1_2"
+ROOM_OF_A_GROUP, NO_ROOM = Room(2, 4, late=3), Room(2, 4)
 
 
 @pytest.mark.parametrize(
     ("room", "news", "begins"),
     [
-        (Room(1, 1, beside=1), [(NONE_YET, 5)], False),  # the group still waits for its room
-        (Room(1, 1, beside=1), [(NONE_YET, 5), (STEP, 5)], True),
-        (Room(2, 4), [(STEP, 5), (STEP, 2)], False),  # every group has work
-        (Room(2, 4), [(STEP, 1)], True),  # one has gone home
-        (Room(2, 4), [(NONE_YET, 1)], False),
-        (Room(2, 4), [(STEP, None)], False),  # second stages will follow
-        (Room(2, 4), [(STEP, 0)], False),  # the stage that follows predicts
-        (Room(1, 4), [(STEP, 1)], False),
+        (Room(1, 1, beside=1), [(A, 0, {A, B, C})], False),  # the group still waits for its room
+        (Room(1, 1, beside=1), [(A, 0, {A, B, C}), (A, 10, {A, B, C})], True),
+        (ROOM_OF_A_GROUP, [(A, 10, {A, B, C}), (B, 10, {B, C})], False),  # every group has work
+        (ROOM_OF_A_GROUP, [(B, 10, {B, C}), (A, 90, {B})], True),  # one has gone home
+        (ROOM_OF_A_GROUP, [(A, 90, {B})], False),  # nobody trains what is left: its group waits for room
+        (ROOM_OF_A_GROUP, [(A, 90, {B}), (B, 10, {B})], True),
+        (ROOM_OF_A_GROUP, [(A, 90, set())], False),  # the stage that follows predicts
+        (NO_ROOM, [(B, 10, {B})], False),
     ],
 )
 def test_engines_begin_once_a_group_trains_and_there_is_room(room, news, begins):
     beside = Beside(room)
-    for metrics, left in news:
-        beside.hear(metrics, left)
+    for name, step, going in news:
+        beside.hear(name, {"step": step}, going, last=True)
     assert beside.begin.is_set() == begins
 
 
+def test_a_group_that_goes_home_before_second_stages_begin_leaves_its_room_to_them():
+    beside = Beside(ROOM_OF_A_GROUP)
+    beside.hear(B, {"step": 10}, {B}, last=False)
+    assert not beside.begin.is_set()
+
+
 @pytest.mark.parametrize(
-    ("impatient", "held", "waits"), [(True, False, False), (True, True, True), (False, False, True)]
+    ("late", "held", "waits"),
+    [
+        (True, NAME, True),
+        (True, OTHER, False),
+        (True, None, False),
+        (False, NAME, True),
+        (False, OTHER, True),  # this one is to come
+        (False, None, False),
+    ],
 )
-def test_an_engine_in_the_room_of_a_group_waits_only_for_what_somebody_trains(
-    tmp_path, monkeypatch, impatient, held, waits
+def test_an_engine_waits_for_what_is_trained_and_an_early_one_for_what_comes_later(
+    tmp_path, monkeypatch, late, held, waits
 ):
     monkeypatch.setattr(stage, "POLL_S", 0.01)
     monkeypatch.setattr(stage, "PATIENCE_S", 0.05)
-    run, training = make_run(tmp_path, [NAME], n=20), tmp_path / "training"
+    run, training = make_run(tmp_path, [NAME, OTHER], n=20), tmp_path / "training"
     run.trained(NAME).unlink()
     training.touch()
-    predictor = SimpleNamespace(run=run, training=training, impatient=impatient)
-    waiting = threading.Thread(target=lambda: stage.Predictor._wait_for(predictor, NAME))
-    if held:
-        with hold(run.lease(NAME), "a group") as mine:
-            assert mine
-            waiting.start()
-            waiting.join(timeout=1)
-            assert waiting.is_alive() == waits
-            training.unlink()
-    else:
+    predictor = object.__new__(stage.Predictor)
+    predictor.__dict__ |= {"run": run, "training": training, "late": late, "seen": time.monotonic()}
+    predictor.sweep = SimpleNamespace(conditions=[parse_name(NAME), parse_name(OTHER)])
+    waiting = threading.Thread(target=predictor._wait_for, args=(NAME,))
+    with hold(run.lease(held), "a group") if held else nullcontext(True) as mine:
+        assert mine
         waiting.start()
         waiting.join(timeout=1)
         assert waiting.is_alive() == waits
-        training.unlink(missing_ok=True)
+        training.unlink()
     waiting.join(timeout=5)
     assert not waiting.is_alive()

@@ -1,5 +1,7 @@
 """What fits on a cluster is known before anything starts."""
 
+import os
+
 import pytest
 
 from wlsweep.config import load_sweep
@@ -15,7 +17,7 @@ NODE = {"CPU": 64.0, "GPU": 4.0}
     ("nodes", "expected"),
     [
         ([NODE], Room(1, 4)),
-        ([NODE] * 3, Room(3, 12)),
+        ([NODE] * 3, Room(3, 12, late=4)),
         ([{"CPU": 64.0, "GPU": 2.0}] * 2, Room(1, 4)),
         ([{"CPU": 16.0, "GPU": 4.0}] * 2, Room(1, 8, beside=3)),
         ([{"CPU": 64.0, "GPU": 6.0}], Room(1, 6, beside=2)),
@@ -30,11 +32,16 @@ def test_a_laptop_holds_one_group_and_one_engine():
     assert room(DEMO, [{"CPU": float(local_cpus(DEMO))}]) == Room(1, 1)
 
 
-def test_a_laptop_holds_the_groups_asked_for_and_an_engine_in_the_room_of_one_of_them():
-    train, engine = DEMO.train.model_copy(update={"workers": 1, "groups": 2}), DEMO.predict.cpus_per_engine
-    two = DEMO.model_copy(update={"train": train})
-    assert room(two, [{"CPU": float(local_cpus(two))}]) == Room(2, 1)
-    assert local_cpus(two) - 1 - engine > 0, "one group, the engine and a part of a CPU for each trial"
+def test_a_machine_holds_the_groups_that_fit_and_an_engine_in_the_room_of_one_of_them(monkeypatch):
+    def rooms(cores, workers, groups):
+        monkeypatch.setattr(os, "cpu_count", lambda: cores)
+        sweep = DEMO.model_copy(update={"train": DEMO.train.model_copy(update={"workers": workers, "groups": groups})})
+        return room(sweep, [{"CPU": float(local_cpus(sweep))}])
+
+    assert rooms(2, 1, 2) == Room(2, 1, late=1)
+    assert rooms(2, 2, 2) == Room(1, 1)
+    assert rooms(4, 1, 8) == Room(3, 1)
+    assert rooms(16, 1, 2) == Room(2, 1, beside=1, late=1)
 
 
 @pytest.mark.parametrize(("cpus", "beside"), [([6], 1), ([5], 0), ([3, 3], 0), ([3, 3, 3], 1), ([4, 4, 4], 1)])

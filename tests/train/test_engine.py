@@ -114,3 +114,9 @@ def test_20_steps_of_zero3_end_where_a_plain_optimizer_ends(base, found, layout,
 def test_a_released_engine_leaves_neither_itself_nor_its_model_nor_its_optimizer(found, world):
     assert found[f"{world} ranks, left"] == []
     assert found[f"{world} ranks, left while held"] == []
+
+
+def test_each_of_three_ranks_gets_its_share_of_the_summed_gradients():
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "3", "--standalone", "-m", "tests.train.shares"]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]

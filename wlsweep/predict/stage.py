@@ -32,8 +32,8 @@ from wlsweep.state import RunState
 
 POLL_S = 0.5
 """How often an engine that waits for a model looks for it."""
-PATIENCE_S = 60.0
-"""How long an engine in the room of a finished group waits for a model that nobody trains at the moment."""
+PATIENCE_S = 180.0
+"""How long an engine waits while nobody trains what it waits for: a group that starts again may want its room."""
 MAX_RESTARTS = 2
 """How often an engine whose process died is started again before the prediction is given up."""
 
@@ -41,12 +41,11 @@ MAX_RESTARTS = 2
 class Predictor:
     """A Ray Data actor: one engine, one condition at a time."""
 
-    def __init__(
-        self, sweep: Sweep, root: str, owner: str, training: str | None = None, impatient: bool = False
-    ) -> None:
-        self.sweep, self.run, self.owner, self.impatient = sweep, RunDir(Path(root)), owner, impatient
+    def __init__(self, sweep: Sweep, root: str, owner: str, training: str | None = None, late: bool = False) -> None:
+        self.sweep, self.run, self.owner, self.late = sweep, RunDir(Path(root)), owner, late
         self.training = Path(training) if training else None
         talk_to(self.run.logs / f"predict_{os.getpid()}.log")
+        self.seen = time.monotonic()  # when what is waited for was last being trained
         self.test = load_test(self.run)
         self.engine: Engine | None = None
 
@@ -75,18 +74,25 @@ class Predictor:
     def _wait_for(self, name: str) -> None:
         """Wait for a condition's model for as long as it may still come.
 
-        An impatient engine has room that a group which starts again may need: where nobody trains, it goes on.
+        An engine that started late waits for what is being trained; one that started with the training also for what comes
+        later, as long as something is trained.
         """
-        seen = time.monotonic()
         while self.training is not None and self.training.exists() and not self.run.failed(name).exists():
             held = holder(self.run.lease(name)) is not None
             if RunState(self.run).trained(name) and not held:
-                return
+                break
             if held:
-                seen = time.monotonic()
-            elif self.impatient and time.monotonic() - seen > PATIENCE_S:
-                return
+                self.seen = time.monotonic()
+            elif time.monotonic() - self.seen > PATIENCE_S:
+                if self.late or self._idle():
+                    return
+                self.seen = time.monotonic()
             time.sleep(POLL_S)
+        self.seen = time.monotonic()
+
+    def _idle(self) -> bool:
+        """Whether no condition is being worked on."""
+        return not any(holder(self.run.lease(c.name)) for c in self.sweep.conditions)
 
     def _ready(self, model: Path, probe: Sequence[Probe]) -> Engine:
         """The engine with this model's weights; a swap that fails its proof gets a fresh engine, once."""
@@ -160,7 +166,7 @@ def predict_conditions(
     engines: int,
     owner: str,
     training: Path | None = None,
-    impatient: bool = False,
+    late: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Predict conditions on the Ray cluster that this process is connected to; yields each one's result as it ends.
 
@@ -171,12 +177,13 @@ def predict_conditions(
         engines: actors at the same time.
         owner: named in leases; a condition that another launch predicts is left to it (a result of 0 rows).
         training: a file that exists while conditions are still being trained; until it is gone, engines wait for models.
-        impatient: they do not wait for a model that nobody trains (a result of 0 rows).
+        late: the last conditions train; a model that nobody trains is not waited for (a result of 0 rows).
     """
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = -1  # engines wait for models and for room, for hours if need be
     config = sweep.predict
     resources: dict[str, Any] = {"num_cpus": config.cpus_per_engine}
     if config.gpus_per_engine:
@@ -189,7 +196,7 @@ def predict_conditions(
             "root": str(run.root.resolve()),
             "owner": owner,
             "training": str(training.resolve()) if training else None,
-            "impatient": impatient,
+            "late": late,
         },
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(engines, len(names)), max_tasks_in_flight_per_actor=1),

@@ -29,11 +29,21 @@ class Beside:
     def __init__(self, room: Room) -> None:
         self.room = room
         self.begin = threading.Event()
+        self.stepped: set[str] = set()
 
-    def hear(self, metrics: dict[str, Any], left: int | None) -> None:
-        """News of a condition that trains; `left` are those that have not ended, None if others are to follow them."""
-        has_room = self.room.beside > 0 or (left is not None and 0 < left < self.room.groups)
-        if has_room and metrics.get("step"):
+    def hear(self, name: str, metrics: dict[str, Any], going: set[str], last: bool) -> None:
+        """News of a condition that trains.
+
+        Args:
+            name: of the condition.
+            metrics: with its `step`, 0 as long as its group waits for room or starts.
+            going: conditions that were handed to groups, or will be, and have not ended.
+            last: whether no others will follow these.
+        """
+        if metrics.get("step"):
+            self.stepped.add(name)
+        has_room = self.room.beside > 0 or (self.room.late > 0 and last and len(going) < self.room.groups)
+        if has_room and self.stepped & going:
             self.begin.set()
 
     @contextmanager
@@ -44,7 +54,7 @@ class Beside:
         names: Sequence[str],
         owner: str,
         stopping: Callable[[], bool],
-        on_predicted: Callable[[bool], None],
+        on_predicted: Callable[[str], None],
     ) -> Iterator[None]:
         """Predict for the length of the block, and after it what was trained in it.
 
@@ -54,7 +64,7 @@ class Beside:
             names: conditions, in the order in which they are trained; without any nothing starts.
             owner: named in leases.
             stopping: whether the sweep was asked to stop, so that nothing is waited for.
-            on_predicted: hears of each condition whether it is predicted.
+            on_predicted: hears of each condition that is.
         """
         if not names:
             yield
@@ -62,15 +72,22 @@ class Beside:
         from wlsweep.predict.stage import predict_conditions
 
         training = run.root / f".training-{uuid.uuid4().hex[:8]}"
-        engines, starting_late = self.room.beside or self.room.engines, not self.room.beside
+        engines = self.room.beside or self.room.late
 
         def predict() -> None:
             while not self.begin.wait(timeout=0.5):
                 if not training.exists():
                     return
+            if stopping():
+                return
+            states = RunState(run)
+            trained_first = sorted(names, key=lambda name: states.trained(name) is None)
             try:
-                for result in predict_conditions(sweep, run, names, engines, owner, training, starting_late):
-                    on_predicted(RunState(run).predicted(result["condition"]))
+                for result in predict_conditions(
+                    sweep, run, trained_first, engines, owner, training, late=not self.room.beside
+                ):
+                    if RunState(run).predicted(name := result["condition"]):
+                        on_predicted(name)
             except Exception:  # noqa: BLE001 - in driver.log; see above
                 traceback.print_exc()
 

@@ -35,17 +35,22 @@ class Room(NamedTuple):
     engines: int
     beside: int = 0
     """Engines that fit while all groups run, wherever Ray places either; so neither can keep the other waiting."""
+    late: int = 0
+    """The same once one of several groups has gone home."""
 
 
 def local_cpus(sweep: Sweep) -> int:
-    """Logical CPUs of a local cluster: at least what the sweep asks for, whatever the machine has.
+    """Logical CPUs of a local cluster: at least what one group and its bookkeeping ask for, whatever the machine has.
 
-    That is its groups and their bookkeeping; and where it says how many groups, an engine in the room of one of several.
+    Where it has several groups and the machine holds them, an engine fits in the room of one of them, too.
     """
     train, engine = sweep.train, sweep.predict.cpus_per_engine
-    group, groups = train.workers * train.cpus_per_worker, train.groups or 1
-    late = (groups - 1) * group + engine + 1 if groups > 1 else 0
-    return max(os.cpu_count() or 1, groups * group + 1, engine + 1, late)
+    group = train.workers * train.cpus_per_worker
+    cpus = max(os.cpu_count() or 1, group + 1, engine + 1)
+    groups = 1 if train.gpu else train.groups or 1
+    if not 1 < groups <= (cpus - 1) // group:
+        return cpus
+    return max(cpus, (groups - 1) * group + engine + 2)
 
 
 def connect(sweep: Sweep) -> None:
@@ -115,7 +120,10 @@ def room(sweep: Sweep, nodes: list[dict[str, float]], predicting: bool = True) -
         groups = 1 if train.groups is None else groups
     groups = min(groups, train.groups or groups)
     engines = min(engines, predict.engines or (engines if predict.gpus_per_engine else 1))
-    return Room(groups, engines, _beside(nodes, need, groups * train.workers, _engine(predict), engines))
+    beside, late = (
+        _beside(nodes, need, n * train.workers, _engine(predict), engines) if n else 0 for n in (groups, groups - 1)
+    )
+    return Room(groups, engines, beside, late)
 
 
 def _engine(predict: Predict) -> dict[str, float]:

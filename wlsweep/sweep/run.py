@@ -284,7 +284,7 @@ class Runner:
                 ) -> None:
                     if metrics.get("state") != "running":
                         going.discard(name)
-                    beside.hear(metrics, len(going) if last_ones else None)
+                    beside.hear(name, metrics, going, last_ones)
                     if metrics.get("state") == "elsewhere":
                         elsewhere.add(name)
                     else:

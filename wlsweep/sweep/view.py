@@ -85,12 +85,18 @@ class View:
             elif not self.console.is_terminal:
                 self.say(f"  {self._progress()}  {name} {state}")
         if self._live:
-            running = ", ".join(self.running.values()) or "starting"
+            running = ", ".join(self.running.values()) or (
+                "starting" if self.done + self.failed < self.total else "predicting"
+            )
             self._live.update(Text(f"{self._progress()}  {running}"))
 
-    def on_predicted(self, whole: bool) -> None:
-        """A condition was predicted while others train."""
-        self.predicted += whole
+    def on_predicted(self, name: str) -> None:
+        """A condition was predicted before the training stage was over."""
+        self.predicted += 1
+        if self._live:
+            self._live.update(Text(f"{self._progress()}  {', '.join(self.running.values()) or 'predicting'}"))
+        elif not self.console.is_terminal:
+            self.say(f"  {self._progress()}  {name} predicted")
 
     def _progress(self) -> str:
         over = len(self.finished)

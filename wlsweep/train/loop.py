@@ -331,16 +331,12 @@ def _steps(
     ask_every = 1  # steps between questions whether to stop; every rank must ask at the same ones
     logged = start
     log = run.metric_log(name).open("a", encoding="utf-8") if place.rank == 0 else None
-    coming = batcher.step(start) if start < total else []
     try:
         for step in range(start, total):
             lr = engine.get_lr()[0]
-            now, coming = coming, []
-            for number, (batch, tokens) in enumerate(now, 1):
+            for batch, tokens in batcher.step(step):
                 out = run_forward(engine, batch, job.sweep.loss.format_weight)
                 engine.backward(out.loss * scale)
-                if number == len(now) and step + 1 < total:
-                    coming = batcher.step(step + 1)  # while a GPU still works through the backward pass
                 engine.step()
                 meter.add(out, batch, tokens)
             done = step + 1
