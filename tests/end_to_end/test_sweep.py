@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -195,6 +196,34 @@ def test_where_an_engine_fits_beside_training_it_predicts_meanwhile_and_the_same
     assert results(out) == results(undisturbed[0])
     assert "  predict 1/" in undisturbed[1] and "  predict 1/" not in text, "nothing was left to the stage that follows"
     assert not list(out.glob(".training-*"))
+
+
+def test_an_engine_that_waits_long_for_its_model_is_not_given_up(undisturbed):
+    """Ray Data ends a pipeline without progress, by default after half an hour; here it would after two seconds."""
+    out = beside(undisturbed, "waiting")
+    shutil.copytree(undisturbed[0], out)
+    RunDir(out).trained(NAMES[0]).unlink()
+    script = f"""
+        import threading
+        from pathlib import Path
+        import ray.data
+        from wlsweep.config import load_sweep
+        from wlsweep.paths import RunDir
+        from wlsweep.predict.stage import predict_conditions
+        from wlsweep.sweep.cluster import connect
+
+        sweep, run = load_sweep({str(SMALL)!r}), RunDir(Path({str(out)!r}))
+        connect(sweep)
+        ray.data.DataContext.get_current().execution_no_progress_timeout_s = 2
+        training = run.root / ".training-test"
+        training.touch()
+        threading.Timer(20, training.unlink).start()
+        print(list(predict_conditions(sweep, run, [{NAMES[0]!r}], 1, "a test", training)))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == f"[{{'condition': '{NAMES[0]}', 'rows': 0, 'accepted': 0, 'cause': ''}}]"
+    shutil.rmtree(out)
 
 
 def test_a_model_that_the_engine_does_not_reproduce_fails_alone_and_is_not_predicted_with(undisturbed):
