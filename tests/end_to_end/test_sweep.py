@@ -217,7 +217,7 @@ def test_an_engine_that_waits_long_for_its_model_is_not_given_up(undisturbed):
         ray.data.DataContext.get_current().execution_no_progress_timeout_s = 2
         training = run.root / ".training-test"
         training.touch()
-        threading.Timer(20, training.unlink).start()
+        threading.Timer(10, training.unlink).start()
         print(list(predict_conditions(sweep, run, [{NAMES[0]!r}], 1, "a test", training)))
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=200)
