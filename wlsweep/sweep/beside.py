@@ -43,7 +43,7 @@ class Beside:
         if metrics.get("step"):
             self.stepped.add(name)
         has_room = self.room.beside > 0 or (self.room.late > 0 and last and len(going) < self.room.groups)
-        if has_room and self.stepped & going:
+        if has_room and not self.stepped.isdisjoint(going):
             self.begin.set()
 
     @contextmanager
