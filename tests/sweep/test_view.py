@@ -20,3 +20,13 @@ def test_a_log_gets_a_line_as_a_stage_begins_and_one_a_condition():
     assert lines[:2] == ["data: begins", "train: 2 conditions"]
     assert lines[2].startswith("  train 1/2 done | 0:00") and lines[2].endswith("a done")
     assert lines[3:] == ["  b FAILED: the loss is nan"]
+
+
+def test_a_log_names_what_is_predicted_before_training_is_over():
+    log = StringIO()
+    view = View(Console(file=log, width=80))
+    with view.during("train", 2):
+        view.on_condition("a", {"state": "done"})
+        view.on_predicted("a")
+    assert log.getvalue().splitlines()[-1].startswith("  train 1/2 done | 1 predicted")
+    assert log.getvalue().splitlines()[-1].endswith("  a predicted")

@@ -84,19 +84,19 @@ class View:
                 self.say(f"  {name} FAILED: {str(metrics.get('cause')).strip().splitlines()[-1]}")
             elif not self.console.is_terminal:
                 self.say(f"  {self._progress()}  {name} {state}")
-        if self._live:
-            running = ", ".join(self.running.values()) or (
-                "starting" if self.done + self.failed < self.total else "predicting"
-            )
-            self._live.update(Text(f"{self._progress()}  {running}"))
+        self._redraw()
 
     def on_predicted(self, name: str) -> None:
         """A condition was predicted before the training stage was over."""
         self.predicted += 1
-        if self._live:
-            self._live.update(Text(f"{self._progress()}  {', '.join(self.running.values()) or 'predicting'}"))
-        elif not self.console.is_terminal:
+        if not self.console.is_terminal:
             self.say(f"  {self._progress()}  {name} predicted")
+        self._redraw()
+
+    def _redraw(self) -> None:
+        if self._live:
+            idle = "starting" if self.done + self.failed < self.total else "predicting"
+            self._live.update(Text(f"{self._progress()}  {', '.join(self.running.values()) or idle}"))
 
     def _progress(self) -> str:
         over = len(self.finished)
