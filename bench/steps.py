@@ -99,7 +99,9 @@ def main() -> None:
         train = type(sweep.train).model_validate(sweep.train.model_dump() | layout)
         sweep = sweep.model_copy(update={"train": train})
     if sweep.train.dtype != "fp32":
-        raise SystemExit(f"{run.root} trains in {sweep.train.dtype}; the bare loop computes in float32")
+        raise SystemExit(
+            f"{run.root} trains in {sweep.train.dtype}, the bare loop in float32: prepare a run with train.dtype = 'fp32'"
+        )
     torch.set_num_threads(sweep.train.cpus_per_worker)
     dist.init_process_group("gloo")
     place = join_group()
