@@ -29,8 +29,9 @@ $(VENV)/.installed-$(EXTRA): $(LOCK) pyproject.toml
 sweep: $(VENV)/.installed-$(EXTRA)  ## run a sweep (default: the 19 demo conditions); run again to go on
 	@$(BIN)/wlsweep run $(SWEEP) $(ARGS)
 
+# Two files at a time: sweeps spend half of their time in starting, one process after another.
 test: lint types  ## lint, types, and all tests but those on a SLURM or a Ray head
-	@$(BIN)/python -m pytest -m "not slurm and not jobs"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm and not jobs"
 
 test-fast: $(VENV)/.installed-$(EXTRA)  ## the tests that start no engine (seconds)
 	@$(BIN)/python -m pytest -m "not slow and not slurm and not jobs"
