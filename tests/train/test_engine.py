@@ -1,5 +1,6 @@
 """The engine's arithmetic: any layout gives the gradient of the whole batch, and ZeRO-3 walks a plain optimizer's path."""
 
+import json
 import os
 import subprocess
 import sys
@@ -120,3 +121,31 @@ def test_each_of_three_ranks_gets_its_share_of_the_summed_gradients():
     command = ["-m", "torch.distributed.run", "--nproc-per-node", "3", "--standalone", "-m", "tests.train.shares"]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_checkpoint_that_is_not_whole_or_of_another_training_is_not_resumed_from(base, tmp_path):
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "tests.train.checkpoints"]
+    command += [str(base), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    *said, found = done.stdout.splitlines()
+    resumed = {case: step for case, (step, _) in json.loads(found).items()}
+    assert resumed == {
+        "whole": 1,
+        "another training": 0,
+        "without sizes, as it was once written": 1,
+        "cut short": 0,
+        "a shard is missing": 0,
+        "whole again": 1,
+        "an empty record": 0,
+    }
+    assert json.loads(found)["whole"] == [1, {"rank": 0}]
+    refused = [line.split("step_00000001 ")[1] for line in said if "begins at step 0" in line]
+    assert [r.split(" (")[0] for r in refused] == [
+        "is of another training",
+        "is cut short",
+        "is cut short",
+        "is not whole",
+    ]
+    assert "(data)" in refused[0] and "has 0 of" in refused[2]

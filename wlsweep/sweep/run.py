@@ -347,6 +347,8 @@ class Runner:
         thread.start()
         while thread.is_alive() and not (self.stopping and not saves):
             thread.join(timeout=0.2)
+            if saves:
+                self.view.while_training(self.run.logs / "driver.log")
         if errors:
             raise errors[0]
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+SLOW_START_S = 300.0
+"""A training stage without a line of any metric log for so long says what it may wait for."""
 
 
 def _clock(seconds: float) -> str:
@@ -33,15 +38,32 @@ class View:
         self.finished: set[str] = set()
         self.began = time.monotonic()
         self.first_done: float | None = None
+        self.noted: set[str] = set()
+        self.heard = False
 
     def say(self, text: str) -> None:
         """A line that stays."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """Something passing: replaces the live line on a terminal, and is left out of logs."""
+        """Something passing: replaces the live line on a terminal; a log gets it once a stage, its numbers aside."""
         if self._live:
             self._live.update(Text(f"{self.stage}: {text}"))
+        elif self.stage and not self.console.is_terminal:
+            kind = re.sub(r"\d+", "", text.split(":")[0])
+            if kind not in self.noted:
+                self.noted.add(kind)
+                self.say(f"  {text}")
+
+    def while_training(self, driver_log: Path) -> None:
+        """Called again and again; says once, if nothing has been heard of any condition for long, what may be wrong."""
+        if self.heard or time.monotonic() - self.began < SLOW_START_S:
+            return
+        self.heard = True
+        self.say(
+            f"  no line of a metric log after {_clock(SLOW_START_S)}: workers load the base model, or wait for CPUs and "
+            f"GPUs that others have (ray status); {driver_log} keeps what Ray says"
+        )
 
     @contextmanager
     def during(self, stage: str, total: int) -> Iterator[None]:
@@ -69,6 +91,7 @@ class View:
     def on_condition(self, name: str, metrics: dict[str, Any]) -> None:
         """News of one condition: `state`, and what else there is to show."""
         state = metrics.get("state")
+        self.heard |= state != "running" or "of" in metrics
         if name in self.finished:
             return
         if state == "running":

@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from wlsweep.conditions import Condition
 from wlsweep.config import Train
+from wlsweep.errors import WlsweepError
 from wlsweep.paths import read_json, write_json
 
 if not torch.cuda.is_available():
@@ -48,7 +49,9 @@ transformers.utils.logging.disable_progress_bar()
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 RECORD = "training.json"
-"""In a checkpoint: what was being trained."""
+"""In a checkpoint: what was being trained, and `FILES`."""
+FILES = "files"
+"""Bytes of each file of a checkpoint: after a power cut files may be shorter than what was written to them."""
 SMALL = 50_000_000
 """Parameters below which every parameter stays gathered, and ZeRO's hooks see a layer as one module: partitioning saves
 nothing there, and the hooks of each linear and norm would cost more than their arithmetic."""
@@ -229,15 +232,37 @@ def save_checkpoint(
     temporary, final = folder / f".step_{step:08d}.tmp", folder / f"step_{step:08d}"
     engine.save_checkpoint(str(temporary), tag="zero3", client_state={"step": step}, save_latest=False)
     write_json(temporary / f"metered_{place.rank}.json", metered)
-    dist.barrier()
+    seen: list[dict[str, int]] = [{}] * place.world
+    dist.all_gather_object(seen, _sizes(temporary))  # of its own files each rank knows best, on a file server
     if place.rank == 0:
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-        write_json(final / RECORD, of)  # written last: a checkpoint without it is not whole
+        files = {name: max(sizes.get(name, 0) for sizes in seen) for name in {n for sizes in seen for n in sizes}}
+        write_json(final / RECORD, {**of, FILES: files})  # written last: a checkpoint without it is not whole
         for other in folder.iterdir():
             if other.name != final.name:
                 shutil.rmtree(other, ignore_errors=True)
     dist.barrier()
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file of a checkpoint."""
+    return {str(p.relative_to(folder)): p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.name != RECORD}
+
+
+def _why_not(checkpoint: Path, of: dict[str, Any]) -> str | None:
+    """Why a checkpoint is not resumed from; None if it can be."""
+    try:
+        record = read_json(checkpoint / RECORD)
+    except WlsweepError as e:
+        return f"is not whole ({e})"
+    if other := ", ".join(key for key in of if record.get(key) != of[key]):
+        return f"is of another training ({other})"
+    found = _sizes(checkpoint)
+    for name, size in record.get(FILES, {}).items():
+        if found.get(name, 0) != size:
+            return f"is cut short ({name} has {found.get(name, 0):,} of {size:,} bytes; was the power cut?)"
+    return None
 
 
 def load_checkpoint(engine: Any, place: Place, folder: Path, of: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
@@ -248,11 +273,10 @@ def load_checkpoint(engine: Any, place: Place, folder: Path, of: dict[str, Any])
     """
     choice: list[str | None] = [None]
     if place.rank == 0:
-        records = {p.name: read_json(p / RECORD) for p in folder.glob("step_*") if (p / RECORD).is_file()}
-        choice[0] = max((name for name, record in records.items() if record == of), default=None)
-        for name, record in records.items() if choice[0] is None else ():
-            other = ", ".join(key for key in of if record.get(key) != of[key])
-            print(f"{folder / name} is of another training ({other}): this one begins at step 0")
+        refused = {p: _why_not(p, of) for p in folder.glob("step_*") if (p / RECORD).is_file()}
+        choice[0] = max((p.name for p, why in refused.items() if why is None), default=None)
+        for path, why in refused.items() if choice[0] is None else ():
+            print(f"{path} {why}: this training begins at step 0")
     dist.broadcast_object_list(choice, src=0)
     if choice[0] is None:
         return 0, None
