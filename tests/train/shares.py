@@ -1,4 +1,4 @@
-"""Run by torchrun: each rank's share of summed gradients, as DeepSpeed's ZeRO-3 asks for it, against sums made here.
+"""Run by torchrun: what passes between ranks that share parameters of awkward sizes, against sums and steps made here.
 
 torchrun --nproc-per-node 3 -m tests.train.shares
 """
@@ -6,7 +6,9 @@ torchrun --nproc-per-node 3 -m tests.train.shares
 import torch
 import torch.distributed as dist
 
-from wlsweep.train.engine import join_group
+from tests.train.made_rows import train_config
+from wlsweep.train import engine as ours
+from wlsweep.train.engine import deepspeed, join_group, zero3_config
 
 SIZES = (4, 7, 1, 30)
 """Elements of the gradients: shares of unequal length, an empty one, and one that comes out even."""
@@ -16,9 +18,7 @@ def gradient(rank, size):
     return torch.randn(size, generator=torch.Generator().manual_seed(100 * rank + size))
 
 
-def main():
-    dist.init_process_group("gloo")
-    place = join_group()
+def reduced(place):
     from deepspeed.runtime.comm.coalesced_collectives import reduce_scatter_coalesced
 
     for sizes in (SIZES, SIZES[-1:]):  # one gradient alone is reduced where it lies
@@ -27,6 +27,48 @@ def main():
             whole = torch.stack([gradient(r, n) for r in range(place.world)]).mean(dim=0)
             length = -(-n // place.world)
             torch.testing.assert_close(share, whole[place.rank * length : (place.rank + 1) * length])
+
+
+class Products(torch.nn.Module):
+    """A loss whose gradient is its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.all = torch.nn.ParameterList(torch.nn.Parameter(gradient(9, n)) for n in SIZES)
+
+    def forward(self, step, rank):
+        return sum((p * gradient(10 * step + rank, n)).sum() for p, n in zip(self.all, SIZES, strict=True))
+
+
+def stepped(place):
+    """Parameters after some steps, refreshed where they lie, against a plain optimizer's of the mean gradient."""
+    plain = Products()
+    train = train_config(1, 8, False).model_copy(update={"workers": place.world, "global_batch": 8 * place.world})
+    model = Products()
+    optimizers = [torch.optim.AdamW(m.parameters(), lr=0.01, weight_decay=0.01) for m in (plain, model)]
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizers[1], config=zero3_config(train, 42) | {"gradient_clipping": 0.0}
+    )
+    ours._gather_in_one_collective(engine.optimizer.persistent_parameters)
+    ours._refresh_in_place(engine.optimizer)
+    places = []
+    for step in range(4):
+        engine.backward(engine(step, place.rank))
+        engine.step()
+        sum(plain(step, r) for r in range(place.world)).div(place.world).backward()
+        optimizers[0].step()
+        optimizers[0].zero_grad()
+        for mine, exact in zip(model.all, plain.all, strict=True):
+            torch.testing.assert_close(mine.data, exact.data)
+        places.append([p.data_ptr() for p in model.all])
+    assert places[1:] == places[:-1], "parameters were freed and gathered anew"
+
+
+def main():
+    dist.init_process_group("gloo")
+    place = join_group()
+    reduced(place)
+    stepped(place)
     dist.destroy_process_group()
 
 

@@ -117,7 +117,7 @@ def test_a_released_engine_leaves_neither_itself_nor_its_model_nor_its_optimizer
     assert found[f"{world} ranks, left while held"] == []
 
 
-def test_each_of_three_ranks_gets_its_share_of_the_summed_gradients():
+def test_three_ranks_share_gradients_and_refresh_parameters_of_awkward_sizes():
     command = ["-m", "torch.distributed.run", "--nproc-per-node", "3", "--standalone", "-m", "tests.train.shares"]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -80,6 +80,9 @@ def _reduce_scatter(buffer: torch.Tensor, own: torch.Tensor, group: Any = None, 
 
     Gloo's reduce-scatter is an all-reduce of which each rank keeps its share: twice the bytes, and a third of the speed.
     """
+    if own.numel() == buffer.numel():  # one rank
+        own.copy_(buffer)
+        return
     received = torch.empty_like(buffer)
     dist.all_to_all_single(received, buffer, group=group)
     torch.sum(received.view(-1, own.numel()), dim=0, out=own)
@@ -184,6 +187,8 @@ def build_engine(
     schedule = get_cosine_schedule_with_warmup(optimizer, round(train.warmup_ratio * total_steps), total_steps)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
     _gather_in_one_collective(engine.optimizer.persistent_parameters)
+    if parameters < SMALL:
+        _refresh_in_place(engine.optimizer)
     return engine
 
 
@@ -203,6 +208,57 @@ def _gather_in_one_collective(persistent: list[Any]) -> None:
         return first.all_gather_coalesced(missing).wait() if missing else None
 
     first.all_gather = all_gather
+
+
+def _refresh_in_place(optimizer: Any) -> None:
+    """Make a step write new values into the parameters that stay gathered, where they lie.
+
+    DeepSpeed frees each of them before a step and gathers it anew after it. Of a small model that is more Python than
+    arithmetic. Here the ranks' shares, which lie in one buffer, are gathered at once and copied.
+    """
+    (parameters,), (shares,) = optimizer.fp16_groups, optimizer.fp16_partitioned_groups_flat
+    first = optimizer.persistent_parameters[0]  # DeepSpeed asks it to gather all
+    world, step, gather = dist.get_world_size(), optimizer.step, first.all_gather
+    gathered = shares if world == 1 else shares.new_empty(world * shares.numel())
+    where: list[int] = []
+    to: list[torch.Tensor] = []
+    what: list[torch.Tensor] = []
+
+    def find_pieces() -> None:
+        """Each rank's piece of each parameter; again only when parameters have moved."""
+        if where == (found := [p.data_ptr() for p in parameters]):
+            return
+        where[:] = found
+        to.clear()
+        what.clear()
+        at = 0
+        for p in parameters:
+            share = p.ds_tensor.ds_numel
+            for rank, piece in enumerate(p.data.view(-1).split(share)):
+                to.append(piece)
+                what.append(gathered[rank * shares.numel() + at :][: piece.numel()])
+            at += share
+
+    def refresh(*_: Any, **__: Any) -> None:
+        if world > 1:
+            dist.all_gather_into_tensor(gathered, shares)
+        find_pieces()
+        torch._foreach_copy_(to, what)
+
+    def step_in_place(closure: Any = None) -> None:
+        if any(p.ds_status != ZeroParamStatus.AVAILABLE for p in parameters):
+            step(closure)
+            return
+        for p in parameters:
+            p.ds_active_sub_modules.clear()
+        optimizer._partition_all_parameters, first.all_gather = (lambda: None), refresh
+        try:
+            step(closure)
+        finally:
+            del optimizer._partition_all_parameters
+            first.all_gather = gather
+
+    optimizer.step = step_in_place
 
 
 def export_model(engine: Any, place: Place, base: str, to: Path) -> None:
