@@ -13,18 +13,15 @@ import torch.distributed as dist
 
 from tests.train.layouts import CONDITION, micro_batches
 from tests.train.made_rows import STEPS, drawn_rows, train_config
-from wlsweep.train.engine import RECORD, Decision, build_engine, join_group, load_checkpoint, save_checkpoint
+from wlsweep.train.engine import RECORD, Decision, build_engine, join_group, load_checkpoint, release, save_checkpoint
 from wlsweep.train.model import run_forward
 
 OF = {"data": "d", "world": 2}
 
 
-def main():
-    base, folder = sys.argv[1], Path(sys.argv[2])
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    place, rows = join_group(), drawn_rows(base)
-    train = train_config(place.world, 2, False)
+def saved_by(base, rows, place, folder, dtype):
+    """An engine after a step, and its checkpoint."""
+    train = train_config(place.world, 2, False, dtype)
     decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
     engine = build_engine(base, CONDITION, train, decision, "sdpa", STEPS)
     for made in micro_batches(rows, np.arange(8), place, train.accumulation):
@@ -32,6 +29,19 @@ def main():
         engine.step()
     save_checkpoint(engine, place, folder, 1, OF, {"rank": place.rank})
     (saved,) = folder.glob("step_*")
+    files = {str(p.relative_to(saved)) for p in saved.rglob("*") if p.suffix in (".pt", ".json") and p.name != RECORD}
+    assert set(json.loads((saved / RECORD).read_text())["files"]) == files and len(files) == 3 * place.world
+    return engine, saved
+
+
+def main():
+    base, folder = sys.argv[1], Path(sys.argv[2])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    place, rows = join_group(), drawn_rows(base)
+    release(saved_by(base, rows, place, folder / "bf16", "bf16")[0])
+    folder = folder / "fp32"
+    engine, saved = saved_by(base, rows, place, folder, "fp32")
     shard = max(
         (p for p in saved.rglob("*") if "optim" in p.name and "rank_1" in p.name), key=lambda p: p.stat().st_size
     )

@@ -288,22 +288,18 @@ def save_checkpoint(
     temporary, final = folder / f".step_{step:08d}.tmp", folder / f"step_{step:08d}"
     engine.save_checkpoint(str(temporary), tag="zero3", client_state={"step": step}, save_latest=False)
     write_json(temporary / f"metered_{place.rank}.json", metered)
-    seen: list[dict[str, int]] = [{}] * place.world
-    dist.all_gather_object(seen, _sizes(temporary))  # of its own files each rank knows best, on a file server
+    own = [temporary / f"metered_{place.rank}.json", *temporary.glob(f"zero3/*_rank_{place.rank}_mp_*")]
+    sizes: list[dict[str, int]] = [{}] * place.world
+    dist.all_gather_object(sizes, {str(p.relative_to(temporary)): p.stat().st_size for p in own})
     if place.rank == 0:
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-        files = {name: max(sizes.get(name, 0) for sizes in seen) for name in {n for sizes in seen for n in sizes}}
-        write_json(final / RECORD, {**of, FILES: files})  # written last: a checkpoint without it is not whole
+        # Written last: a checkpoint without it is not whole.
+        write_json(final / RECORD, {**of, FILES: {name: size for part in sizes for name, size in part.items()}})
         for other in folder.iterdir():
             if other.name != final.name:
                 shutil.rmtree(other, ignore_errors=True)
     dist.barrier()
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    """Bytes of each file of a checkpoint."""
-    return {str(p.relative_to(folder)): p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.name != RECORD}
 
 
 def _why_not(checkpoint: Path, of: dict[str, Any]) -> str | None:
@@ -314,10 +310,10 @@ def _why_not(checkpoint: Path, of: dict[str, Any]) -> str | None:
         return f"is not whole ({e})"
     if other := ", ".join(key for key in of if record.get(key) != of[key]):
         return f"is of another training ({other})"
-    found = _sizes(checkpoint)
     for name, size in record.get(FILES, {}).items():
-        if found.get(name, 0) != size:
-            return f"is cut short ({name} has {found.get(name, 0):,} of {size:,} bytes; was the power cut?)"
+        found = (checkpoint / name).stat().st_size if (checkpoint / name).is_file() else 0
+        if found != size:
+            return f"is cut short ({name} has {found:,} of {size:,} bytes; was the power cut?)"
     return None
 
 
