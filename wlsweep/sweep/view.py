@@ -50,7 +50,7 @@ class View:
         if self._live:
             self._live.update(Text(f"{self.stage}: {text}"))
         elif self.stage and not self.console.is_terminal:
-            kind = re.sub(r"\d+", "", text.split(":")[0])
+            kind = re.sub(r"(?<![\w/])\d+(?![\w/])", "", text.split(":")[0])  # a count, and no part of "1/8" or a path
             if kind not in self.noted:
                 self.noted.add(kind)
                 self.say(f"  {text}")
