@@ -33,8 +33,8 @@ sweep: $(VENV)/.installed-$(EXTRA)  ## run a sweep (default: the 19 demo conditi
 test: lint types  ## lint, types, and all tests but those on a SLURM or a Ray head
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm and not jobs"
 
-test-fast: $(VENV)/.installed-$(EXTRA)  ## the tests that start no engine (seconds)
-	@$(BIN)/python -m pytest -m "not slow and not slurm and not jobs"
+test-fast: $(VENV)/.installed-$(EXTRA)  ## the tests that start no engine (two or three minutes)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm and not jobs"
 
 lint: $(VENV)/.installed-$(EXTRA)  ## ruff: lint and format check
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
