@@ -34,9 +34,12 @@ def test_a_log_gets_what_passes_once_a_stage_and_not_each_of_its_numbers():
                 "making it: step 2 of 9",
                 "waiting for 3",
                 "waiting for 2",
+                "1/4: 5 wanted",
+                "1/8: 6 wanted",
             ):
                 view.note(text)
-    assert log.getvalue().splitlines() == ["data: begins", "  making it", "  waiting for 3"] * 2
+    said = ["making it", "waiting for 3", "1/4: 5 wanted", "1/8: 6 wanted"]
+    assert log.getvalue().splitlines() == ["data: begins", *(f"  {line}" for line in said)] * 2
 
 
 @pytest.mark.parametrize(
