@@ -29,7 +29,7 @@ $(VENV)/.installed-$(EXTRA): $(LOCK) pyproject.toml
 sweep: $(VENV)/.installed-$(EXTRA)  ## run a sweep (default: the 19 demo conditions); run again to go on
 	@$(BIN)/wlsweep run $(SWEEP) $(ARGS)
 
-# Two files at a time: sweeps spend half of their time in starting, one process after another.
+# Two files at a time: while a sweep starts, one process after another, it leaves a core idle.
 test: lint types  ## lint, types, and all tests but those on a SLURM or a Ray head
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm and not jobs"
 

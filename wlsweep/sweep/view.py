@@ -1,4 +1,5 @@
-"""What a user sees while a sweep runs: one live line on a terminal, one line a finished condition in a log."""
+"""What a user sees while a sweep runs: one live line on a terminal; in a log, what takes long and a line a
+finished condition."""
 
 from __future__ import annotations
 
