@@ -214,8 +214,8 @@ def _refresh_in_place(optimizer: Any) -> None:
     """Make a step write new values into the parameters that stay gathered, where they lie.
 
     DeepSpeed frees each of them before a step and gathers it anew after it. Of a small model that is more Python than
-    arithmetic. Here the ranks' shares, which lie in one buffer, are gathered at once and copied. Where a parameter is not
-    gathered (after a checkpoint was loaded, or a model exported), the step is DeepSpeed's own.
+    arithmetic. Here the ranks' shares, which lie in one buffer, are gathered at once and copied. Should a parameter
+    not be gathered when a step begins, the step is DeepSpeed's own.
     """
     (parameters,), (shares,) = optimizer.fp16_groups, optimizer.fp16_partitioned_groups_flat
     first = optimizer.persistent_parameters[0]  # DeepSpeed asks it to gather all
