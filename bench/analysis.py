@@ -46,7 +46,7 @@ def names(count: int) -> list[str]:
 def measured(code: str, root: Path) -> tuple[float, float, float]:
     """(wall seconds, CPU seconds, peak resident MiB) of a stage on a run."""
     program = (
-        f"from pathlib import Path\nfrom wlsweep.paths import RunDir\nrun = RunDir(Path({str(root)!r}))\n{code}\n"
+        f"from pathlib import Path\nfrom wlsweep.run.layout import RunDir\nrun = RunDir(Path({str(root)!r}))\n{code}\n"
         "import resource; u = resource.getrusage(resource.RUSAGE_SELF)\n"
         "print(u.ru_utime + u.ru_stime, u.ru_maxrss / 1024)"
     )

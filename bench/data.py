@@ -56,7 +56,7 @@ def _draw_and_write(ids: dict[str, list[str]], stock, out: Path) -> None:
     import pyarrow.parquet as pq
 
     from wlsweep.data.mix import draw, plan_counts
-    from wlsweep.schema import MANIFEST
+    from wlsweep.run.columns import MANIFEST
 
     for k, count in plan_counts("table", KS, stock, _table(stock.total)).items():
         drawn = draw(ids["Accept"], ids["Reject"], count, seed=0)

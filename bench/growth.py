@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.results import BENCH, WLSWEEP, publish, timed
-from wlsweep.config import load_sweep
-from wlsweep.paths import RunDir, read_json
+from wlsweep.run.layout import RunDir, read_json
+from wlsweep.spec.config import load_sweep
 
 WORK = BENCH / "growth"
 SPACE = """

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from wlsweep.config import Sweep
-from wlsweep.data.stage import TokenRows, load_mix
-from wlsweep.paths import existing_run, read_json, write_json
-from wlsweep.train.engine import parameter_count, zero3_config
+from wlsweep.data.prepare import TokenRows, load_mix
+from wlsweep.run.layout import existing_run, read_json, write_json
+from wlsweep.spec.config import Sweep
+from wlsweep.train.zero3 import parameter_count, zero3_config
 
 
 class Clock(TrainerCallback):

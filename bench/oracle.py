@@ -20,8 +20,8 @@ import statsmodels.api as sm
 from scipy.special import expit
 from scipy.stats import binom
 
-from wlsweep.conditions import Condition, baseline_of, parse_name
-from wlsweep.paths import RunDir, existing_run, read_json
+from wlsweep.run.layout import RunDir, existing_run, read_json
+from wlsweep.spec.condition import Condition, baseline_of, parse_name
 
 
 class Check(NamedTuple):

@@ -13,7 +13,7 @@ import json
 import statistics
 from pathlib import Path
 
-from wlsweep.paths import existing_run, read_json
+from wlsweep.run.layout import existing_run, read_json
 
 
 def main() -> None:

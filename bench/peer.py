@@ -27,10 +27,10 @@ from pathlib import Path
 
 from bench.papers import papers, write_array
 from bench.results import BENCH, WLSWEEP, publish, timed
-from wlsweep.conditions import Condition, select
-from wlsweep.config import TinyBase, load_sweep
-from wlsweep.data.export import NAME, dataset_name
-from wlsweep.paths import RunDir, read_json, write_json
+from wlsweep.data.export_mixes import NAME, dataset_name
+from wlsweep.run.layout import RunDir, read_json, write_json
+from wlsweep.spec.condition import Condition, select
+from wlsweep.spec.config import TinyBase, load_sweep
 
 WORK = BENCH / "peer"
 SHIPPED, SPACE = Path("bench/peer.toml"), WORK / "peer.toml"

@@ -13,10 +13,10 @@ import statistics
 import time
 from pathlib import Path
 
-from wlsweep.config import Sweep
-from wlsweep.data.stage import load_mix, load_test
-from wlsweep.paths import existing_run, read_json
-from wlsweep.predict.engine import Engine, Probe, engine_environment
+from wlsweep.data.prepare import load_mix, load_test
+from wlsweep.predict.vllm_engine import Engine, Probe, engine_environment
+from wlsweep.run.layout import existing_run, read_json
+from wlsweep.spec.config import Sweep
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from wlsweep.paths import write_json
+from wlsweep.run.layout import write_json
 
 BENCH = Path("runs/bench")
 """Where results lie, and the runs that they were measured on."""

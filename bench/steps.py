@@ -25,14 +25,14 @@ import torch.distributed as dist
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
-from wlsweep.config import Sweep
-from wlsweep.cost import architecture, training_flops
-from wlsweep.data.stage import load_mix
-from wlsweep.paths import existing_run, read_json
+from wlsweep.data.prepare import load_mix
+from wlsweep.run.layout import existing_run, read_json
+from wlsweep.spec.config import Sweep
+from wlsweep.spec.cost import architecture, training_flops
 from wlsweep.train.batches import steps_per_epoch
-from wlsweep.train.engine import join_group
 from wlsweep.train.loop import Batcher, Hooks, Job, train_condition
 from wlsweep.train.model import AnswerModel, run_forward
+from wlsweep.train.zero3 import join_group
 
 
 def bare(job, rows, place) -> float:

@@ -17,7 +17,7 @@ import time
 
 from bench.memory import Watch
 from bench.results import BENCH, WLSWEEP, publish
-from wlsweep.paths import RunDir, read_json
+from wlsweep.run.layout import RunDir, read_json
 
 GOAL_S, GOAL_GB, GOAL_FIRST_S = 300, 6.0, 20
 

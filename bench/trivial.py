@@ -1,7 +1,7 @@
 """Stands in for a condition's training where what surrounds it is measured: it leaves a whole record and does no work.
 
 `RAY_RUNTIME_ENV_HOOK=bench.trivial.everywhere wlsweep run ...` makes every worker process of that command put these in the
-place of `wlsweep.train.engine` and `wlsweep.train.loop`, so that no DeepSpeed is imported and nothing is computed. All the
+place of `wlsweep.train.zero3` and `wlsweep.train.loop`, so that no DeepSpeed is imported and nothing is computed. All the
 rest is the product's own: Tune trials, desk, Ray Train group, process group and broadcasts, leases, records.
 """
 
@@ -20,7 +20,7 @@ def everywhere(runtime_env: dict[str, Any] | None) -> dict[str, Any]:
 def install() -> None:
     """For Ray, in each worker process."""
     for name, parts in (
-        ("wlsweep.train.engine", [join_group]),
+        ("wlsweep.train.zero3", [join_group]),
         ("wlsweep.train.loop", [ConditionFailed, Stopped, Hooks, Job, train_condition]),
     ):
         module = types.ModuleType(name)
@@ -65,7 +65,7 @@ def train_condition(job: Job, _rows: Any, place: Place, hooks: Hooks) -> None:
     """One line of the metric log, an empty model folder and the record, then the ranks meet."""
     import torch.distributed as dist
 
-    from wlsweep.paths import write_json
+    from wlsweep.run.layout import write_json
 
     name = job.condition.name
     if place.rank == 0:

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wlsweep.conditions import Condition, parse_name
-from wlsweep.config import load_sweep
-from wlsweep.paths import RunDir, write_json
-from wlsweep.schema import PREDICTION, TRUTH
+from wlsweep.run.columns import PREDICTION, TRUTH
+from wlsweep.run.layout import RunDir, write_json
+from wlsweep.spec.condition import Condition, parse_name
+from wlsweep.spec.config import load_sweep
 
 THE_19 = [c.name for c in load_sweep(Path(__file__).parents[1] / "search_spaces" / "demo.toml").conditions]
 

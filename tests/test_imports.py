@@ -13,11 +13,11 @@ ENGINES = ("torch", "ray", "vllm", "deepspeed", "transformers")
     "code",
     [
         "import wlsweep",
-        "from wlsweep.plan import make_plan; from wlsweep.config import load_sweep; "
+        "from wlsweep.spec.plan import make_plan; from wlsweep.spec.config import load_sweep; "
         "make_plan(load_sweep('search_spaces/demo.toml'))",
-        "import wlsweep.state, wlsweep.cli",
+        "import wlsweep.run.status, wlsweep.cli",
         "import wlsweep.analysis.evaluate, wlsweep.report.page",
-        "import wlsweep.sweep.run, wlsweep.sweep.desk, wlsweep.train.tiny_base",
+        "import wlsweep.orchestrate.driver, wlsweep.orchestrate.mailbox, wlsweep.train.tiny_base",
     ],
 )
 def test_light_commands_import_no_engine(code):
@@ -25,12 +25,12 @@ def test_light_commands_import_no_engine(code):
 
 
 def test_the_driver_starts_trials_without_torch():
-    assert "torch" not in loaded("import wlsweep.sweep.trials")
+    assert "torch" not in loaded("import wlsweep.orchestrate.trials")
 
 
 def test_the_package_and_plan_answer_without_what_reports_are_made_with():
     assert loaded("import wlsweep", (*ENGINES, *HEAVY, "numpy", "pydantic")) == set()
-    planned = "from wlsweep.plan import make_plan; from wlsweep.config import load_sweep; "
+    planned = "from wlsweep.spec.plan import make_plan; from wlsweep.spec.config import load_sweep; "
     assert loaded(planned + "make_plan(load_sweep('search_spaces/demo.toml'))", (*ENGINES, *HEAVY)) == set()
 
 

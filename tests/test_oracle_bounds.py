@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.oracle import regression
-from wlsweep.config import load_sweep
+from wlsweep.spec.config import load_sweep
 
 
 def shifts():

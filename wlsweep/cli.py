@@ -36,7 +36,7 @@ Limit = Annotated[int | None, typer.Option(help="trial run on N rows of every se
 
 
 def _load(path: Path, data: str | None, limit: int | None) -> Any:
-    from wlsweep.config import load_sweep
+    from wlsweep.spec.config import load_sweep
 
     sweep = load_sweep(path, data)
     if limit is None:
@@ -56,7 +56,7 @@ def plan(
     sweep: SweepFile, only: Only = None, data: DataPath = None, limit: Limit = None, json_: AsJson = False
 ) -> None:
     """Say what a sweep would do: conditions, rows, steps, storage, and what it needs to run. Starts nothing."""
-    from wlsweep.plan import make_plan, plan_text
+    from wlsweep.spec.plan import make_plan, plan_text
 
     found = make_plan(_load(sweep, data, limit), only)
     if json_:
@@ -80,7 +80,7 @@ def run(
     ] = False,
 ) -> None:
     """Run a sweep, or go on with it: everything that is done is skipped."""
-    from wlsweep.sweep.run import STAGES, run_sweep
+    from wlsweep.orchestrate.driver import STAGES, run_sweep
 
     if stage not in STAGES:
         raise WlsweepError(f"--stage {stage}: expected one of {', '.join(STAGES)}")
@@ -115,7 +115,7 @@ def submit(
 ) -> None:
     """Run a sweep as a SLURM job, or find the cluster of one that runs."""
     if address or tunnel:
-        from wlsweep.cluster.attach import environment_line, find_cluster, tunnel_line
+        from wlsweep.slurm.attach import environment_line, find_cluster, tunnel_line
 
         found = find_cluster(address or tunnel or Path())
         then = f"then open http://127.0.0.1:8265; the token is in {found['token_path']}"
@@ -124,22 +124,22 @@ def submit(
         return
     if sweep is None or site is None:
         raise WlsweepError("submit needs SWEEP.toml and --site SITE.toml (or --address DIR, or --tunnel DIR)")
-    from wlsweep.cluster.site import load_site
-    from wlsweep.cluster.submit import Wish
-    from wlsweep.cluster.submit import submit as submit_job
+    from wlsweep.slurm.site import load_site
+    from wlsweep.slurm.submit import SubmitOptions
+    from wlsweep.slurm.submit import submit as submit_job
 
     loaded = _load(sweep, data, limit)
-    wish = Wish(sweep, out or Path("runs") / loaded.name, only, nodes, array, data, limit)
+    wish = SubmitOptions(sweep, out or Path("runs") / loaded.name, only, nodes, array, data, limit)
     submit_job(loaded, load_site(site), wish, dry_run, typer.echo)
 
 
 @app.command()
 def status(folder: RunFolder, json_: AsJson = False) -> None:
     """Say where each condition of a run stands: done, running, failed (and why) or missing."""
-    from wlsweep.paths import existing_run
-    from wlsweep.state import RunState, status_table
+    from wlsweep.run.layout import existing_run
+    from wlsweep.run.status import RunStatus, status_table
 
-    state = RunState(existing_run(folder))
+    state = RunStatus(existing_run(folder))
     if json_:
         typer.echo(json.dumps(state.as_json(), indent=1))
     else:
@@ -152,8 +152,8 @@ def evaluate(folder: RunFolder, only: Only = None, external: External = None) ->
     from rich.console import Console
 
     from wlsweep.analysis.evaluate import evaluate as evaluate_run
-    from wlsweep.analysis.table import summary_table
-    from wlsweep.paths import existing_run
+    from wlsweep.analysis.summary_table import summary_table
+    from wlsweep.run.layout import existing_run
 
     run = existing_run(folder)
     Console().print(summary_table(evaluate_run(run, only, _externals(external))))
@@ -163,8 +163,8 @@ def evaluate(folder: RunFolder, only: Only = None, external: External = None) ->
 @app.command()
 def report(folder: RunFolder, only: Only = None, external: External = None) -> None:
     """Write the HTML page and the figures from the predictions alone."""
-    from wlsweep.paths import existing_run
     from wlsweep.report.page import write_report
+    from wlsweep.run.layout import existing_run
 
     run = existing_run(folder)
     if external:
@@ -180,7 +180,7 @@ def report(folder: RunFolder, only: Only = None, external: External = None) -> N
 def forecast(folder: RunFolder, json_: AsJson = False) -> None:
     """Forecast every other condition from the baseline's predictions alone, and say what that settles."""
     from wlsweep.analysis.forecast import forecast_run
-    from wlsweep.paths import existing_run
+    from wlsweep.run.layout import existing_run
 
     found = forecast_run(existing_run(folder))
     typer.echo(json.dumps(found.as_dict(), indent=1) if json_ else found.text())
@@ -195,17 +195,17 @@ def export(
     ] = None,
 ) -> None:
     """Write predictions or training mixes in the formats of LLaMA-Factory."""
-    from wlsweep.config import Sweep
-    from wlsweep.paths import existing_run, read_json
+    from wlsweep.run.layout import existing_run, read_json
+    from wlsweep.spec.config import Sweep
 
     run = existing_run(folder)
     written: list[Path] = []
     if jsonl:
-        from wlsweep.analysis.export import export_jsonl
+        from wlsweep.data.export_predictions import export_jsonl
 
         written += export_jsonl(run)
     if sharegpt is not None:
-        from wlsweep.data.export import export_sharegpt
+        from wlsweep.data.export_mixes import export_sharegpt
 
         written += export_sharegpt(run, Sweep.model_validate(read_json(run.sweep_json)["sweep"]), sharegpt)
     if not written:

@@ -3,8 +3,8 @@ import pytest
 from sklearn import metrics as sk
 
 from wlsweep.analysis import bootstrap as bs
-from wlsweep.analysis.compare import ece_apart
-from wlsweep.analysis.measure import calibration_noise
+from wlsweep.analysis.comparisons import ece_apart
+from wlsweep.analysis.condition_metrics import calibration_noise
 from wlsweep.analysis.metrics import calibration_error, equal_width_edges, probability, reliability
 
 
@@ -110,7 +110,7 @@ def ece_of(accept, log_odds, draws):
     p = probability(log_odds)
     value = calibration_error(reliability(accept, p, equal_width_edges()))
     found = drawn(accept, log_odds, bs.Resamples(len(p), draws))["ece"]
-    return value, bs.of_ece(found, value, calibration_noise(p)[1])
+    return value, bs.ece_interval(found, value, calibration_noise(p)[1])
 
 
 @pytest.mark.parametrize("n", [250, 1000])

@@ -6,7 +6,7 @@ from tests.made_run import THE_19
 from wlsweep.analysis.bootstrap import Resamples
 from wlsweep.analysis.effects import design, effects
 from wlsweep.analysis.separable import separable
-from wlsweep.conditions import parse_name
+from wlsweep.spec.condition import parse_name
 
 CONDITIONS = [parse_name(n) for n in THE_19]
 

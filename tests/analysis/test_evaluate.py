@@ -9,9 +9,9 @@ from rich.console import Console
 
 from tests.made_run import THE_19, make_run, shift_of, write_predictions
 from wlsweep.analysis.evaluate import current, evaluate, remembered_externals, training_curve
-from wlsweep.analysis.load import load_board
-from wlsweep.analysis.table import percent, summary_table
-from wlsweep.conditions import parse_name
+from wlsweep.analysis.predictions import load_predictions
+from wlsweep.analysis.summary_table import percent, summary_table
+from wlsweep.spec.condition import parse_name
 
 DRAWS = 400
 
@@ -82,7 +82,7 @@ def test_retraining_that_only_shifts_never_beats_a_moved_threshold_and_better_sc
     names = [THE_19[0], *THE_19[1:4]]
     run = make_run(tmp_path, names, n=1200, blur=1.5)  # the baseline is a blurred view of the truth
     true = pq.read_table(run.test_parquet)["true_log_odds"].to_numpy()
-    base = load_board(run).scores[THE_19[0]].log_odds
+    base = load_predictions(run).scores[THE_19[0]].log_odds
     write_predictions(run, names[1], base + 0.7)
     write_predictions(run, names[2], true + 0.7)
     write_predictions(run, names[3], np.random.default_rng(0).normal(size=1200))

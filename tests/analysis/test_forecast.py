@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tests.made_run import THE_19, make_run, write_predictions
-from wlsweep.analysis.decide import undecided
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.analysis.forecast import forecast_run
+from wlsweep.analysis.next_conditions import undecided
 from wlsweep.errors import WlsweepError
 
 DRAWS = 1000
@@ -90,7 +90,7 @@ def test_running_what_is_wanted_ends_with_nothing_wanted(tmp_path):
 
 def test_the_most_doubtful_condition_comes_first(tmp_path):
     made = forecast_run(make_run(tmp_path, n=60, leave_out=THE_19[1:], offset=1.0), draws=DRAWS)
-    from wlsweep.analysis.settle import doubts
+    from wlsweep.analysis.doubts import doubts
 
     bits, _ = doubts(made.hypotheses, made.draws, made.size)
     wanted = [n for n in undecided(made).names if n != "accept_gamma2.0_prop1_3"]

@@ -3,7 +3,7 @@ import pytest
 
 from tests.made_run import THE_19, shift_of
 from wlsweep.analysis.hypotheses import hypotheses, judge, verdicts
-from wlsweep.conditions import parse_name
+from wlsweep.spec.condition import parse_name
 
 CONDITIONS = [parse_name(n) for n in THE_19]
 SHIFTS = {n: shift_of(c) for n, c in zip(THE_19, CONDITIONS, strict=True)}

@@ -15,7 +15,7 @@ def loaded_after(code, tmp_path):
 
 
 def test_importing_analysis_and_report_loads_no_engine_and_nothing_heavy(tmp_path):
-    names = "evaluate forecast decide export table study"
+    names = "evaluate forecast next_conditions summary_table compare_conditions"
     code = "\n".join(f"import wlsweep.analysis.{n}" for n in names.split()) + "\nimport wlsweep.report.page"
     found = loaded_after(code, tmp_path)
     assert not found & {*ENGINES, *HEAVY}
@@ -28,7 +28,7 @@ def test_evaluating_and_reporting_a_run_loads_no_engine(tmp_path):
     run = make_run(tmp_path / "run", THE_19[:4], n=60)
     code = f"""
 from pathlib import Path
-from wlsweep.paths import RunDir
+from wlsweep.run.layout import RunDir
 from wlsweep.analysis.forecast import forecast_run
 from wlsweep.report.page import write_report
 run = RunDir(Path({str(run.root)!r}))

@@ -53,15 +53,15 @@ def test_delong_variance_equals_brute_force_over_pairs():
     a, r = log_odds[accept], log_odds[~accept]
     wins = (a[:, None] > r).astype(float) + 0.5 * (a[:, None] == r)
     variance = wins.mean(axis=1).var(ddof=1) / len(a) + wins.mean(axis=0).var(ddof=1) / len(r)
-    got = iv.of_auc(accept, log_odds)
+    got = iv.auc_estimate(accept, log_odds)
     assert got.value == pytest.approx(roc_auc_score(accept, log_odds), rel=1e-12)
     assert got.high - got.value == pytest.approx(stats.norm.ppf(0.975) * variance**0.5, rel=1e-12)
 
 
 @pytest.mark.parametrize("metric", ["auc", "average_precision", "f1", "accuracy", "brier"])
 def test_intervals_cover_the_true_value_about_95_times_in_100(metric):
-    from wlsweep.analysis.load import Scores
-    from wlsweep.analysis.measure import measure
+    from wlsweep.analysis.condition_metrics import measure
+    from wlsweep.analysis.predictions import Scores
 
     d = 1.2
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from wlsweep.analysis import metrics as m
-from wlsweep.analysis.intervals import of_counts
-from wlsweep.analysis.load import Scores
-from wlsweep.analysis.measure import measure, probabilistic, readings
+from wlsweep.analysis.condition_metrics import measure, probabilistic, readings
+from wlsweep.analysis.intervals import estimates_of_counts
+from wlsweep.analysis.predictions import Scores
 
 CLOSE = {"rel": 1e-12, "abs": 1e-12}
 LEVELS = [-800.0, -40.0, -2.0, -0.5, 0.0, 0.5, 2.0, 40.0, 800.0]
@@ -166,7 +166,7 @@ def test_a_year_with_one_class_has_accuracy_but_no_auc():
 
 def test_f1_interval_carries_the_wilson_interval_of_the_shared_hits():
     c = m.Counts(tp=30, fn=10, unknown_accept=5, fp=15, tn=40, unknown_reject=0)
-    got = of_counts({"margin": c})["margin"]["f1"]
+    got = estimates_of_counts({"margin": c})["margin"]["f1"]
     assert got.value == pytest.approx(2 * 30 / (2 * 30 + 15 + 15))
     assert got.n == 60
     assert got.low < got.value < got.high

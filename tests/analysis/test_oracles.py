@@ -13,8 +13,8 @@ from sklearn.calibration import calibration_curve
 
 from tests.analysis.test_metrics import CLOSE, arrays, rows, scored
 from wlsweep.analysis import metrics as m
-from wlsweep.analysis.intervals import of_mean, wilson
-from wlsweep.analysis.measure import calibration_noise, curves, measure, probabilistic
+from wlsweep.analysis.condition_metrics import calibration_noise, curves, measure, probabilistic
+from wlsweep.analysis.intervals import estimate_of_mean, wilson
 from wlsweep.analysis.seeds import over_seeds
 from wlsweep.analysis.theory import calibration
 
@@ -114,7 +114,7 @@ def test_wilson_equals_its_formula(hits, n):
 @pytest.mark.parametrize("n", [2, 3, 50])
 def test_the_interval_of_a_mean_is_that_of_a_t_test(n):
     values = np.random.default_rng(n).random(n)
-    found = of_mean(values)
+    found = estimate_of_mean(values)
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((max(expected.low, 0), expected.high), **CLOSE)
 
@@ -175,5 +175,5 @@ def test_where_the_variance_says_nothing_there_is_no_interval():
     found = probabilistic(accept, log_odds)
     assert found["auc"].value == found["average_precision"].value == 1
     assert found["auc"].low is None and found["average_precision"].low is None
-    brier = of_mean(np.array([0.0, 1.0]), most=1.0)
+    brier = estimate_of_mean(np.array([0.0, 1.0]), most=1.0)
     assert (brier.low, brier.high) == (0.0, 1.0)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from wlsweep.analysis.seeds import cell, cells, over_seeds
-from wlsweep.conditions import parse_name
+from wlsweep.spec.condition import parse_name
 
 
 def test_seeds_of_one_condition_share_a_cell_and_other_axes_do_not():

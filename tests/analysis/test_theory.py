@@ -8,7 +8,7 @@ from scipy.stats import norm
 from tests.made_run import THE_19, shift_of
 from wlsweep.analysis.bootstrap import Resamples
 from wlsweep.analysis.theory import Calibration, calibration, expected_shift, forecast, slope_of_observed
-from wlsweep.conditions import parse_name
+from wlsweep.spec.condition import parse_name
 
 MIXES = {
     "mixes": {

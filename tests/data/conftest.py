@@ -1,7 +1,7 @@
 import pytest
 
 from bench import papers, qwen_like
-from wlsweep.paths import RunDir
+from wlsweep.run.layout import RunDir
 
 
 @pytest.fixture(scope="session")

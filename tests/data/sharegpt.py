@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from wlsweep.config import Sweep
+from wlsweep.spec.config import Sweep
 
 ROOT = Path(__file__).parents[2]
 TASK = "Judge this paper.\n - \\boxed{Accept} or \\boxed{Reject}"

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wlsweep.config import load_sweep
 from wlsweep.data.mix import MixCount, Stock, draw, exact_counts, plan_counts, scale_table, shortfalls
 from wlsweep.errors import WlsweepError
+from wlsweep.spec.config import load_sweep
 
 PUBLISHED = {2: (8553, 8548), 3: (5702, 11399), 4: (4276, 12825), 8: (2135, 14966)}
 SOURCE = Stock(8553, 8548)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from wlsweep.config import SyntheticPapers, TinyBase
 from wlsweep.data.rows import parse_row, read_rows
 from wlsweep.data.synthetic import cue_model, draw_papers, ensure_synthetic
 from wlsweep.data.tokenise import chat_messages
-from wlsweep.train.base_model import train_tokenizer
+from wlsweep.spec.config import SyntheticPapers, TinyBase
+from wlsweep.train.tiny_base_model import train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,14 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
-from wlsweep.conditions import parse_name
-from wlsweep.config import Sweep
-from wlsweep.data.stage import load_mix, load_test
-from wlsweep.paths import RunDir, read_json
+from wlsweep.data.prepare import load_mix, load_test
+from wlsweep.run.layout import RunDir, read_json
+from wlsweep.spec.condition import parse_name
+from wlsweep.spec.config import Sweep
 from wlsweep.train import loop
 from wlsweep.train import model as model_module
-from wlsweep.train.engine import join_group
 from wlsweep.train.loss import global_loss
+from wlsweep.train.zero3 import join_group
 
 
 def changed_weights(change):

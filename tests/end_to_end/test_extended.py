@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 
 from tests.end_to_end.test_sweep import SMALL, finish, start
-from wlsweep.conditions import parse_name
-from wlsweep.config import load_sweep
-from wlsweep.paths import RunDir
-from wlsweep.plan import make_plan
+from wlsweep.run.layout import RunDir
+from wlsweep.spec.condition import parse_name
+from wlsweep.spec.config import load_sweep
+from wlsweep.spec.plan import make_plan
 
 GRID = """
 [[grid]]

@@ -8,8 +8,8 @@ import pytest
 
 from bench.oracle import LOOSE, judge
 from tests.end_to_end.test_sweep import SMALL, finish, start
-from wlsweep.config import load_sweep
-from wlsweep.paths import RunDir
+from wlsweep.run.layout import RunDir
+from wlsweep.spec.config import load_sweep
 
 pytestmark = pytest.mark.slow
 GRID = """

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.test_sweep import NAMES, SMALL, wait_until
-from wlsweep.paths import RunDir
-from wlsweep.state import RunState
+from wlsweep.run.layout import RunDir
+from wlsweep.run.status import RunStatus
 
 pytestmark = [pytest.mark.jobs, pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")]
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ def test_a_job_that_is_stopped_saves_its_condition_and_the_same_command_goes_on(
     saved = max(int(p.parent.name.split("_")[1]) for p in run.checkpoints(name).glob("step_*/training.json"))
     until_saved = logged(run, name, saved)
     assert until_saved and not run.trained(name).exists()
-    assert not run.lease(name).exists() and RunState(run).all()[0].train == "missing"
+    assert not run.lease(name).exists() and RunStatus(run).all()[0].train == "missing"
 
     second, other = submit(head, space, run.root, tmp_path / "second.txt")
     second.wait(timeout=200)

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from ray.cluster_utils import Cluster
 
-from wlsweep.config import load_sweep
-from wlsweep.paths import RunDir
-from wlsweep.state import RunState
+from wlsweep.run.layout import RunDir
+from wlsweep.run.status import RunStatus
+from wlsweep.spec.config import load_sweep
 
 pytestmark = pytest.mark.slow
 SMALL = Path(__file__).with_name("small.toml")
@@ -95,7 +95,7 @@ def beside(undisturbed, name):
 def test_a_sweep_ends_with_every_condition_predicted_and_a_report(undisturbed):
     out, text = undisturbed
     run = RunDir(out)
-    states = RunState(run).all()
+    states = RunStatus(run).all()
     assert [(s.train, s.predict) for s in states] == [("done", "done")] * len(NAMES)
     metrics = json.loads(run.metrics_json.read_text())
     assert [m["name"] for m in metrics] == NAMES
@@ -133,7 +133,7 @@ def test_a_killed_worker_costs_a_retry_and_a_failed_condition_only_itself(undist
     wait_until(lambda: any(run.checkpoints(killed).glob("step_*/training.json")))
     os.kill(json.loads(run.lease(killed).read_text())["pid"], signal.SIGKILL)
     text = finish(started, code=1)
-    states = {s.name: s for s in RunState(run).all()}
+    states = {s.name: s for s in RunStatus(run).all()}
     assert [states[n].predict for n in NAMES[:2]] == ["done", "done"]
     assert json.loads(run.trained(killed).read_text())["attempts"] == 2
     assert states[failing].train == "failed" and "IsADirectoryError" in states[failing].cause
@@ -207,10 +207,10 @@ def test_an_engine_that_waits_long_for_its_model_is_not_given_up(undisturbed):
         import threading
         from pathlib import Path
         import ray.data
-        from wlsweep.config import load_sweep
-        from wlsweep.paths import RunDir
+        from wlsweep.spec.config import load_sweep
+        from wlsweep.run.layout import RunDir
         from wlsweep.predict.stage import predict_conditions
-        from wlsweep.sweep.cluster import connect
+        from wlsweep.orchestrate.ray_cluster import connect
 
         sweep, run = load_sweep({str(SMALL)!r}), RunDir(Path({str(out)!r}))
         connect(sweep)
@@ -237,7 +237,7 @@ def test_a_model_that_the_engine_does_not_reproduce_fails_alone_and_is_not_predi
     for name in (sound, other):
         shutil.rmtree(run.prediction(name))
     text = finish(start(out), code=1)
-    states = {s.name: s for s in RunState(run).all()}
+    states = {s.name: s for s in RunStatus(run).all()}
     assert states[sound].predict == "done" and results_of(run, sound) == results_of(RunDir(undisturbed[0]), sound)
     assert states[other].predict == "failed" and "differ by 0.5" in states[other].cause
     assert f"{other} FAILED" in text and not run.prediction(other).exists()
@@ -268,7 +268,7 @@ def test_a_worker_killed_in_one_of_two_groups_costs_the_other_nothing(tmp_path):
     killed = next(n for n in NAMES[:2] if any(run.checkpoints(n).glob("step_*/training.json")))
     os.kill(json.loads(run.lease(killed).read_text())["pid"], signal.SIGKILL)
     text = finish(started)
-    assert [s.predict for s in RunState(run).all()] == ["done"] * len(NAMES)
+    assert [s.predict for s in RunStatus(run).all()] == ["done"] * len(NAMES)
     assert "  predict 1/" not in text, "an engine started in the room of the first group that had nothing left"
     attempts = {n: json.loads(run.trained(n).read_text())["attempts"] for n in NAMES}
     assert attempts == {n: 1 + (n == killed) for n in NAMES}
@@ -289,7 +289,7 @@ def test_until_decided_runs_what_is_in_doubt_and_the_page_says_what_it_left_out(
         shutil.rmtree(run.prediction(name))
     text = finish(start(out, "--until-decided"))
     skipped = json.loads(run.skipped_json.read_text())
-    done = [s.name for s in RunState(run).all() if s.predict == "done"]
+    done = [s.name for s in RunStatus(run).all() if s.predict == "done"]
     assert set(done) | set(skipped) == set(NAMES) and not set(done) & set(skipped)
     assert len(done) >= 2, "one condition must check the theory"
     assert all(f"next:    {name}: " in text for name in done[1:])

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.train.made_rows import drawn_rows
-from wlsweep.config import Predict
-from wlsweep.predict.engine import Engine, Probe, SwapFailed, engine_environment
+from wlsweep.predict.vllm_engine import Engine, Probe, SwapFailed, engine_environment
+from wlsweep.spec.config import Predict
 
 CONFIG = Predict(gpus_per_engine=0, cpus_per_engine=1, dtype="float32", answer_tokens=6)
 

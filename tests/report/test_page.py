@@ -12,13 +12,13 @@ from tests.made_run import THE_19, make_run
 from tests.report.browser import tab
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.errors import WlsweepError
-from wlsweep.paths import read_json, write_json
 from wlsweep.report import png
+from wlsweep.report.figures.style import Figure
 from wlsweep.report.findings import forecast_section
-from wlsweep.report.page import page, told, write_report
-from wlsweep.report.records import tables
-from wlsweep.report.story import pct_interval
-from wlsweep.report.style import Figure
+from wlsweep.report.page import page, report_input_of, write_report
+from wlsweep.report.report_input import pct_interval
+from wlsweep.report.tables import tables
+from wlsweep.run.layout import read_json, write_json
 
 NAMED = {
     "acceptance_rate_vs_gamma",
@@ -169,21 +169,21 @@ def test_a_proportion_has_one_colour_in_every_figure(run):
 
 def test_a_page_of_a_selection_says_so_and_calls_nothing_done_or_not_run_that_it_leaves_out(tmp_path):
     made = make_run(tmp_path, THE_19[:10], n=80)
-    html, figures = page(told(made, write_report(made, only="0-2,7", png=False).evaluation))
+    html, figures = page(report_input_of(made, write_report(made, only="0-2,7", png=False).evaluation))
     assert "This page shows 4 of the sweep&#39;s 10 conditions (--only 0-2,7)." in html and "not selected" in html
     words = {a["text"] for f in figures if f.slug == "heatmap_accuracy" for a in f.wide["annotations"]}
     assert "not shown" in words and "not run" not in words
 
 
 def test_a_table_downloads_in_the_unit_of_its_headings(run):
-    story = told(run, evaluate(run, draws=DRAWS))
-    compared = story.analysis["comparisons"][0]["difference"]["accuracy"]
-    (differences,) = [b for b in tables(story).blocks if b.slug == "differences"]
+    report_input = report_input_of(run, evaluate(run, draws=DRAWS))
+    compared = report_input.analysis["comparisons"][0]["difference"]["accuracy"]
+    (differences,) = [b for b in tables(report_input).blocks if b.slug == "differences"]
     cell = differences.rows[0].cells[differences.headings.index("accuracy (points)")]
     assert cell.value == pytest.approx(100 * compared["value"]) and cell.low == pytest.approx(100 * compared["low"])
-    (forecast,) = [b for b in forecast_section(story).blocks if getattr(b, "slug", "") == "forecast"]
+    (forecast,) = [b for b in forecast_section(report_input).blocks if getattr(b, "slug", "") == "forecast"]
     cell = forecast.rows[0].cells[forecast.headings.index("measured accuracy %")]
-    entry = next(e for e in story.done if e["name"] == forecast.rows[0].cells[0].text)
+    entry = next(e for e in report_input.done if e["name"] == forecast.rows[0].cells[0].text)
     assert cell.value == pytest.approx(100 * entry["accuracy"]) and cell.text == f"{cell.value:.1f}"
 
 
@@ -194,7 +194,7 @@ def test_the_page_names_the_model_every_launch_and_what_the_forecast_chose(tmp_p
     launches = ["wlsweep run a.toml --only 0", "wlsweep run a.toml --until-decided"]
     write_json(made.sweep_json, sweep | {"launches": [{"command": c} for c in launches]})
     write_json(made.skipped_json, {THE_19[2]: "no open hypothesis hangs on it"})
-    html, _ = page(told(made, evaluate(made, draws=DRAWS)))
+    html, _ = page(report_input_of(made, evaluate(made, draws=DRAWS)))
     assert "One model (models/some-llm)" in html and "chose which conditions to run" in html
     assert all(c in html for c in launches)
     assert "left out by --until-decided: no open hypothesis hangs on it" in html
@@ -206,9 +206,9 @@ def test_an_external_model_worse_than_all_is_inside_the_fitted_axis(tmp_path):
     wrong = [0.1 if label == "Accept" else 0.9 for label in truth["label"].to_pylist()]
     pq.write_table(pa.table({"row_id": truth["row_id"], "p_accept": wrong}), tmp_path / "worst.parquet")
     found = evaluate(made, externals=[("worst", tmp_path / "worst.parquet")], draws=DRAWS)
-    (figure,) = [f for f in page(told(made, found))[1] if f.slug == "accuracy_vs_gamma"]
+    (figure,) = [f for f in page(report_input_of(made, found))[1] if f.slug == "accuracy_vs_gamma"]
     assert figure.wide["yaxis"]["range"][0] == 0
-    html, figures = page(told(made, found))
+    html, figures = page(report_input_of(made, found))
     assert f"worst from {tmp_path / 'worst.parquet'}" in html
     (grid,) = [f for f in figures if f.slug == "heatmap_accuracy"]
     assert f"Outside of the grid: worst {pct_interval(found.analysis['externals'][0], 'accuracy')}." in grid.caption
@@ -232,7 +232,7 @@ def test_duplicates_truncation_and_unknown_answers_are_named(run):
 )
 def test_small_empty_and_larger_sweeps_make_a_page(tmp_path, names, left_out):
     made = make_run(tmp_path, names, n=60, leave_out=left_out)
-    html, figures = page(told(made, evaluate(made, draws=DRAWS)))
+    html, figures = page(report_input_of(made, evaluate(made, draws=DRAWS)))
     for f in figures:
         go.Figure(data=f.data, layout=f.wide | f.narrow)
     assert all(name in html.replace("<wbr>", "") for name in names)
@@ -247,7 +247,7 @@ def test_other_seeds_losses_and_gammas_below_one_make_a_page(tmp_path):
     ]
     names += [f"{n}_seed1" for n in THE_19[:4]]
     made = make_run(tmp_path, names, n=80)
-    html, figures = page(told(made, evaluate(made, draws=DRAWS)))
+    html, figures = page(report_input_of(made, evaluate(made, draws=DRAWS)))
     assert "Over seeds" in html and "circles are single seeds" in html and "Of several seeds, seed 0." in html
     (rates,) = [f for f in figures if f.slug == "acceptance_rate_vs_gamma"]
     theory = [y for t in rates.data if t["name"].startswith("theory") for y in t["y"]]

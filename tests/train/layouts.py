@@ -15,11 +15,11 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from transformers import AutoModelForCausalLM
 
 from tests.train.made_rows import LR, STEPS, WEIGHTS, drawn_rows, train_config
-from wlsweep.conditions import Condition
-from wlsweep.train import engine as engine_module
+from wlsweep.spec.condition import Condition
+from wlsweep.train import zero3 as engine_module
 from wlsweep.train.batches import cut, global_batch_rows
-from wlsweep.train.engine import Decision, build_engine, export_model, join_group, release
 from wlsweep.train.model import collate, run_forward
+from wlsweep.train.zero3 import Decision, build_engine, export_model, join_group, release
 
 CONDITION = Condition("accept", 4.0, 2)
 released = []

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from wlsweep.config import TinyBase, Train
 from wlsweep.data.rows import parse_row
 from wlsweep.data.synthetic import draw_papers
 from wlsweep.data.tokenise import AnswerTokens, chat_messages, find_answer_tokens, load_tokenizer
-from wlsweep.train.base_model import teach, train_tokenizer
+from wlsweep.spec.config import TinyBase, Train
+from wlsweep.train.tiny_base_model import teach, train_tokenizer
 
 WEIGHTS = (4.0, 1.0)
 STEPS = 20

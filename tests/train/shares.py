@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 
 from tests.train.made_rows import train_config
-from wlsweep.train import engine as ours
-from wlsweep.train.engine import deepspeed, join_group, zero3_config
+from wlsweep.train import zero3 as ours
+from wlsweep.train.zero3 import deepspeed, join_group, zero3_config
 
 SIZES = (4, 7, 1, 30)
 """Elements of the gradients: shares of unequal length, an empty one, and one that comes out even."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from wlsweep.conditions import Condition
+from wlsweep.spec.condition import Condition
 from wlsweep.train.loss import (
     binary_loss,
     class_weights,

@@ -5,10 +5,10 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from wlsweep.conditions import Condition
+from wlsweep.spec.condition import Condition
 from wlsweep.train.model import AnswerModel, collate, run_forward
-from wlsweep.train.onednn import use_onednn
 from wlsweep.train.packed import packed_attention
+from wlsweep.train.patches.onednn import use_onednn
 
 
 def made(vocab=4096, prompt=200, rows=4, attention="sdpa"):

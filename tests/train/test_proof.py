@@ -7,13 +7,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.train.made_rows import drawn_rows, make_base
-from wlsweep.conditions import Condition, parse_name
-from wlsweep.config import load_sweep
-from wlsweep.paths import RunDir
+from wlsweep.run.layout import RunDir
+from wlsweep.spec.condition import Condition, parse_name
+from wlsweep.spec.config import load_sweep
 from wlsweep.train import model
-from wlsweep.train.engine import Place
 from wlsweep.train.loop import Batcher, ConditionFailed, Job, prove_weights
 from wlsweep.train.loss import global_loss, sample_weights
+from wlsweep.train.zero3 import Place
 
 NAMES = [
     "baseline_gamma1.0_prop1_2",

@@ -4,13 +4,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from tests.test_cost import configuration
+from tests.spec.test_cost import configuration
 from tests.train.made_rows import papers
-from wlsweep.config import TinyBase, load_sweep
-from wlsweep.cost import architecture
 from wlsweep.data.tokenise import chat_messages
-from wlsweep.train.base_model import train_tokenizer
-from wlsweep.train.engine import SMALL, zero3_config
+from wlsweep.spec.config import TinyBase, load_sweep
+from wlsweep.spec.cost import architecture
+from wlsweep.train.tiny_base_model import train_tokenizer
+from wlsweep.train.zero3 import SMALL, zero3_config
 
 OFFICIAL = (
     "<|im_start|>system\nYou are a reviewer.<|im_end|>\n"

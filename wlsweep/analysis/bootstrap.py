@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wlsweep.analysis.intervals import LEVEL, Interval, auc, average_precision
-from wlsweep.analysis.load import BoolArray, FloatArray
 from wlsweep.analysis.metrics import BINS, bin_of, equal_width_edges, log_losses, probability
+from wlsweep.analysis.predictions import BoolArray, FloatArray
 
 _CHUNK = 500  # draws per product; 500 x 20,000 float32 weights are 40 MB
 _COLUMNS = ("tp", "fp", "brier", "log_loss", "auc", "average_precision", "log_odds", "moved_tp", "moved_fp")
@@ -164,7 +164,7 @@ def percentile(values: FloatArray) -> Interval | None:
     return Interval(float(low), float(high))
 
 
-def of_ece(values: FloatArray, value: float, by_chance: float) -> Interval | None:
+def ece_interval(values: FloatArray, value: float, by_chance: float) -> Interval | None:
     """A 95% interval of ECE from its draws.
 
     ECE is a sum of absolute gaps, so a sample's is too large on average, the more so the better calibrated the model is,

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wlsweep.analysis.load import FloatArray
-from wlsweep.conditions import Condition
+from wlsweep.analysis.predictions import FloatArray
+from wlsweep.spec.condition import Condition
 
 TERMS = ("intercept", "ln gamma", "logit proportion", "interaction")
 

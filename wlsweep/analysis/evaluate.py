@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wlsweep import __version__
-from wlsweep.analysis.load import Board, Scores, load_board
-from wlsweep.analysis.measure import curves, measure, subset
+from wlsweep.analysis.compare_conditions import compare_conditions
+from wlsweep.analysis.condition_metrics import curves, measure, subset
 from wlsweep.analysis.metrics import rows_of_year
-from wlsweep.analysis.study import study
-from wlsweep.paths import RunDir, read_json, whole_file, write_json
+from wlsweep.analysis.predictions import RunPredictions, Scores, load_predictions
+from wlsweep.run.layout import RunDir, atomic_file, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ def evaluate(
     Raises:
         WlsweepError: if predictions do not fit the test set, naming files and rows.
     """
-    board = load_board(run, only, externals)
-    entries = [_entry(board, c.name) | c.as_dict() for c in board.conditions]
-    external = [{"name": name, "state": "done", **_measured(board, s)} for name, s in board.externals.items()]
-    found = study(board, [*entries, *external], draws)
+    loaded = load_predictions(run, only, externals)
+    entries = [_entry(loaded, c.name) | c.as_dict() for c in loaded.conditions]
+    external = [{"name": name, "state": "done", **_measured(loaded, s)} for name, s in loaded.externals.items()]
+    found = compare_conditions(loaded, [*entries, *external], draws)
     for entry in [*entries, *external]:
         if at := found["ece_intervals"].get(entry["name"]):
             entry["ece_low"], entry["ece_high"] = at
@@ -68,11 +68,11 @@ def evaluate(
         **found,
         "inputs": inputs_of(run, only, externals),
         "draws": draws,
-        "rows": board.truth.n,
-        "years": board.truth.years,
-        "curves": {name: curves(board.truth.accept, s) for name, s in {**board.scores, **board.externals}.items()},
+        "rows": loaded.truth.n,
+        "years": loaded.truth.years,
+        "curves": {name: curves(loaded.truth.accept, s) for name, s in {**loaded.scores, **loaded.externals}.items()},
         "externals": external,
-        "training": {c.name: training_curve(run, c.name) for c in board.conditions},
+        "training": {c.name: training_curve(run, c.name) for c in loaded.conditions},
     }
     write_json(run.metrics_json, entries)
     write_json(run.analysis_json, analysis)
@@ -116,14 +116,14 @@ def remembered_externals(run: RunDir) -> list[tuple[str, Path]]:
     return [(name, path) for name, path in known if path.is_file()]
 
 
-def _entry(board: Board, name: str) -> dict[str, Any]:
-    state, cause = board.states[name]
+def _entry(loaded: RunPredictions, name: str) -> dict[str, Any]:
+    state, cause = loaded.states[name]
     entry: dict[str, Any] = {"state": state, "cause": cause or None}
-    return entry | _measured(board, board.scores[name]) if name in board.scores else entry
+    return entry | _measured(loaded, loaded.scores[name]) if name in loaded.scores else entry
 
 
-def _measured(board: Board, scores: Scores) -> dict[str, Any]:
-    truth = board.truth
+def _measured(loaded: RunPredictions, scores: Scores) -> dict[str, Any]:
+    truth = loaded.truth
     years = [(year, rows_of_year(truth, year)) for year in truth.years]
     return measure(truth.accept, scores) | {
         "by_year": [{"year": year, **measure(truth.accept[rows], subset(scores, rows))} for year, rows in years]
@@ -162,5 +162,5 @@ def _by_year(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     names = list(dict.fromkeys(key for row in rows for key in row))
     table = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         pq.write_table(table, temporary)

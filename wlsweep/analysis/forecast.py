@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 
 from wlsweep.analysis import bootstrap as bs
+from wlsweep.analysis.compare_conditions import effective_beta, mean_over_seeds, summarised
+from wlsweep.analysis.doubts import Prospect, prospects
 from wlsweep.analysis.hypotheses import Hypothesis, hypotheses
-from wlsweep.analysis.load import FloatArray, load_board
+from wlsweep.analysis.predictions import FloatArray, load_predictions
 from wlsweep.analysis.seeds import cell
-from wlsweep.analysis.settle import Prospect, prospects
-from wlsweep.analysis.study import effective_beta, mean_over_seeds, summarised
 from wlsweep.analysis.theory import Calibration, calibration, expected_shift, forecast
-from wlsweep.conditions import Condition, baseline_of
 from wlsweep.errors import WlsweepError
-from wlsweep.paths import RunDir
+from wlsweep.run.layout import RunDir
+from wlsweep.spec.condition import Condition, baseline_of
 
 METRICS = ("predicted_accept_rate", "accuracy", "precision", "recall", "f1")
 
@@ -132,35 +132,35 @@ def forecast_run(run: RunDir, draws: int = 10_000) -> RunForecast:
     Raises:
         WlsweepError: if the sweep declares no baseline, or it is not predicted yet, or predictions do not fit.
     """
-    board = load_board(run)
-    baselines = [c for c in board.declared if baseline_of(c).name == c.name]
+    loaded = load_predictions(run)
+    baselines = [c for c in loaded.declared if baseline_of(c).name == c.name]
     if not baselines:
         raise WlsweepError(
             f"{run.sweep_json}: the sweep declares no baseline (gamma 1.0 at 1/2), from which all else is forecast;"
             " add it to the search space and run it"
         )
-    ready = [c for c in baselines if c.name in board.scores]
+    ready = [c for c in baselines if c.name in loaded.scores]
     if not ready:
-        state, cause = board.states[baselines[0].name]
+        state, cause = loaded.states[baselines[0].name]
         raise WlsweepError(
             f"{run.root}: the baseline {baselines[0].name} is not predicted ({state}: {cause}); the forecast needs it"
             f" first: wlsweep run SWEEP.toml --only {baselines[0].index}"
         )
     base = ready[0]
-    accept, log_odds = board.truth.accept, board.scores[base.name].log_odds
-    shifts = {c.name: expected_shift(c, board.data, effective_beta(board.sweep)) for c in board.declared}
-    resamples = bs.Resamples(board.truth.n, draws)
+    accept, log_odds = loaded.truth.accept, loaded.scores[base.name].log_odds
+    shifts = {c.name: expected_shift(c, loaded.data, effective_beta(loaded.sweep)) for c in loaded.declared}
+    resamples = bs.Resamples(loaded.truth.n, draws)
     known = calibration(accept, log_odds)
     wanted = {n: s.value for n, s in shifts.items() if s.covered and n != base.name}
     made = forecast(accept, log_odds, wanted, resamples, known)
-    measured, seen = _measured(board.scores, accept, resamples)
+    measured, seen = _measured(loaded.scores, accept, resamples)
     values: dict[str, dict[str, FloatArray]] = {}
     for metric in ("predicted_accept_rate", "accuracy"):
         # without a calibration the intervals are too narrow to settle anything: only what is measured counts
         foreseen = {} if known is None else {n: d[metric] for n, d in made.draws.items()}
         by_name = foreseen | {n: d[metric] for n, d in seen.items()}
-        values[metric] = mean_over_seeds(board.declared, by_name)
-    judged = hypotheses(board.declared, {cell(c): shifts[c.name].value for c in board.declared})
+        values[metric] = mean_over_seeds(loaded.declared, by_name)
+    judged = hypotheses(loaded.declared, {cell(c): shifts[c.name].value for c in loaded.declared})
     rows = [
         ForecastRow(
             c.name,
@@ -169,17 +169,17 @@ def forecast_run(run: RunDir, draws: int = 10_000) -> RunForecast:
             summarised(made.point[c.name], made.draws[c.name]) if c.name in wanted else None,
             measured.get(c.name),
         )
-        for c in board.declared
+        for c in loaded.declared
         if c.name != base.name
     ]
     return RunForecast(
         base.name,
-        board.truth.n,
+        loaded.truth.n,
         known,
         rows,
         prospects(judged, values, draws),
-        board.declared,
-        frozenset(board.scores),
+        loaded.declared,
+        frozenset(loaded.scores),
         judged,
         values,
         draws,

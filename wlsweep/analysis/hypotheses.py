@@ -19,9 +19,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from wlsweep.analysis.load import FloatArray
+from wlsweep.analysis.predictions import FloatArray
 from wlsweep.analysis.seeds import cell
-from wlsweep.conditions import Condition
+from wlsweep.spec.condition import Condition
 
 Verdict = Literal["pass", "fail", "not testable"]
 Metric = Literal["predicted_accept_rate", "accuracy"]

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wlsweep.analysis.load import BoolArray, FloatArray
 from wlsweep.analysis.metrics import Counts, Rate, placements, rates
+from wlsweep.analysis.predictions import BoolArray, FloatArray
 
 LEVEL = 0.95
 """Level of every interval."""
@@ -53,7 +53,7 @@ def wilson(hits: Sequence[float], n: Sequence[int]) -> list[Interval | None]:
     ]
 
 
-def of_counts(counts: dict[str, Counts]) -> dict[str, dict[str, Estimate]]:
+def estimates_of_counts(counts: dict[str, Counts]) -> dict[str, dict[str, Estimate]]:
     """Shares and F1 of several cross-tables with their Wilson intervals, worked out together because calls are dear.
 
     F1 = 2J / (1 + J) grows with the share J = hits / (hits + misses + false alarms), so J's Wilson interval is carried
@@ -80,7 +80,7 @@ def _estimate(key: str, rate: Rate, at: Interval | None) -> Estimate:
     return Estimate(rate.value, at.low, at.high, rate.n)
 
 
-def of_mean(values: FloatArray, most: float = np.inf) -> Estimate:
+def estimate_of_mean(values: FloatArray, most: float = np.inf) -> Estimate:
     """A mean over rows of losses between 0 and `most`, with its t interval cut to that; no interval of one row."""
     from scipy.stats import t
 
@@ -106,7 +106,7 @@ def auc(accept: BoolArray, log_odds: FloatArray) -> tuple[float | None, FloatArr
     return value, influence
 
 
-def of_auc(accept: BoolArray, log_odds: FloatArray) -> Estimate:
+def auc_estimate(accept: BoolArray, log_odds: FloatArray) -> Estimate:
     """AUC with the interval of DeLong et al. (1988), cut to [0, 1].
 
     No value without both classes, no interval with fewer than two of one or where no pair is in the wrong order (or
@@ -143,7 +143,7 @@ def average_precision(accept: BoolArray, log_odds: FloatArray) -> tuple[float | 
     return value, np.asarray((own + np.where(accept, per_accept[group], per_reject[group])) / total)
 
 
-def of_average_precision(accept: BoolArray, log_odds: FloatArray) -> Estimate:
+def average_precision_estimate(accept: BoolArray, log_odds: FloatArray) -> Estimate:
     """Average precision with an infinitesimal-jackknife interval, cut to [0, 1]; none where its variance is 0."""
     value, influence = average_precision(accept, log_odds)
     if value is None or accept.sum() < 2:

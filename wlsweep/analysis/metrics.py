@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from wlsweep.analysis.load import BoolArray, FloatArray, Scores, Truth
+from wlsweep.analysis.predictions import BoolArray, FloatArray, Scores, Truth
 
 Reading = Literal["margin", "strict", "parsed"]
 READINGS: tuple[Reading, ...] = ("margin", "strict", "parsed")

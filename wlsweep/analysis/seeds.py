@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from wlsweep.analysis.intervals import LEVEL
-from wlsweep.analysis.load import FloatArray
-from wlsweep.conditions import Condition
+from wlsweep.analysis.predictions import FloatArray
+from wlsweep.spec.condition import Condition
 
 
 def cell(c: Condition) -> str:

@@ -1,6 +1,6 @@
 """What theory expects of a condition before it is trained: a shift of the baseline's log-odds.
 
-    >>> from wlsweep.conditions import parse_name
+    >>> from wlsweep.spec.condition import parse_name
     >>> round(expected_shift(parse_name("accept_gamma2.0_prop1_3"), {}).value, 12)
     0.0
 
@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wlsweep.analysis.bootstrap import Draws, Resamples, from_counts
-from wlsweep.analysis.load import BoolArray, FloatArray, logit, share_of_accepts
-from wlsweep.conditions import Condition
+from wlsweep.analysis.predictions import BoolArray, FloatArray, logit, share_of_accepts
+from wlsweep.spec.condition import Condition
 
 _CHUNK = 500
 _CLUSTERS = 3  # fewest mixes from which errors can be clustered

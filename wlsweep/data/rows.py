@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from wlsweep.errors import WlsweepError, refuse_all
-from wlsweep.schema import LABELS
+from wlsweep.run.columns import LABELS
 
 _LABEL = re.compile(r"\\boxed\{(" + "|".join(LABELS) + r")\}")
 _BLANK_LINE = re.compile(
@@ -40,7 +40,7 @@ class Row(NamedTuple):
     """sha256 (hex) of the paper's text without white space; label, system and instruction are no part of it."""
     year: int | None
     label: str
-    """One of `wlsweep.schema.LABELS`."""
+    """One of `wlsweep.run.columns.LABELS`."""
     system: str | None
     instruction: str
     """The human turn up to and with its first blank line; empty where there is no blank line."""

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from wlsweep.config import Data, Sweep
 from wlsweep.data.mix import MixCount, Stock, plan_counts, scale_table
 from wlsweep.data.rows import read_rows
 from wlsweep.data.split import limited_counts, test_count
 from wlsweep.errors import WlsweepError
-from wlsweep.schema import ACCEPT
+from wlsweep.run.columns import ACCEPT
+from wlsweep.spec.config import Data, Sweep
 
 _ENDINGS = ("json", "jsonl", "parquet")
 

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from wlsweep.config import SyntheticPapers
-from wlsweep.paths import whole_file
-from wlsweep.schema import ACCEPT, REJECT
+from wlsweep.run.columns import ACCEPT, REJECT
+from wlsweep.run.layout import atomic_file
+from wlsweep.spec.config import SyntheticPapers
 
 CUES = 10
 """Cue words in a paper."""
@@ -120,7 +120,7 @@ def ensure_synthetic(config: SyntheticPapers, cache: Path) -> SyntheticFiles:
     sizes = (config.base_rows, config.train_rows, config.test_rows)
     for part, (path, n) in enumerate(zip(files, sizes, strict=True)):
         if not path.is_file():
-            with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
+            with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
                 for row in draw_papers(n, config.words, [config.seed, part]):
                     out.write(json.dumps(row) + "\n")
     return files

@@ -33,8 +33,8 @@ from wlsweep.data.tokenise import (
     tokenise_rows,
 )
 from wlsweep.errors import WlsweepError
-from wlsweep.paths import read_json, whole_folder, write_json
-from wlsweep.schema import ACCEPT
+from wlsweep.run.columns import ACCEPT
+from wlsweep.run.layout import atomic_folder, read_json, write_json
 
 FORMAT = 2
 """Raised whenever the same inputs would give another table."""
@@ -135,7 +135,7 @@ def ensure_table(
     folder = cache / "tokens" / key.fingerprint
     if not folder.is_dir():
         on_progress(f"tokenising {source}")
-        with whole_folder(folder) as temporary:
+        with atomic_folder(folder) as temporary:
             _write(key, source, model, temporary, on_progress, only)
     return open_table(folder)
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from wlsweep.data.rows import Row
 from wlsweep.errors import WlsweepError
-from wlsweep.schema import ACCEPT, LABELS, REJECT
+from wlsweep.run.columns import ACCEPT, LABELS, REJECT
 
 ANSWER = r"\boxed{{{}}}"
 """The whole answer; the chat template ends it with its end-of-turn token."""

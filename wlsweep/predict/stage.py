@@ -1,7 +1,7 @@
 """Predict the test set with every trained condition: Ray Data streams conditions through actors that hold an engine each.
 
 Each condition becomes one Parquet file, written whole after its rows were counted, so a killed run loses at most the
-conditions in hand. What is complete is decided by `wlsweep.state`, from the files alone.
+conditions in hand. What is complete is decided by `wlsweep.run.status`, from the files alone.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wlsweep.conditions import parse_name
-from wlsweep.config import Sweep
+from wlsweep.data.prepare import load_mix, load_test
 from wlsweep.data.rows import parse_label
-from wlsweep.data.stage import load_mix, load_test
-from wlsweep.lease import hold, holder
-from wlsweep.paths import RunDir, read_json, whole_folder
-from wlsweep.predict.engine import Engine, Probe, SwapFailed, engine_environment
-from wlsweep.process_log import talk_to
-from wlsweep.schema import PREDICTION
-from wlsweep.state import RunState
+from wlsweep.predict.vllm_engine import Engine, Probe, SwapFailed, engine_environment
+from wlsweep.run.columns import PREDICTION
+from wlsweep.run.layout import RunDir, atomic_folder, read_json
+from wlsweep.run.lease import hold, holder
+from wlsweep.run.logs import log_process_to
+from wlsweep.run.status import RunStatus
+from wlsweep.spec.condition import parse_name
+from wlsweep.spec.config import Sweep
 
 POLL_S = 0.5
 """How often an engine that waits for a model looks for it."""
@@ -44,7 +44,7 @@ class Predictor:
     def __init__(self, sweep: Sweep, root: str, owner: str, training: str | None = None, late: bool = False) -> None:
         self.sweep, self.run, self.owner, self.late = sweep, RunDir(Path(root)), owner, late
         self.training = Path(training) if training else None
-        talk_to(self.run.logs / f"predict_{os.getpid()}.log")
+        log_process_to(self.run.logs / f"predict_{os.getpid()}.log")
         self.seen = time.monotonic()  # when what is waited for was last being trained
         self.test = load_test(self.run)
         self.engine: Engine | None = None
@@ -57,7 +57,7 @@ class Predictor:
             try:
                 self._wait_for(name)
                 with hold(self.run.lease(name), f"prediction by {self.owner}") as mine:
-                    states = RunState(self.run)
+                    states = RunStatus(self.run)
                     if mine and states.trained(name) and not states.predicted(name):
                         table = self._predict(name)
                         rows, accepted = table.num_rows, int(np.sum(table["p_accept"].to_numpy() > 0.5))
@@ -79,7 +79,7 @@ class Predictor:
         """
         while self.training is not None and self.training.exists() and not self.run.failed(name).exists():
             held = holder(self.run.lease(name)) is not None
-            if RunState(self.run).trained(name) and not held:
+            if RunStatus(self.run).trained(name) and not held:
                 break
             if held:
                 self.seen = time.monotonic()
@@ -154,7 +154,7 @@ class Predictor:
             raise ValueError("label log-probabilities are not finite")
         folder = self.run.prediction(name)
         shutil.rmtree(folder, ignore_errors=True)
-        with whole_folder(folder) as temporary:
+        with atomic_folder(folder) as temporary:
             pq.write_table(table, temporary / "part-0.parquet", compression="zstd")
         return table
 

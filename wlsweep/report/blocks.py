@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wlsweep.report.style import Figure
+from wlsweep.report.figures.style import Figure
 
 Entry = dict[str, Any]
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from wlsweep.conditions import parse_name
 from wlsweep.report.blocks import Block, Cell, Drawn, Listing, Row, Section, Table, Verdicts, text
-from wlsweep.report.gamma import against_gamma
-from wlsweep.report.grids import CELLS, heatmap
-from wlsweep.report.multiples import coverage, reliability
-from wlsweep.report.scatter import forecast_observed, forest, precision_recall
-from wlsweep.report.story import Story, count, pct, pct_interval
+from wlsweep.report.figures.gamma import gamma_figure
+from wlsweep.report.figures.heatmap import CELLS, heatmap
+from wlsweep.report.figures.scatter import forecast_observed, forest, precision_recall
+from wlsweep.report.figures.small_multiples import coverage, reliability
+from wlsweep.report.report_input import ReportInput, count, pct, pct_interval
+from wlsweep.spec.condition import parse_name
 
 _NOTHING = "No condition has predictions yet."
 
@@ -21,34 +21,34 @@ WIDE_POINTS = 40
 """A forecast interval wider than this holds most rates that a sweep can reach, so that hitting it shows little."""
 
 
-def lead(story: Story) -> str:
+def lead(report_input: ReportInput) -> str:
     """What was done, in one paragraph with the numbers."""
-    test, source = story.data.get("test", {}), story.data.get("source", {})
-    conditions = [parse_name(e["name"]) for e in story.entries]
+    test, source = report_input.data.get("test", {}), report_input.data.get("source", {})
+    conditions = [parse_name(e["name"]) for e in report_input.entries]
     ks, seeds = sorted({c.k for c in conditions}), {c.seed for c in conditions}
-    done, total = len(story.done), len(story.entries)
+    done, total = len(report_input.done), len(report_input.entries)
     mixes = ", ".join(f"1/{k}" for k in ks)
     parts = [
-        f"One model ({_base_model(story)}) was fine-tuned under {count(total, 'condition')}: a weight gamma on the accepts"
-        f" or on the rejects of the loss, and training mixes in which {mixes} of the papers are accepts"
+        f"One model ({_base_model(report_input)}) was fine-tuned under {count(total, 'condition')}: a weight gamma on the"
+        f" accepts or on the rejects of the loss, and training mixes in which {mixes} of the papers are accepts"
         + (f", with {len(seeds)} seeds in all" if len(seeds) > 1 else ", with one seed each")
     ]
-    single = len({replace(c, seed=0) for c in conditions}) - len(story.analysis["seeds"])
+    single = len({replace(c, seed=0) for c in conditions}) - len(report_input.analysis["seeds"])
     if single and len(seeds) > 1:
         parts[0] += f", but one alone of {count(single, 'condition')}"
     parts[0] += ": what another seed would have changed is in no interval of theirs." if single else "."
-    if chosen := story.analysis["inputs"]["only"]:
-        declared = len(story.sweep.get("conditions", story.entries))
+    if chosen := report_input.analysis["inputs"]["only"]:
+        declared = len(report_input.sweep.get("conditions", report_input.entries))
         parts.append(f"This page shows {total} of the sweep's {count(declared, 'condition')} (--only {chosen}).")
     if source:
         parts.append(
             f"The training rows come from {source['rows']:,} papers ({source['accepts']:,} accepts, "
             f"{source['rejects']:,} rejects)."
         )
-    picked = any("--until-decided" in at.get("command", "") for at in story.sweep.get("launches", []))
+    picked = any("--until-decided" in at.get("command", "") for at in report_input.sweep.get("launches", []))
     accepts = f" ({test['accepts']:,} accepts, {test['rejects']:,} rejects)" if "accepts" in test else ""
     parts.append(
-        f"All are judged on the same {count(story.analysis['rows'], 'test paper')}{accepts}, which chose no model"
+        f"All are judged on the same {count(report_input.analysis['rows'], 'test paper')}{accepts}, which chose no model"
         + ("; the forecast from the baseline's scores on them chose which conditions to run." if picked else ".")
     )
     parts.append(
@@ -57,28 +57,28 @@ def lead(story: Story) -> str:
     return " ".join(parts)
 
 
-def _base_model(story: Story) -> str:
+def _base_model(report_input: ReportInput) -> str:
     """Its name, or what it is where the sweep made it."""
-    model = story.sweep.get("sweep", {}).get("model", {})
+    model = report_input.sweep.get("sweep", {}).get("model", {})
     if tiny := model.get("tiny"):
         return f"a Qwen2 of {tiny.get('layers')} layers and width {tiny.get('width')}, made for this sweep"
-    return str(model.get("path") or story.sweep.get("base", "unknown"))
+    return str(model.get("path") or report_input.sweep.get("base", "unknown"))
 
 
-def answer(story: Story) -> Section:
+def answer(report_input: ReportInput) -> Section:
     """The verdicts, plainest sentence first."""
-    verdicts = story.analysis["verdicts"]
+    verdicts = report_input.analysis["verdicts"]
     said = {v: sum(x["verdict"] == v for x in verdicts) for v in ("pass", "fail", "not testable")}
     paragraphs = []
-    if story.done:
-        ranked = sorted(story.done, key=lambda e: e["predicted_accept_rate"])
+    if report_input.done:
+        ranked = sorted(report_input.done, key=lambda e: e["predicted_accept_rate"])
         low, high = ranked[0], ranked[-1]
         paragraphs.append(
             f"The predicted accept rate ran from {pct(low['predicted_accept_rate'])} ({low['name']}) to "
             f"{pct(high['predicted_accept_rate'])} ({high['name']}); "
-            f"{pct(story.done[0]['actual_accept_rate'])} of the test papers were accepted in truth."
+            f"{pct(report_input.done[0]['actual_accept_rate'])} of the test papers were accepted in truth."
         )
-    if base := story.baseline:
+    if base := report_input.baseline:
         paragraphs.append(_baseline_sentence(base))
     paragraphs.append(
         f"Of {count(len(verdicts), 'hypothesis', 'hypotheses and criteria')}, {said['pass']} pass, {said['fail']} fail"
@@ -103,22 +103,24 @@ def _baseline_sentence(base: Mapping[str, Any]) -> str:
     return sentence + f"; always naming the more frequent label would be right on {pct(larger)}."
 
 
-def gamma_section(story: Story) -> Section:
+def gamma_section(report_input: ReportInput) -> Section:
     """The two gamma plots."""
     title = "What gamma and the mix did"
-    if not story.done:
+    if not report_input.done:
         return Section("gamma", title, [_NOTHING])
     forecasts = {
-        t["name"]: t["forecast"]["predicted_accept_rate"]["value"] for t in story.reached if t["forecast"] is not None
+        t["name"]: t["forecast"]["predicted_accept_rate"]["value"]
+        for t in report_input.reached
+        if t["forecast"] is not None
     }
     several = (
         " Conditions with several seeds are their mean, with an interval of seeds and papers; circles are single seeds."
-        if story.analysis["seeds"]
+        if report_input.analysis["seeds"]
         else ""
     )
-    reference = ("true accept rate of the test set", story.done[0]["actual_accept_rate"])
-    rate = against_gamma(
-        story.entries,
+    reference = ("true accept rate of the test set", report_input.done[0]["actual_accept_rate"])
+    rate = gamma_figure(
+        report_input.entries,
         "predicted_accept_rate",
         "Predicted accept rate",
         "acceptance_rate_vs_gamma",
@@ -126,30 +128,30 @@ def gamma_section(story: Story) -> Section:
         " should lower it, and fewer accepts in training should move a whole line down. The star is the baseline, drawn"
         " in both panels; pale bars are what theory expects from the baseline alone; whiskers are 95% Wilson"
         " intervals. Points at one gamma are set slightly apart." + several,
-        story.externals,
+        report_input.externals,
         reference,
         forecasts,
-        seeds=story.analysis["seeds"],
+        seeds=report_input.analysis["seeds"],
     )
-    accuracy = against_gamma(
-        story.entries,
+    accuracy = gamma_figure(
+        report_input.entries,
         "accuracy",
         "Accuracy",
         "accuracy_vs_gamma",
         "What moving the accept rate costs: a line that falls away from the baseline (star) traded accuracy for a rate"
         " far from the test set's own. The axis is fitted to the data; whiskers are 95% Wilson intervals." + several,
-        story.externals,
+        report_input.externals,
         zoom=True,
-        seeds=story.analysis["seeds"],
+        seeds=report_input.analysis["seeds"],
     )
     return Section("gamma", title, [], [Drawn(rate), Drawn(accuracy)])
 
 
-def forecast_section(story: Story) -> Section:
+def forecast_section(report_input: ReportInput) -> Section:
     """Theory against measurement, and whether re-training beat moving a threshold."""
     title = "Could it have been known beforehand?"
-    analysis = story.analysis
-    compared = [c for c in analysis["comparisons"] if c["name"] in {e["name"] for e in story.done}]
+    analysis = report_input.analysis
+    compared = [c for c in analysis["comparisons"] if c["name"] in {e["name"] for e in report_input.done}]
     if not compared:
         return Section("forecast", title, ["No condition besides a baseline is done, so there is nothing to compare."])
     better = [c["name"] for c in compared if _beats(c, +1)]
@@ -163,7 +165,7 @@ def forecast_section(story: Story) -> Section:
         paragraphs.append("Better: " + ", ".join(better) + ".")
     if worse:
         paragraphs.append("Worse: " + ", ".join(worse) + ".")
-    foreseen = [t for t in story.reached if t["inside"] is not None]
+    foreseen = [t for t in report_input.reached if t["inside"] is not None]
     if foreseen:
         slope = analysis["slope"]
         rates = [t["forecast"]["predicted_accept_rate"] for t in foreseen]
@@ -196,10 +198,10 @@ def forecast_section(story: Story) -> Section:
             f"{true['correlation']:.3f} with them and a slope of {true['slope']:.2f}."
         )
     blocks: list[Block] = []
-    if story.reached:
+    if report_input.reached:
         figure = forecast_observed(
-            story.reached,
-            story.done,
+            report_input.reached,
+            report_input.done,
             analysis["slope"],
             "On the dotted line, what was measured is what theory expected from the baseline alone. Horizontal"
             " whiskers: forecast intervals (sampling and calibration error); vertical: measured, 95%. A fit flatter"
@@ -207,7 +209,7 @@ def forecast_section(story: Story) -> Section:
             " mixes ask for.",
         )
         blocks.append(Drawn(figure))
-    blocks += [_theory_table(story), _effects_block(story)]
+    blocks += [_theory_table(report_input), _effects_block(report_input)]
     return Section("forecast", title, paragraphs, blocks)
 
 
@@ -226,10 +228,10 @@ def _percent(d: Mapping[str, Any] | None) -> Cell:
     return Cell(f"{value:.1f}", value, low, high, f"{low:.1f} to {high:.1f}", number=True)
 
 
-def _theory_table(story: Story) -> Table:
-    measured = {e["name"]: e for e in story.done}
+def _theory_table(report_input: ReportInput) -> Table:
+    measured = {e["name"]: e for e in report_input.done}
     rows = []
-    for t in story.analysis["theory"]:
+    for t in report_input.analysis["theory"]:
         e = measured.get(t["name"])
         if e is None:
             continue
@@ -275,8 +277,8 @@ def _plain(d: Mapping[str, Any]) -> Cell:
     )
 
 
-def _effects_block(story: Story) -> Block:
-    fitted = story.analysis["effects"]
+def _effects_block(report_input: ReportInput) -> Block:
+    fitted = report_input.analysis["effects"]
     if "note" in fitted:
         return Listing([f"A logistic model of all conditions cannot be fitted: {fitted['note']}."])
     explained = fitted["explained"]
@@ -300,13 +302,13 @@ def _beside_the_grid(externals: Sequence[Mapping[str, Any]], key: str) -> str:
     return f" Outside of the grid: {'; '.join(known)}." if known else ""
 
 
-def cost(story: Story) -> Section:
+def cost(report_input: ReportInput) -> Section:
     """Accuracy and calibration: what moving the rate took."""
     title = "What it cost in accuracy and calibration"
-    if not story.done:
+    if not report_input.done:
         return Section("cost", title, [_NOTHING])
-    analysis = story.analysis
-    outside = [e["name"] for e in story.externals]
+    analysis = report_input.analysis
+    outside = [e["name"] for e in report_input.externals]
     blocks: list[Block] = []
     if analysis["comparisons"]:
         blocks.append(
@@ -332,10 +334,10 @@ def cost(story: Story) -> Section:
     blocks += [
         Drawn(
             heatmap(
-                story.entries,
+                report_input.entries,
                 key,
                 f"{name} by gamma and proportion",
-                CELLS + see + only_first + _beside_the_grid(story.externals, key),
+                CELLS + see + only_first + _beside_the_grid(report_input.externals, key),
                 full,
                 empty,
             )
@@ -345,20 +347,20 @@ def cost(story: Story) -> Section:
     blocks.append(
         Drawn(
             precision_recall(
-                story.entries,
-                story.externals,
+                report_input.entries,
+                report_input.externals,
                 "Weights and mixes slide a model along its precision-recall trade; grey lines join points of equal F1."
                 " A condition off the others' curve would have learned something else, not just moved its threshold."
                 " Filled: accept variants, open: reject variants, star: baseline; whiskers: 95% Wilson intervals.",
             )
         )
     )
-    shifts = {t["name"]: t["expected_shift"] for t in story.reached}
+    shifts = {t["name"]: t["expected_shift"] for t in report_input.reached}
     blocks.append(
         Drawn(
             reliability(
-                story.entries,
-                story.externals,
+                report_input.entries,
+                report_input.externals,
                 analysis["curves"],
                 shifts,
                 "On the diagonal, papers that the model accepts with 70% probability are accepted 70% of the time."
@@ -370,8 +372,8 @@ def cost(story: Story) -> Section:
     blocks.append(
         Drawn(
             coverage(
-                story.entries,
-                story.externals,
+                report_input.entries,
+                report_input.externals,
                 analysis["curves"],
                 "Accuracy if only the most confident share of the papers is decided. A curve that rises to the left"
                 " knows what it does not know. Black: baseline; solid: accept variants, dashed: reject variants, paler"
@@ -379,7 +381,7 @@ def cost(story: Story) -> Section:
             )
         )
     )
-    noise = story.baseline
+    noise = report_input.baseline
     paragraphs = []
     if noise is not None:
         paragraphs.append(

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wlsweep import __version__
-from wlsweep.paths import RunDir, read_json, whole_file
 from wlsweep.report.blocks import Drawn
+from wlsweep.report.figures.style import Figure
 from wlsweep.report.findings import lead
 from wlsweep.report.png import write_pngs
+from wlsweep.report.report_input import ReportInput
 from wlsweep.report.sections import sections
-from wlsweep.report.story import Story
-from wlsweep.report.style import Figure
+from wlsweep.run.layout import RunDir, atomic_file, read_json
 
 if TYPE_CHECKING:
     from wlsweep.analysis.evaluate import Evaluation
@@ -47,15 +47,15 @@ def write_report(run: RunDir, only: str | None = None, png: bool = True) -> Repo
         WlsweepError: as `evaluate` does.
     """
 
-    told_of: list[Evaluation] = []
+    evaluated: list[Evaluation] = []
 
     def make() -> list[Figure]:
         # imported here, since pyarrow and SciPy take a second in which the browser can start already
         from wlsweep.analysis.evaluate import current, evaluate, remembered_externals
 
-        told_of.append(current(run, only) or evaluate(run, only, remembered_externals(run)))
-        html, figures = page(told(run, told_of[0]))
-        with whole_file(run.report) as temporary:
+        evaluated.append(current(run, only) or evaluate(run, only, remembered_externals(run)))
+        html, figures = page(report_input_of(run, evaluated[0]))
+        with atomic_file(run.report) as temporary:
             temporary.write_text(html, encoding="utf-8")
         return figures
 
@@ -64,21 +64,21 @@ def write_report(run: RunDir, only: str | None = None, png: bool = True) -> Repo
     else:
         make()
         pngs, note = [], ""
-    return ReportFiles(run.report, pngs, note, told_of[0])
+    return ReportFiles(run.report, pngs, note, evaluated[0])
 
 
-def told(run: RunDir, evaluation: Evaluation) -> Story:
-    """The story of a run."""
+def report_input_of(run: RunDir, evaluation: Evaluation) -> ReportInput:
+    """What the page of a run is made from."""
     data = read_json(run.data_json) if run.data_json.exists() else {}
-    return Story(read_json(run.sweep_json), data, evaluation.entries, evaluation.analysis)
+    return ReportInput(read_json(run.sweep_json), data, evaluation.entries, evaluation.analysis)
 
 
-def page(story: Story) -> tuple[str, list[Figure]]:
+def page(report_input: ReportInput) -> tuple[str, list[Figure]]:
     """The whole HTML and the figures in it, in order."""
     import jinja2
     from markupsafe import Markup
 
-    chapters = sections(story)
+    chapters = sections(report_input)
     figures = [b.figure for s in chapters for b in s.blocks if isinstance(b, Drawn)]
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -86,8 +86,8 @@ def page(story: Story) -> tuple[str, list[Figure]]:
     environment.filters["breakable"] = lambda text: Markup("_<wbr>").join(text.split("_"))
     template = environment.from_string((_HERE / "page.html.j2").read_text(encoding="utf-8"))
     html = template.render(
-        name=story.sweep["sweep"]["name"],
-        lead=lead(story),
+        name=report_input.sweep["sweep"]["name"],
+        lead=lead(report_input),
         sections=chapters,
         version=__version__,
         css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from wlsweep.paths import whole_file
-from wlsweep.report.style import Figure
+from wlsweep.report.figures.style import Figure
+from wlsweep.run.layout import atomic_file
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 PATIENCE_S = 60
@@ -59,7 +59,7 @@ def write_pngs(make: Callable[[], Sequence[Figure]], folder: Path) -> tuple[list
     for stale in set(folder.glob("*.png")) - set(files):
         stale.unlink()
     for file, png in zip(files, pngs.values(), strict=True):
-        with whole_file(file) as temporary:
+        with atomic_file(file) as temporary:
             temporary.write_bytes(png)
     return files, note
 

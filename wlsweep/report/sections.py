@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from wlsweep.report.blocks import Section
 from wlsweep.report.findings import answer, cost, forecast_section, gamma_section
-from wlsweep.report.records import curves, provenance, tables, warnings, years
-from wlsweep.report.story import Story
+from wlsweep.report.report_input import ReportInput
+from wlsweep.report.tables import curves, provenance, tables, warnings, years
 
 
-def sections(story: Story) -> list[Section]:
+def sections(report_input: ReportInput) -> list[Section]:
     """The whole page, in order."""
     parts = (answer, gamma_section, forecast_section, cost, tables, years, curves, warnings, provenance)
-    return [part(story) for part in parts]
+    return [part(report_input) for part in parts]

@@ -24,13 +24,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from wlsweep.conditions import Condition
-from wlsweep.config import Sweep
-from wlsweep.data.stage import TokenRows
+from wlsweep.data.prepare import TokenRows
 from wlsweep.errors import WlsweepError
-from wlsweep.paths import RunDir, read_json, whole_file, write_json
+from wlsweep.run.layout import RunDir, atomic_file, read_json, write_json
+from wlsweep.spec.condition import Condition
+from wlsweep.spec.config import Sweep
 from wlsweep.train import batches, packed
-from wlsweep.train.engine import (
+from wlsweep.train.loss import sample_weights
+from wlsweep.train.model import Forward, MicroBatch, collate, run_forward
+from wlsweep.train.zero3 import (
     Decision,
     Place,
     build_engine,
@@ -39,8 +41,6 @@ from wlsweep.train.engine import (
     release,
     save_checkpoint,
 )
-from wlsweep.train.loss import sample_weights
-from wlsweep.train.model import Forward, MicroBatch, collate, run_forward
 
 PROBES = 2
 """Training rows of each class on which the trained model's own scores are kept, to check every later copy of it."""
@@ -257,7 +257,7 @@ def _keep_log_until(path: Path, step: int) -> None:
     """Drop log lines of steps that a resumed training makes again."""
     if path.exists():
         kept = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
-        with whole_file(path) as temporary:
+        with atomic_file(path) as temporary:
             temporary.write_text("".join(kept))
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from wlsweep.conditions import Balance, Condition, LossKind
+from wlsweep.spec.condition import Balance, Condition, LossKind
 
 
 class AnswerScores(NamedTuple):

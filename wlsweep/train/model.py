@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from wlsweep.conditions import Condition
+from wlsweep.spec.condition import Condition
 from wlsweep.train import packed as packed_rows
-from wlsweep.train.last_layer import AnswerPlaces, shorten_last_layer
 from wlsweep.train.loss import AnswerScores, global_loss, sample_loss, score_answers
+from wlsweep.train.patches.last_layer import AnswerPlaces, shorten_last_layer
 
 
 class MicroBatch(NamedTuple):

@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from wlsweep.config import TinyBase
-from wlsweep.paths import whole_folder
+from wlsweep.run.layout import atomic_folder
+from wlsweep.spec.config import TinyBase
 
 VERSION = 2
 """Raised whenever the same configuration would give another model."""
@@ -29,8 +29,8 @@ def ensure_tiny_base(config: TinyBase, rows: Path, cache: Path, on_progress: Cal
     folder = cache / "base" / key
     if not (folder / "config.json").is_file():
         on_progress("making the tiny base model")
-        from wlsweep.train.base_model import make_tiny_base
+        from wlsweep.train.tiny_base_model import make_tiny_base
 
-        with whole_folder(folder) as temporary:
+        with atomic_folder(folder) as temporary:
             make_tiny_base(config, rows, temporary, on_progress)
     return folder

@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from wlsweep.conditions import first_stage, select
-from wlsweep.config import Sweep
-from wlsweep.data.stage import load_mix
+from wlsweep.data.prepare import load_mix
 from wlsweep.errors import WlsweepError
-from wlsweep.lease import hold
-from wlsweep.paths import existing_run, read_json
-from wlsweep.state import starting_model
+from wlsweep.run.layout import existing_run, read_json
+from wlsweep.run.lease import hold
+from wlsweep.run.status import starting_model
+from wlsweep.spec.condition import first_stage, select
+from wlsweep.spec.config import Sweep
 
 
 def main() -> None:
@@ -45,8 +45,8 @@ def main() -> None:
         os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}  # before DeepSpeed looks for a GPU
         torch.set_num_threads(sweep.train.cpus_per_worker)
     dist.init_process_group("nccl" if sweep.train.gpu else "gloo")
-    from wlsweep.train.engine import join_group
     from wlsweep.train.loop import Hooks, Job, train_condition
+    from wlsweep.train.zero3 import join_group
 
     place = join_group()
     hooks = Hooks(on_log=lambda line: print(json.dumps(line), flush=True))

@@ -1,0 +1,53 @@
+import json
+from collections import Counter
+
+import pytest
+
+from tests.data.sharegpt import corpus, sweep_of, write_lines
+from wlsweep.data.export_mixes import export_sharegpt
+from wlsweep.data.prepare import load_mix, load_test, prepare_data
+from wlsweep.data.rows import read_rows
+from wlsweep.errors import WlsweepError
+
+
+@pytest.fixture
+def prepared(tmp_path, run, model):
+    source, pool = (write_lines(tmp_path / f"{n}.jsonl", corpus(a, 20, n)) for n, a in (("s", 20), ("p", 1)))
+    sweep = sweep_of({"source": str(source), "pool": str(pool), "resampling": "pool", "cutoff": 200}, (2, 4))
+    prepare_data(sweep, run, model)
+    return sweep
+
+
+def test_the_exported_sets_hold_the_rows_of_the_mixes_and_of_the_test_set(prepared, run, tmp_path):
+    paths = export_sharegpt(run, prepared, tmp_path / "out")
+    info = json.loads(paths[-1].read_text())
+    assert list(info) == [
+        "iclr_weighted_loss_train_1_2", "iclr_weighted_loss_train_1_4", "iclr_weighted_loss_test",
+    ]  # fmt: skip
+    originals = {r.row_id: r for f in ("s", "p") for r in read_rows(tmp_path / f"{f}.jsonl")}
+    for (name, entry), loaded in zip(info.items(), (load_mix(run, 2), load_mix(run, 4), load_test(run)), strict=True):
+        path = tmp_path / "out" / entry["file_name"]
+        assert path in paths and path.parent.name == name
+        rows = json.loads(path.read_text())
+        assert Counter(r["_metadata"]["submission_id"] for r in rows) == Counter(loaded.row_ids)
+        for row in rows:
+            system, human, gpt = row["conversations"]
+            original = originals[row["_metadata"]["submission_id"]]
+            assert (system["value"], human["value"]) == (original.system, original.instruction + original.paper)
+            assert gpt == {"from": "gpt", "value": f"\\boxed{{{original.label}}}"}
+
+
+def test_a_repeated_row_stands_as_often_as_it_is_used(tmp_path, run, model):
+    source = write_lines(tmp_path / "s.jsonl", corpus(10, 10))
+    sweep = sweep_of({"source": str(source), "resampling": "oversample", "cutoff": 200}, (8,))
+    prepare_data(sweep, run, model)
+    path = export_sharegpt(run, sweep, tmp_path / "out")[0]
+    rows = Counter(r["_metadata"]["submission_id"] for r in json.loads(path.read_text()))
+    assert rows == Counter(load_mix(run, 8).row_ids) and max(rows.values()) == 2
+
+
+def test_a_source_that_changed_is_not_exported_and_nothing_is_written(prepared, run, tmp_path):
+    write_lines(tmp_path / "s.jsonl", corpus(20, 21, "s"))
+    with pytest.raises(WlsweepError, match=r"s\.jsonl has changed since the data stage"):
+        export_sharegpt(run, prepared, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,133 @@
+#!/bin/bash
+# Written by `wlsweep submit`: a Ray cluster in this allocation, and the sweep on it.
+#SBATCH --job-name=wl-s
+#SBATCH --partition=cpu
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=3
+#SBATCH --mem=6144M
+#SBATCH --time=04:00:00
+#SBATCH --signal=B:USR1@300
+#SBATCH --open-mode=append
+#SBATCH --no-requeue
+# shellcheck disable=SC1091,SC2317
+
+# USR1 (time is nearly up, or preemption): conditions save, and the job comes back.
+# TERM (scancel, time limit): everything ends at once, and the job never comes back by itself.
+comes_back=0 told='' driver='' step=''
+on_signal() {
+  say "got SIG$1"
+  if [ "$1" = USR1 ]; then comes_back=1; else comes_back=0; fi
+  if [ -n "$driver" ] && [ -z "$told" ]; then kill -s "$1" "$driver"; fi
+  told=$1
+}
+trap 'on_signal USR1' USR1
+trap 'trap "" USR1; on_signal TERM' TERM
+say() { printf '%s [%s] %s\n' "$(date +%T)" "$SLURM_JOB_ID" "$*"; }
+
+# Exit status of a child, whatever signals come meanwhile: a trap ends `wait` early.
+await() {
+  local status late
+  while :; do
+    wait "$1"; status=$?
+    kill -0 "$1" 2>/dev/null || break
+  done
+  if [ "$status" -gt 128 ]; then
+    wait "$1" 2>/dev/null; late=$?
+    if [ "$late" -ne 127 ]; then status=$late; fi
+  fi
+  return "$status"
+}
+
+# The site's own lines.
+source .venv/bin/activate
+
+cd -- /home/me || exit 2
+python=(python)
+run=/home/me/runs/s
+inside() { "${python[@]}" -m wlsweep.slurm.job_steps "$@"; }
+
+unset RAY_ADDRESS RAY_AUTH_TOKEN SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU
+export SLURM_EXPORT_ENV=ALL SRUN_CPUS_PER_TASK=3   # what srun does not take from sbatch by itself
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$run/slurm/token-$SLURM_JOB_ID"
+export WLSWEEP_ADDRESS_FILE="$run/slurm/cluster-$SLURM_JOB_ID.json"
+export WLSWEEP_SCRATCH=/tmp/wl$SLURM_JOB_ID
+export TMPDIR="$WLSWEEP_SCRATCH.d"
+mkdir -m 700 -- "$TMPDIR" || exit 2
+export WLSWEEP_NODES=1 WLSWEEP_CPUS=3 WLSWEEP_GPUS=0
+export WLSWEEP_HEAP_MB=5530 WLSWEEP_STORE_MB=614 WLSWEEP_LISTEN=loopback
+export GLOO_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME=lo
+export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0   # despite its name: else Ray turns 127.0.0.1 into the machine's address
+
+# Attempt folder, token, free ports; the folder and the address of the head come back.
+{ IFS= read -r WLSWEEP_ATTEMPT && IFS= read -r RAY_ADDRESS; } < <(inside begin "$run")
+if [ -z "${RAY_ADDRESS:-}" ]; then say "the attempt could not begin"; rm -rf -- "$TMPDIR"; exit 2; fi
+export WLSWEEP_ATTEMPT RAY_ADDRESS
+say "log: $WLSWEEP_ATTEMPT/job.log"
+exec >>"$WLSWEEP_ATTEMPT/job.log" 2>&1
+say "attempt on $SLURM_JOB_NODELIST, restart ${SLURM_RESTART_COUNT:-0}"
+
+# One step holds all of Ray, so that SLURM owns and ends every process of it; never `ray stop`, which ends other jobs too.
+# (SLURM makes the TMPDIR of a step on every node, and leaves it there; the nodes make and remove their own.)
+TMPDIR=/tmp srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --job-name=ray \
+  --output="$WLSWEEP_ATTEMPT/ray-%N.log" "${python[@]}" -m wlsweep.slurm.node &
+step=$!
+end_cluster() {
+  trap '' USR1 TERM
+  rm -f -- "$WLSWEEP_ADDRESS_FILE"
+  # A signal to srun itself would end its tasks by SIGKILL, before they clean up.
+  if kill -0 "$step" 2>/dev/null; then scancel --signal=TERM "$SLURM_JOB_ID.$(cat -- "$WLSWEEP_ATTEMPT/step")"; fi
+  for _ in {1..20}; do kill -0 "$step" 2>/dev/null && sleep 1; done
+  kill "$step" 2>/dev/null && wait "$step"
+  rm -f -- "$RAY_AUTH_TOKEN_PATH"
+  rm -rf -- "$TMPDIR"
+  unset TMPDIR   # a continuation would inherit it, and SLURM would make it again on that job's node
+}
+
+inside announce & announce=$!
+while kill -0 "$announce" 2>/dev/null && kill -0 "$step" 2>/dev/null && [ -z "$told" ]; do sleep 1 & wait $!; done
+broken=0
+if [ -n "$told" ] || ! kill -0 "$step" 2>/dev/null; then kill "$announce" 2>/dev/null; fi
+if ! await "$announce"; then
+  status=75
+  if [ -z "$told" ]; then say "the Ray cluster did not form; see $WLSWEEP_ATTEMPT"; status=1 broken=1; fi
+else
+  driver_command=("${python[@]}" -m wlsweep.cli run /home/me/runs/s/slurm/20260102T030405-00ff.toml --out /home/me/runs/s)
+  driver_command+=(--only "$SLURM_ARRAY_TASK_ID")
+  "${driver_command[@]}" &
+  driver=$!
+  if [ -n "$told" ]; then kill -s "$told" "$driver"; fi
+  while kill -0 "$driver" 2>/dev/null; do
+    if [ "$broken" = 0 ] && ! kill -0 "$step" 2>/dev/null; then
+      say "Ray ended on a node; the sweep cannot go on in this attempt"
+      broken=1
+      kill -KILL "$driver" 2>/dev/null
+    fi
+    sleep 1 & wait $!
+  done
+  await "$driver"; status=$?
+  if [ "$told" = USR1 ] && { [ "$status" = 130 ] || [ "$status" = 138 ]; }; then status=75; fi   # before it took signals
+  kill -0 "$step" 2>/dev/null || broken=1
+  driver=''
+  # Sweeps that `ray job submit` brought meanwhile run to their end, too.
+  if [ -z "$told" ] && [ "$broken" = 0 ]; then
+    inside linger & linger=$!
+    while kill -0 "$linger" 2>/dev/null && kill -0 "$step" 2>/dev/null && [ -z "$told" ]; do sleep 1 & wait $!; done
+    kill "$linger" 2>/dev/null
+  fi
+fi
+say "the sweep ended with exit code $status"
+end_cluster
+
+# Faults come back a few times only, so that a cluster that cannot work does not come back for ever.
+tries=$(( ${SLURM_RESTART_COUNT:-0} + ${WLSWEEP_CONTINUED:-0} ))
+if [ "$status" = 75 ] && [ "$comes_back" = 1 ]; then
+  why="stopped in time"
+elif [ "$broken" = 1 ] && [ -z "$told" ] && [ "$tries" -lt 5 ]; then
+  why="a node or Ray failed"
+else
+  exit "$status"
+fi
+say "$why: the continuation is job $(WLSWEEP_CONTINUED=$((tries + 1)) sbatch --parsable --dependency="afterany:$SLURM_JOB_ID" \
+  --array="$SLURM_ARRAY_TASK_ID" --chdir=/home/me --output=/home/me/runs/s/slurm/job_%j.out /home/me/runs/s/slurm/20260102T030405-00ff.sh)"
+exit "$status"

@@ -1,0 +1,64 @@
+"""Search spaces: what ships loads, what is wrong is refused at once."""
+
+from pathlib import Path
+
+import pytest
+
+from wlsweep.errors import WlsweepError
+from wlsweep.spec.config import Sweep, load_sweep
+
+SHIPPED = sorted(Path("search_spaces").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_every_shipped_search_space_loads_under_its_own_name(path):
+    assert load_sweep(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_the_resolved_configuration_reads_back_as_the_same_sweep(path):
+    sweep = load_sweep(path)
+    again = Sweep.model_validate(sweep.model_dump(mode="json"))
+    assert again.conditions == sweep.conditions and again.fingerprint() == sweep.fingerprint()
+
+
+def test_all_errors_are_reported_at_once_with_their_place(tmp_path):
+    text = Path("search_spaces/demo.toml").read_text()
+    bad = tmp_path / "bad.toml"
+    bad.write_text(
+        text.replace("lr = 1.0e-3", "lr = -1\nlearning_rate = 2").replace('dtype = "float32"', 'dtype = "int4"')
+    )
+    with pytest.raises(WlsweepError) as e:
+        load_sweep(bad)
+    message = str(e.value)
+    assert str(bad) in message
+    assert "train.learning_rate: unknown key" in message
+    assert "train.lr" in message and "predict.dtype" in message
+
+
+def test_a_global_batch_that_cannot_be_cut_is_refused(tmp_path):
+    bad = tmp_path / "bad.toml"
+    bad.write_text(Path("search_spaces/demo.toml").read_text().replace("global_batch = 32", "global_batch = 31"))
+    with pytest.raises(WlsweepError, match="global_batch 31 is no multiple of workers 2 x micro_batch 16"):
+        load_sweep(bad)
+
+
+def test_what_does_not_change_results_does_not_change_the_fingerprint(tmp_path):
+    text = Path("search_spaces/demo.toml").read_text()
+    first = load_sweep("search_spaces/demo.toml").fingerprint()
+
+    def changed(old, new):
+        path = tmp_path / "other.toml"
+        assert old in text
+        path.write_text(text.replace(old, new))
+        return load_sweep(path).fingerprint()
+
+    assert changed("micro_batch = 16", "micro_batch = 8") == first
+    assert changed("workers = 2", "workers = 1") == first
+    assert changed("lr = 1.0e-3", "lr = 2.0e-3") != first
+    assert changed("cutoff = 256", "cutoff = 255") != first
+
+
+def test_a_missing_search_space_names_the_shipped_ones():
+    with pytest.raises(WlsweepError, match=r"no such search space \(shipped: .*demo.toml"):
+        load_sweep("search_spaces/dmo.toml")

@@ -1,0 +1,70 @@
+"""What a log shows of a sweep; the live line of a terminal is looked at by people."""
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from wlsweep.console import SLOW_START_S, Progress
+
+
+def test_a_log_gets_a_line_as_a_stage_begins_and_one_a_condition():
+    log = StringIO()
+    view = Progress(Console(file=log, width=80))
+    with view.during("train", 2):
+        view.on_condition("a", {"state": "running", "step": 1, "of": 9})
+        view.on_condition("a", {"state": "done"})
+        view.on_condition("b", {"state": "failed", "cause": "long story\nthe loss is nan"})
+    lines = log.getvalue().splitlines()
+    assert lines[0] == "train: 2 conditions"
+    assert lines[1].startswith("  train 1/2 done | 0:00") and lines[1].endswith("a done")
+    assert lines[2:] == ["  b FAILED: the loss is nan"]
+
+
+def test_a_log_gets_what_passes_once_a_stage_and_not_each_of_its_numbers():
+    log = StringIO()
+    view = Progress(Console(file=log, width=80))
+    view.note("before any stage")
+    for _ in range(2):
+        with view.during("data", 0):
+            for text in (
+                "making it",
+                "making it: step 1 of 9",
+                "making it: step 2 of 9",
+                "waiting for 3",
+                "waiting for 2",
+                "1/4: 5 wanted",
+                "1/8: 6 wanted",
+            ):
+                view.note(text)
+    said = ["making it", "waiting for 3", "1/4: 5 wanted", "1/8: 6 wanted"]
+    assert log.getvalue().splitlines() == ["data: begins", *(f"  {line}" for line in said)] * 2
+
+
+@pytest.mark.parametrize(
+    ("news", "said"),
+    [([], 1), ([{"state": "running", "step": 0}], 1), ([{"state": "running", "step": 10, "of": 99}], 0)],
+)
+def test_a_training_that_does_not_begin_says_once_what_it_may_wait_for(news, said):
+    log = StringIO()
+    view = Progress(Console(file=log, width=80))
+    with view.during("train", 2):
+        for line in news:
+            view.on_condition("a", line)
+        view.while_training(Path("driver.log"))
+        assert "metric log" not in log.getvalue()
+        view.began -= SLOW_START_S
+        for _ in range(3):
+            view.while_training(Path("driver.log"))
+    assert log.getvalue().count("no line of a metric log after 5:00") == said
+
+
+def test_a_log_names_what_is_predicted_before_training_is_over():
+    log = StringIO()
+    view = Progress(Console(file=log, width=80))
+    with view.during("train", 2):
+        view.on_condition("a", {"state": "done"})
+        view.on_predicted("a")
+    assert log.getvalue().splitlines()[-1].startswith("  train 1/2 done | 1 predicted")
+    assert log.getvalue().splitlines()[-1].endswith("  a predicted")

@@ -1,0 +1,141 @@
+"""What a user sees while a sweep runs: one live line on a terminal; in a log, what takes long and a line a
+finished condition."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+SLOW_START_S = 300.0
+"""A training stage without a line of any metric log for so long says what it may wait for."""
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Progress:
+    """Progress of one stage at a time; all methods may be called from any thread."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live: Live | None = None
+        self._reset("", 0)
+
+    def _reset(self, stage: str, total: int) -> None:
+        self.stage, self.total, self.done, self.failed = stage, total, 0, 0
+        self.predicted = 0
+        self.running: dict[str, str] = {}
+        self.finished: set[str] = set()
+        self.began = time.monotonic()
+        self.first_done: float | None = None
+        self.noted: set[str] = set()
+        self.heard = False
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Something passing: replaces the live line on a terminal; a log gets it once a stage, its numbers aside."""
+        if self._live:
+            self._live.update(Text(f"{self.stage}: {text}"))
+        elif self.stage and not self.console.is_terminal:
+            kind = re.sub(r"(?<![\w/])\d+(?![\w/])", "", text.split(":")[0])  # a count, and no part of "1/8" or a path
+            if kind not in self.noted:
+                self.noted.add(kind)
+                self.say(f"  {text}")
+
+    def while_training(self, driver_log: Path) -> None:
+        """Called again and again; says once, if nothing has been heard of any condition for long, what may be wrong."""
+        if self.heard or time.monotonic() - self.began < SLOW_START_S:
+            return
+        self.heard = True
+        self.say(
+            f"  no line of a metric log after {_clock(SLOW_START_S)}: workers load the base model, or wait for CPUs and "
+            f"GPUs that others have (ray status); {driver_log} keeps what Ray says"
+        )
+
+    @contextmanager
+    def during(self, stage: str, total: int) -> Iterator[None]:
+        """Show a stage of `total` conditions for the length of the block; a log gets a line at its start."""
+        self._reset(stage, total)
+        if not self.console.is_terminal:
+            self.say(f"{stage}: {total} conditions" if total else f"{stage}: begins")
+            yield
+            return
+        # Standard error stays with the file that it was sent to; Live would fetch it back onto the screen.
+        with Live(
+            Text(""),
+            console=self.console,
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        ) as live:
+            self._live = live
+            try:
+                yield
+            finally:
+                self._live = None
+
+    def on_condition(self, name: str, metrics: dict[str, Any]) -> None:
+        """News of one condition: `state`, and what else there is to show."""
+        state = metrics.get("state")
+        self.heard |= state != "running" or "of" in metrics
+        if name in self.finished:
+            return
+        if state == "running":
+            step, of = metrics.get("step"), metrics.get("of")
+            self.running[name] = f"{name} {step}/{of}" if of else f"{name} starting"
+        elif state in ("done", "failed", "stopped", "elsewhere"):
+            self.running.pop(name, None)
+            self.finished.add(name)
+            self.done += state == "done"
+            self.failed += state == "failed"
+            self.first_done = self.first_done or time.monotonic()
+            if state == "failed":
+                self.say(f"  {name} FAILED: {str(metrics.get('cause')).strip().splitlines()[-1]}")
+            elif not self.console.is_terminal:
+                self.say(f"  {self._progress()}  {name} {state}")
+        self._redraw()
+
+    def on_predicted(self, name: str) -> None:
+        """A condition was predicted before the training stage was over."""
+        self.predicted += 1
+        if not self.console.is_terminal:
+            self.say(f"  {self._progress()}  {name} predicted")
+        self._redraw()
+
+    def _redraw(self) -> None:
+        if self._live:
+            idle = "starting" if self.done + self.failed < self.total else "predicting"
+            self._live.update(Text(f"{self._progress()}  {', '.join(self.running.values()) or idle}"))
+
+    def _progress(self) -> str:
+        over = len(self.finished)
+        parts = [f"{self.stage} {self.done}/{self.total} done"]
+        if self.running:
+            parts.append(f"{len(self.running)} running")
+        if self.predicted:
+            parts.append(f"{self.predicted} predicted")
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        if over >= 2 and self.first_done is not None:
+            # The first condition pays for the start of workers; the rest tell the rate.
+            each = (time.monotonic() - self.first_done) / (over - 1)
+            left = max(0, self.total - self.done - self.failed)  # some were done before this launch
+            parts += [f"{each:.1f} s each", f"{_clock(each * left)} left"]
+        else:
+            parts.append(_clock(time.monotonic() - self.began))
+        return " | ".join(parts)

@@ -1,0 +1,427 @@
+"""The data stage: from the files of a sweep to manifests, the truth of the test set, and token tables to train on.
+
+`prepare_data` writes, `load_mix` and `load_test` read; `data.json` is written last and makes the stage finished. A run
+never mixes two versions of the data: what decides the rows is recorded, and a change is refused once a condition has
+been trained on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from wlsweep.data.mix import Drawn, MixCount, Stock, draw, plan_counts, scale_table, shortfalls
+from wlsweep.data.rows import read_rows, to_sharegpt
+from wlsweep.data.sources import FileState, Inputs, find_inputs, state_of
+from wlsweep.data.split import check_disjoint, limit_rows, split_off_test
+from wlsweep.data.token_table import FORMAT, TableKey, TokenTable, ensure_table, open_table
+from wlsweep.data.tokenise import AnswerTokens, tokenizer_hash
+from wlsweep.errors import WlsweepError
+from wlsweep.run.columns import ACCEPT, MANIFEST, REJECT, TRUTH
+from wlsweep.run.layout import RunDir, atomic_file, read_json, write_json
+from wlsweep.spec.config import Sweep
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Tokenised rows of a mix (repetitions expanded, sorted by id) or of the test set (in the order of its file)."""
+
+    row_ids: list[str]
+    row_hashes: list[str]
+    years: list[int | None]
+    labels: list[str]
+    accept: NDArray[np.bool_]
+    """[n] whether the label is Accept."""
+    truncated: NDArray[np.bool_]
+    lengths: NDArray[np.int32]
+    """[n] tokens of the prompts, without the answers."""
+    answer: AnswerTokens
+    _places: list[tuple[TokenTable, int]]
+
+    def __len__(self) -> int:
+        return len(self.row_ids)
+
+    def prompt(self, i: int) -> NDArray[np.int32]:
+        """int32 [lengths[i]]: system, instruction, paper, assistant header; a read-only view of the mapped table."""
+        table, row = self._places[i]
+        return table.prompt(row)
+
+
+class _Part(NamedTuple):
+    """Some rows of a token table, in its order."""
+
+    table: TokenTable
+    rows: NDArray[np.int64]
+
+    @property
+    def keys(self) -> list[tuple[str, str]]:
+        return [(self.table.row_ids[i], self.table.row_hashes[i]) for i in self.rows]
+
+    def ids(self, accept: bool) -> list[str]:
+        return [self.table.row_ids[i] for i in self.rows if self.table.accept[i] == accept]
+
+    @property
+    def accepts(self) -> int:
+        return int(self.table.accept[self.rows].sum())
+
+
+class _Parts(NamedTuple):
+    train: _Part
+    test: _Part
+    pool: _Part | None
+
+    @property
+    def stock(self) -> Stock:
+        pool = (self.pool.accepts, len(self.pool.rows) - self.pool.accepts) if self.pool else (0, 0)
+        return Stock(self.train.accepts, len(self.train.rows) - self.train.accepts, *pool)
+
+
+def _silent(_: str) -> None:
+    return None
+
+
+def prepare_data(
+    sweep: Sweep,
+    run: RunDir,
+    model_path: Path | str,
+    on_progress: Callable[[str], None] = _silent,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Make the data of a run, or find it made: reads the source once, then not at all while nothing changes.
+
+    Args:
+        sweep: the search space.
+        run: where manifests, truth and record go; token tables go to its cache.
+        model_path: folder of the base model, for its tokenizer.
+        on_progress: hears one line at a time, shortfalls of the policy among them.
+        limit: rows of every set, for a trial run; test rows are a subset of the real test set, training rows of the
+            real training set.
+
+    Returns:
+        What `data.json` holds.
+
+    Raises:
+        WlsweepError: for bad rows, papers in both train and test, a source that is too small for the policy, a cutoff
+            that is too small, or other data than this run's conditions were trained on. The run's data are then as
+            they were.
+    """
+    inputs = find_inputs(sweep.data, run.cache)
+    earlier: dict[str, Any] | None = read_json(run.data_json) if run.data_json.is_file() else None
+    states = _states(inputs, earlier)
+    identity = _identity(sweep, states, tokenizer_hash(model_path), limit)
+    ks = sorted({c.k for c in sweep.conditions})
+    if earlier is not None and earlier["identity"] == identity and _whole(run, earlier, ks):
+        return earlier
+    if earlier is not None:  # before anything is tokenised, and again when the mixes are known
+        _refuse_other_data(run, [n for n in identity if earlier["identity"].get(n) != identity[n]])
+    parts = _tokenised(sweep, inputs, identity, model_path, run.cache, on_progress)
+    _check_leakage(parts, inputs)
+    table = sweep.data.table
+    if table is not None and limit is not None:
+        table = scale_table(table, limit)
+    counts = plan_counts(sweep.data.resampling, ks, parts.stock, table)
+    mixes = {k: _draw(parts, count, sweep.data.seed) for k, count in counts.items()}
+    record = _record(sweep, states, identity, parts, counts, mixes)
+    if earlier is not None:
+        both = sorted(set(earlier["mixes"]) & set(record["mixes"]))
+        _refuse_other_data(run, [f"mix {n}" for n in both if earlier["mixes"][n] != record["mixes"][n]])
+    for line in record["notes"]:
+        on_progress(line)
+    run.data_json.unlink(missing_ok=True)  # from here until it is written again the stage is not finished
+    for k, drawn in mixes.items():
+        with atomic_file(run.manifest(k)) as temporary:
+            pq.write_table(pa.table([drawn.row_ids, drawn.multiplicity], schema=MANIFEST), temporary)
+    with atomic_file(run.test_parquet) as temporary:
+        pq.write_table(_truth(parts.test), temporary, compression="zstd")
+    write_json(run.data_json, record)
+    return record
+
+
+def load_mix(run: RunDir, k: int) -> TokenRows:
+    """The training rows of proportion 1/k, repetitions expanded, sorted by row id.
+
+    Raises:
+        WlsweepError: if the data stage is not finished, or its files do not belong together.
+    """
+    record = _finished(run)
+    if not run.manifest(k).is_file() or f"1/{k}" not in record["mixes"]:
+        raise WlsweepError(f"{run.data} holds no mix 1/{k}; run the data stage again with a search space that has it")
+    manifest = pq.read_table(run.manifest(k))
+    uses = zip(manifest["row_id"].to_pylist(), manifest["multiplicity"].to_pylist(), strict=True)
+    ids = [row_id for row_id, times in uses for _ in range(times)]
+    wanted = record["mixes"][f"1/{k}"]
+    rows = _token_rows(run, [record["tokens"][part] for part in ("train", "pool") if part in record["tokens"]], ids)
+    if (found := (int(rows.accept.sum()), int((~rows.accept).sum()))) != (wanted["accepts"], wanted["rejects"]):
+        raise WlsweepError(
+            f"{run.manifest(k)} has {found[0]} accepts and {found[1]} rejects, {run.data_json} says "
+            f"{wanted['accepts']} and {wanted['rejects']}; delete {run.data_json} and run the data stage again"
+        )
+    return rows
+
+
+def load_test(run: RunDir) -> TokenRows:
+    """The test rows, in the order of `data/test.parquet`.
+
+    Raises:
+        WlsweepError: if the data stage is not finished.
+    """
+    record = _finished(run)
+    return _token_rows(run, [record["tokens"]["test"]], pq.read_table(run.test_parquet)["row_id"].to_pylist())
+
+
+def base_rows(sweep: Sweep, run: RunDir) -> Path:
+    """ShareGPT rows that a tiny base model may be made from: never a test row.
+
+    Where the test set is split off the source, the remaining rows are written to the cache as JSON Lines, once.
+    """
+    if sweep.data.synthetic is not None:
+        from wlsweep.data.synthetic import ensure_synthetic
+
+        return ensure_synthetic(sweep.data.synthetic, run.cache).base
+    inputs = find_inputs(sweep.data, run.cache)
+    if inputs.test is not None:
+        return inputs.train
+    key = json.dumps([state_of(inputs.train).sha256, sweep.data.test_share, sweep.data.seed])
+    path = run.cache / "split" / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.jsonl"
+    if not path.is_file():
+        test = _split_ids(inputs.train, sweep)
+        with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
+            out.writelines(json.dumps(to_sharegpt(r)) + "\n" for r in read_rows(inputs.train) if r.row_id not in test)
+    return path
+
+
+def _states(inputs: Inputs, earlier: Mapping[str, Any] | None) -> dict[str, FileState]:
+    known = {role: FileState(**state) for role, state in (earlier or {}).get("files", {}).items()}
+    return {role: state_of(path, known.get(role)) for role, path in inputs._asdict().items() if path is not None}
+
+
+def _identity(sweep: Sweep, states: Mapping[str, FileState], tokenizer: str, limit: int | None) -> dict[str, Any]:
+    """What decides the rows of every mix and their tokens; the proportions of the grid are no part of it."""
+    data = sweep.data
+    return {
+        "format": FORMAT,
+        **{f"{role}_sha256": state.sha256 for role, state in states.items()},
+        "tokenizer_sha256": tokenizer,
+        "cutoff": data.cutoff,
+        "resampling": data.resampling,
+        "table": {name: list(counts) for name, counts in data.table.items()} if data.table else None,
+        "seed": data.seed,
+        "test_share": None if "test" in states else data.test_share,
+        "limit": limit,
+    }
+
+
+def _whole(run: RunDir, record: Mapping[str, Any], ks: Sequence[int]) -> bool:
+    tables = {run.cache / folder / "table.json" for folder in record["tokens"].values()}
+    files = [*tables, run.test_parquet, *(run.manifest(k) for k in ks)]
+    # The total of common_total depends on the set of proportions, so another grid is drawn again and compared.
+    return set(record["mixes"]) == {f"1/{k}" for k in ks} and all(f.is_file() for f in files)
+
+
+def _split_ids(path: Path, sweep: Sweep) -> set[str]:
+    index = [(row.row_id, row.label == ACCEPT) for row in read_rows(path)]
+    ids = [row_id for row_id, _ in index]
+    test = split_off_test(ids, np.array([a for _, a in index]), sweep.data.test_share, sweep.data.seed)
+    return {ids[i] for i in np.flatnonzero(test)}
+
+
+def _tokenised(
+    sweep: Sweep,
+    inputs: Inputs,
+    identity: Mapping[str, Any],
+    model: Path | str,
+    cache: Path,
+    on_progress: Callable[[str], None],
+) -> _Parts:
+    data, limit = sweep.data, identity["limit"]
+    split = inputs.test is None
+    selection = "" if limit is None else f"limit={limit} seed={data.seed}" + (f" share={data.test_share}" * split)
+
+    def table(role: str, path: Path, texts: bool, only: set[str] | None) -> TokenTable:
+        key = TableKey(identity[f"{role}_sha256"], identity["tokenizer_sha256"], data.cutoff, selection, texts)
+        return ensure_table(key, path, model, cache, on_progress, only)
+
+    def chosen(path: Path, test: set[str] | None = None) -> set[str] | None:
+        """Ids of a trial run: of each side of the split where there is one, so that both are those of the real run."""
+        if limit is None:
+            return None
+        index = [(row.row_id, row.label == ACCEPT) for row in read_rows(path)]
+        sides = [[p for p in index if (p[0] in (test or ())) == side] for side in (False, True)]
+        ids: set[str] = set()
+        for side in sides:
+            kept = limit_rows([i for i, _ in side], np.array([a for _, a in side], dtype=bool), limit, data.seed)
+            ids |= {side[n][0] for n in np.flatnonzero(kept)}
+        return ids
+
+    pool = None
+    if inputs.pool is not None:
+        of_pool = table("pool", inputs.pool, False, chosen(inputs.pool))
+        pool = _Part(of_pool, np.arange(len(of_pool)))
+    if inputs.test is not None:
+        train = table("train", inputs.train, False, chosen(inputs.train))
+        test = table("test", inputs.test, True, chosen(inputs.test))
+        return _Parts(_Part(train, np.arange(len(train))), _Part(test, np.arange(len(test))), pool)
+    test_ids = _split_ids(inputs.train, sweep) if limit is not None else set()
+    both = table("train", inputs.train, True, chosen(inputs.train, test_ids))
+    if limit is not None:
+        is_test = np.array([row_id in test_ids for row_id in both.row_ids])
+    else:
+        is_test = split_off_test(both.row_ids, both.accept, data.test_share, data.seed)
+    return _Parts(_Part(both, np.flatnonzero(~is_test)), _Part(both, np.flatnonzero(is_test)), pool)
+
+
+def _check_leakage(parts: _Parts, inputs: Inputs) -> None:
+    train, test = f"train ({inputs.train})", f"test ({inputs.test or inputs.train})"
+    check_disjoint(parts.train.keys, parts.test.keys, train, test)
+    if parts.pool is not None:
+        check_disjoint(parts.pool.keys, parts.test.keys, f"pool ({inputs.pool})", test)
+        check_disjoint(parts.pool.keys, parts.train.keys, f"pool ({inputs.pool})", train)
+
+
+def _draw(parts: _Parts, count: MixCount, seed: int) -> Drawn:
+    pool = (parts.pool.ids(True), parts.pool.ids(False)) if parts.pool else ((), ())
+    return draw(parts.train.ids(True), parts.train.ids(False), count, seed, *pool)
+
+
+def _record(
+    sweep: Sweep,
+    states: Mapping[str, FileState],
+    identity: Mapping[str, Any],
+    parts: _Parts,
+    counts: Mapping[int, MixCount],
+    mixes: Mapping[int, Drawn],
+) -> dict[str, Any]:
+    accepts = set(parts.train.ids(True)) | set(parts.pool.ids(True) if parts.pool else ())
+
+    def source(role: str, part: _Part) -> dict[str, Any]:
+        state, a = states.get(role, states["train"]), part.accepts
+        return {
+            "path": state.path,
+            "sha256": state.sha256,
+            "rows": len(part.rows),
+            "accepts": a,
+            "rejects": len(part.rows) - a,
+        }
+
+    def mix(count: MixCount, drawn: Drawn) -> dict[str, Any]:
+        distinct = sum(row_id in accepts for row_id in drawn.row_ids)
+        return {
+            "accepts": count.accepts,
+            "rejects": count.rejects,
+            "distinct_accepts": distinct,
+            "distinct_rejects": len(drawn.row_ids) - distinct,
+            "duplicates": count.total - len(drawn.row_ids),
+            "most_uses": int(drawn.multiplicity.max()),
+            "short_by": {"accepts": count.short_accepts, "rejects": count.short_rejects},
+        }
+
+    named = {"train": parts.train, "test": parts.test, **({"pool": parts.pool} if parts.pool else {})}
+    stock = parts.stock
+    return {
+        "fingerprint": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20],
+        "identity": identity,
+        "files": {role: state._asdict() for role, state in states.items()},
+        "source": source("train", parts.train),
+        **{name: source(name, part) for name, part in named.items() if name != "train"},
+        "split_off": "test" not in states,
+        "resampling": sweep.data.resampling,
+        "cutoff": sweep.data.cutoff,
+        "seed": sweep.data.seed,
+        "limit": identity["limit"],
+        "mixes": {f"1/{k}": mix(count, mixes[k]) for k, count in counts.items()},
+        "notes": shortfalls(sweep.data.resampling, counts, stock),
+        "truncated": {name: _truncation(part) for name, part in named.items()},
+        "tokens": {name: f"tokens/{part.table.folder.name}" for name, part in named.items()},
+        "answer": _answer(parts.train.table.answer),
+        "control_tokens_broken": {name: part.table.cleaned for name, part in named.items()},
+        "tokens_per_row": {name: _lengths(part) for name, part in named.items()},
+    }
+
+
+def _answer(answer: AnswerTokens) -> dict[str, Any]:
+    return {**answer._asdict(), "prefix": list(answer.prefix), "suffix": list(answer.suffix)}  # as JSON reads it back
+
+
+def _truncation(part: _Part) -> dict[str, Any]:
+    """Share of truncated rows: of all, by class and by year ("unknown" without one)."""
+    cut = part.table.truncated[part.rows]
+    labels = np.where(part.table.accept[part.rows], ACCEPT, REJECT)
+    years = np.array([str(part.table.years[i] or "unknown") for i in part.rows])
+
+    def shares(of: NDArray[Any]) -> dict[str, float]:
+        return {str(value): float(cut[of == value].mean()) for value in np.unique(of)}
+
+    return {"share": float(cut.mean()), "by_class": shares(labels), "by_year": shares(years)}
+
+
+def _lengths(part: _Part) -> dict[str, Any]:
+    """Tokens of prompt and answer."""
+    n = part.table.lengths[part.rows].astype(np.int64) + part.table.answer.length
+    return {"mean": float(n.mean()), "max": int(n.max()), "total": int(n.sum())}
+
+
+def _refuse_other_data(run: RunDir, changed: Sequence[str]) -> None:
+    """Refuse to replace the data that conditions of this run were trained on."""
+    trained = sorted(f.parent.name for f in run.root.glob(str(run.trained("*").relative_to(run.root))))
+    if changed and trained:
+        raise WlsweepError(
+            f"the data of {run.root} changed ({', '.join(changed)}) after {len(trained)} conditions were trained on "
+            f"them ({trained[0]}, ...); start a new run with --out, or put the old data back"
+        )
+
+
+def _truth(test: _Part) -> pa.Table:
+    table, texts = test.table, test.table.texts()
+    rows = [
+        {
+            "row_id": table.row_ids[i],
+            "row_hash": table.row_hashes[i],
+            "year": table.years[i],
+            "label": ACCEPT if table.accept[i] else REJECT,
+            "truncated": bool(table.truncated[i]),
+            "true_log_odds": table.true_log_odds[i],
+            "prompt": texts[i],
+        }
+        for i in test.rows
+    ]
+    return pa.Table.from_pylist(rows, schema=TRUTH)
+
+
+def _finished(run: RunDir) -> dict[str, Any]:
+    if not run.data_json.is_file():
+        raise WlsweepError(f"{run.root} has no data yet; run: wlsweep run SWEEP.toml --stage data --out {run.root}")
+    record: dict[str, Any] = read_json(run.data_json)
+    return record
+
+
+def _token_rows(run: RunDir, folders: Sequence[str], ids: Sequence[str]) -> TokenRows:
+    tables = [open_table(run.cache / folder) for folder in folders]
+    at = {row_id: (table, row) for table in tables for row, row_id in enumerate(table.row_ids)}
+    missing = [row_id for row_id in ids if row_id not in at]
+    if missing:
+        raise WlsweepError(
+            f"{len(missing)} rows of {run.data} are in no token table ({missing[0]!r}, ...); delete {run.data_json} "
+            "and run the data stage again"
+        )
+    places = [at[row_id] for row_id in ids]
+    accept = np.array([table.accept[row] for table, row in places], dtype=bool)
+    return TokenRows(
+        row_ids=list(ids),
+        row_hashes=[table.row_hashes[row] for table, row in places],
+        years=[table.years[row] for table, row in places],
+        labels=[ACCEPT if a else REJECT for a in accept],
+        accept=accept,
+        truncated=np.array([table.truncated[row] for table, row in places], dtype=bool),
+        lengths=np.array([table.lengths[row] for table, row in places], dtype=np.int32),
+        answer=tables[0].answer,
+        _places=places,
+    )

@@ -1,0 +1,47 @@
+"""`wlsweep run --until-decided`: the baseline, then one condition after the other while its outcome is in doubt.
+
+Each is a launch of its own up to its predictions; what was left out, and why, is kept for the page.
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from wlsweep.analysis.forecast import forecast_run
+from wlsweep.analysis.next_conditions import undecided
+from wlsweep.errors import WlsweepError
+from wlsweep.orchestrate.driver import STOPPED, Runner
+from wlsweep.run.layout import RunDir, write_json
+from wlsweep.spec.condition import baseline_of
+from wlsweep.spec.config import Sweep
+
+
+def run_until_decided(sweep: Sweep, run: RunDir, command: str, console: Console) -> int:
+    """Run what the forecast leaves in doubt, then the report of it; returns the exit code of `run_sweep`.
+
+    Raises:
+        WlsweepError: if the grid has no baseline to forecast from.
+    """
+    following = [c.name for c in sweep.conditions if baseline_of(c).name == c.name][:1]
+    if not following:
+        raise WlsweepError(
+            f"--until-decided needs {baseline_of(sweep.conditions[0]).name} in the grid to forecast from"
+        )
+    tried: list[str] = []
+    connected = False
+    while following:
+        runner = Runner(sweep, run, following[0], "predict", command, console, connected)
+        if (code := runner.go(closing=False)) == STOPPED:
+            return code
+        connected = runner.connected
+        tried.append(following[0])
+        decision = undecided(forecast_run(run))
+        following = [name for name in decision.names if name not in tried]
+        if following:
+            reason = dict(decision.wanted)[following[0]]
+            console.print(f"next:    {following[0]}: {reason}", highlight=False, soft_wrap=True)
+    write_json(run.skipped_json, dict(decision.skipped))  # the page says so of each
+    code = Runner(sweep, run, ",".join(tried), "report", command, console, connected).go()
+    for name, why in decision.skipped:
+        console.print(f"skipped: {name}: {why}", highlight=False, soft_wrap=True)
+    return code

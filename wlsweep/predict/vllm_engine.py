@@ -1,0 +1,172 @@
+"""One vLLM engine that serves checkpoint after checkpoint by swapping weights. The only module that touches vLLM.
+
+A swap takes milliseconds on a tiny model and seconds on a large one, a fresh engine half a minute. But a swap can go wrong
+without a word, so every checkpoint is checked: the trained model left its own label log-probabilities on a few rows, and
+the engine must give the same.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wlsweep.data.tokenise import AnswerTokens
+from wlsweep.errors import WlsweepError
+from wlsweep.spec.config import Predict
+
+_CPU_KV_CACHE = 256 << 20
+"""Bytes of key-value cache of a CPU engine."""
+
+
+class Scored(NamedTuple):
+    """What the engine said about one prompt."""
+
+    text: str
+    """Generated greedily."""
+    logprob_accept: float
+    """log P(token) at the decision position over the whole vocabulary, natural log; not masked, not top-k."""
+    logprob_reject: float
+
+
+class Probe(NamedTuple):
+    """What the trained model itself said of a row."""
+
+    prompt_ids: list[int]
+    logprob_accept: float
+    logprob_reject: float
+
+
+def engine_environment(config: Predict) -> dict[str, str]:
+    """Environment that must be set before vLLM is imported."""
+    found = {
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if config.gpus_per_engine == 0:
+        found |= {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: loads in 2 s instead of 30
+            "TORCHDYNAMO_DISABLE": "1",  # no compilation of sampler helpers: first answer in 0.2 s instead of 4
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(config.cpus_per_engine),
+        }
+    return found
+
+
+class Engine:
+    """A loaded engine; `use` a checkpoint, then `score` prompts."""
+
+    def __init__(self, checkpoint: Path, config: Predict, longest: int, answer: AnswerTokens) -> None:
+        from vllm import LLM, SamplingParams
+
+        self.config, self.answer, self.longest = config, answer, longest
+        on_cpu = config.gpus_per_engine == 0
+        sizes: dict[str, Any] = (
+            {"kv_cache_memory_bytes": _CPU_KV_CACHE, "enforce_eager": True, "max_num_seqs": 256}
+            if on_cpu
+            else {"gpu_memory_utilization": config.memory_share, "tensor_parallel_size": config.gpus_per_engine}
+        )
+        self.llm = LLM(
+            str(checkpoint),
+            dtype=config.dtype,
+            max_model_len=longest + max(config.answer_tokens, len(answer.ids("Accept"))),
+            seed=0,
+            enable_prefix_caching=True,
+            hf_overrides={"head_dtype": "float32"},  # as in training: logits of a bfloat16 head lie on a coarse grid
+            **sizes,
+        )
+        self.loaded = checkpoint
+        self._text = lru_cache(maxsize=4096)(self._decode)
+        # The engine would turn every token and both labels of each of its log-probabilities into text; answers are few
+        # and alike, so they are decoded here, each once.
+        shared: dict[str, Any] = {
+            "temperature": 0,
+            "seed": 0,
+            "logprob_token_ids": [answer.accept, answer.reject],
+            "detokenize": False,
+            "flat_logprobs": True,
+            "skip_clone": True,
+        }
+        self._generate = SamplingParams(max_tokens=config.answer_tokens, stop_token_ids=[answer.suffix[-1]], **shared)
+        self._decide = SamplingParams(max_tokens=1, **shared)
+
+    def use(self, checkpoint: Path, probe: Sequence[Probe]) -> None:
+        """Serve this checkpoint and prove it.
+
+        Args:
+            checkpoint: folder of a model of the same architecture.
+            probe: what the trained model itself said of a few rows.
+
+        Raises:
+            SwapFailed: if the engine's scores are not the model's own.
+        """
+        if checkpoint != self.loaded:
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(checkpoint)})
+            # Keys and values of the old weights would be reused otherwise, silently.
+            self.llm.reset_prefix_cache()
+            self.loaded = checkpoint
+        tolerance = self.config.swap_tolerance or (0.01 if self.config.dtype == "float32" else 0.25)
+        scored = self._label_logprobs([row.prompt_ids for row in probe])
+        worst = max(
+            max(abs(accept - row.logprob_accept), abs(reject - row.logprob_reject))
+            for (accept, reject), row in zip(scored, probe, strict=True)
+        )
+        if not worst <= tolerance:
+            raise SwapFailed(
+                f"{checkpoint}: the engine's label log-probabilities differ by {worst:.4f} from those of the trained "
+                f"model (tolerance {tolerance}); nothing was predicted with them"
+            )
+
+    def close(self) -> None:
+        """End the engine and its processes, which hold most of a GPU's memory; it cannot be used afterwards."""
+        self._text.cache_clear()
+        self.llm.llm_engine.engine_core.shutdown()
+        del self.llm, self._text
+        gc.collect()
+
+    def score(self, prompts: Sequence[Sequence[int]]) -> list[Scored]:
+        """Answer prompts greedily and score both labels; one prefill a prompt unless an answer leaves the format.
+
+        Args:
+            prompts: token ids up to the answer.
+        """
+        at, prefix = len(self.answer.prefix), list(self.answer.prefix)
+        # Longest first: the last batches are then short, and no long row runs alone at the end.
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        outputs = self._run([prompts[i] for i in order], self._generate)
+        found: dict[int, Scored] = {}
+        astray: dict[int, str] = {}
+        for i, best in zip(order, outputs, strict=True):
+            text = self._text(tuple(best.token_ids))
+            if len(best.token_ids) > at and list(best.token_ids[:at]) == prefix:
+                found[i] = Scored(text, *self._labels(best.logprobs[at]))
+            else:
+                astray[i] = text
+        forced = self._label_logprobs([prompts[i] for i in astray])
+        found |= {i: Scored(text, *labels) for (i, text), labels in zip(astray.items(), forced, strict=True)}
+        return [found[i] for i in range(len(prompts))]
+
+    def _label_logprobs(self, prompts: Sequence[Sequence[int]]) -> list[tuple[float, float]]:
+        """Both labels' log-probabilities after the answer's prefix, whatever the model would have said."""
+        outputs = self._run([[*p, *self.answer.prefix] for p in prompts], self._decide)
+        return [self._labels(o.logprobs[0]) for o in outputs]
+
+    def _run(self, prompts: Sequence[Sequence[int]], how: Any) -> list[Any]:
+        if not prompts:
+            return []
+        asked = [{"prompt_token_ids": list(p)} for p in prompts]
+        return [o.outputs[0] for o in self.llm.generate(asked, how, use_tqdm=False)]
+
+    def _labels(self, logprobs: Any) -> tuple[float, float]:
+        return float(logprobs[self.answer.accept].logprob), float(logprobs[self.answer.reject].logprob)
+
+    def _decode(self, token_ids: tuple[int, ...]) -> str:
+        return str(self.llm.get_tokenizer().decode(token_ids, skip_special_tokens=True))
+
+
+class SwapFailed(WlsweepError):
+    """The engine does not serve the weights that it was given."""

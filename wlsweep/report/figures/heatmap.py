@@ -1,0 +1,111 @@
+"""Heatmaps on one fixed grid: gamma (from reject 8 over the baseline to accept 8) by proportion.
+
+Every cell holds its number and interval; cells that the sweep does not declare say "not run", others their state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from wlsweep.report.figures.gamma import Entry, family
+from wlsweep.report.figures.style import Figure, axis, base_layout
+from wlsweep.spec.condition import parse_name
+
+# cividis (Nunez et al. 2018): even in brightness, so it reads in grey and under colour blindness
+_MOST_COLUMNS = 16  # with more, cells are too narrow for words
+_SCALE = [[0.0, "#00204d"], [0.25, "#414d6b"], [0.5, "#7c7b78"], [0.75, "#bcaf6f"], [1.0, "#ffea46"]]
+
+CELLS = "Each cell: percent, with its 95% interval below. "
+"""How captions explain the words in the cells."""
+
+
+def heatmap(
+    entries: Sequence[Entry], metric: str, title: str, caption: str, full_range: bool = True, empty: str = "not run"
+) -> Figure:
+    """One metric of the plain conditions (seed 0, no other axis varied).
+
+    Args:
+        entries: as in `all_metrics.json`.
+        metric: a share with `_low` and `_high`.
+        title: of the figure.
+        caption: what to see.
+        full_range: colours run from 0 to 1 instead of over what occurs.
+        empty: what a cell without a condition says.
+    """
+    plain = {c.name: e for e in entries if not family(c := parse_name(e["name"])) and c.seed == 0}
+    conditions = {name: parse_name(name) for name in plain}
+    columns = sorted({(c.signed_log_gamma, c.variant, c.gamma) for c in conditions.values()})
+    rows = sorted({c.k for c in conditions.values()})
+    values: list[list[float | None]] = [[None] * len(columns) for _ in rows]
+    words = [[empty] * len(columns) for _ in rows]
+    for name, c in conditions.items():
+        i, j = rows.index(c.k), columns.index((c.signed_log_gamma, c.variant, c.gamma))
+        e = plain[name]
+        if e["state"] != "done":
+            words[i][j] = e["state"]
+        elif e[metric] is None:
+            words[i][j] = "none"
+        else:
+            values[i][j] = e[metric]
+            low, high = e[f"{metric}_low"], e[f"{metric}_high"]
+            words[i][j] = f"<b>{100 * e[metric]:.0f}</b><br>{100 * low:.0f}-{100 * high:.0f}"
+    known = [v for row in values for v in row if v is not None]
+    low, high = (0.0, 1.0) if full_range or not known else (min(known), max(known))
+    names = ["1" if variant == "baseline" else f"{variant} {g:g}" for _, variant, g in columns]
+    short = ["1" if variant == "baseline" else f"{variant[0].upper()}{g:g}" for _, variant, g in columns]
+    places = list(range(len(columns)))
+    every = -(-len(columns) // _MOST_COLUMNS)
+    annotations: list[dict[str, Any]] = [
+        {
+            "x": j,
+            "y": i,
+            "text": words[i][j],
+            "showarrow": False,
+            "font": {"size": 11, "color": _ink(values[i][j], low, high)},
+        }
+        for i in range(len(rows))
+        for j in places
+        if len(columns) <= _MOST_COLUMNS
+    ]
+    if not annotations:
+        caption = caption.replace(CELLS, "Numbers and intervals are in the table; empty cells have none. ")
+    data: list[dict[str, Any]] = [
+        {
+            "type": "heatmap",
+            "x": places,
+            "y": list(range(len(rows))),
+            "z": values,
+            "zmin": low,
+            "zmax": max(high, low + 1e-9),
+            "colorscale": _SCALE,
+            "xgap": 2,
+            "ygap": 2,
+            "hoverongaps": False,
+            "colorbar": {"tickformat": ".0%", "thickness": 12, "len": 1.0},
+            "hovertemplate": "gamma %{x}, proportion %{y}: %{z:.1%}<extra></extra>",
+        }
+    ]
+    y = axis(
+        "accepts in training", tickvals=list(range(len(rows))), ticktext=[f"1/{k}" for k in rows], autorange="reversed"
+    )
+    height = 120 + 46 * max(3, len(rows))  # the axis title needs three rows
+    bare = {"gridcolor": "rgba(0,0,0,0)"}
+    wide = base_layout(height, annotations=annotations, yaxis=y | bare)
+    wide["xaxis"] = axis("gamma, by the class that it weighs", tickvals=places[::every], ticktext=names[::every]) | bare
+    narrow = {
+        "xaxis": wide["xaxis"]
+        | {"ticktext": short[::every], "title": {"text": "gamma (R: on rejects, A: on accepts)"}},
+        "annotations": [
+            a | {"text": str(a["text"]).replace(empty, empty.replace(" ", "<br>")), "font": a["font"] | {"size": 9}}
+            for a in annotations
+        ],
+        "margin": {"l": 46, "r": 4, "t": 14, "b": 50},
+    }
+    return Figure(f"heatmap_{metric}", title, caption, data, wide, narrow)
+
+
+def _ink(value: float | None, low: float, high: float) -> str:
+    if value is None:
+        return "#777777"
+    return "#ffffff" if value < low + 0.55 * (high - low) else "#111111"

@@ -1,0 +1,298 @@
+"""Small multiples: a panel a condition for reliability and years, a panel a proportion for coverage and training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from wlsweep.report.figures.gamma import Entry, family, points
+from wlsweep.report.figures.scatter import colour_of, short
+from wlsweep.report.figures.style import (
+    FAINT,
+    INK,
+    Figure,
+    Trace,
+    axis,
+    base_layout,
+    error_bars,
+    mark,
+    panels,
+    share_axis,
+)
+from wlsweep.spec.condition import Condition, parse_name
+
+MOST_PANELS = 24
+"""Panels of a figure; of larger sweeps the first ones in the order of the sweep, baselines and externals first."""
+
+
+def chosen(entries: Sequence[Entry], externals: Sequence[Entry]) -> list[Entry]:
+    """The entries that get a panel."""
+    done = [e for e in entries if e["state"] == "done"]
+    if len(done) + len(externals) > MOST_PANELS:
+        done.sort(key=lambda e: parse_name(e["name"]).variant != "baseline")
+    return [*done[: MOST_PANELS - min(len(externals), MOST_PANELS - 1)], *externals][:MOST_PANELS]
+
+
+def cut_note(entries: Sequence[Entry], externals: Sequence[Entry]) -> str:
+    """What a caption must add where not every condition has a panel."""
+    total = len([e for e in entries if e["state"] == "done"]) + len(externals)
+    return f" {MOST_PANELS} of {total} are shown; the tables hold all." if total > MOST_PANELS else ""
+
+
+def _look(entry: Entry, external: bool) -> tuple[str, str, str]:
+    """(panel title, colour, marker)."""
+    if external:
+        return entry["name"][:24], INK, "x"
+    c = parse_name(entry["name"])
+    return short(c), colour_of(c), mark(c.k).symbol
+
+
+def _grid(
+    entries: Sequence[Entry],
+    externals: Sequence[Entry],
+    draw: Callable[[Entry, str, str], list[Trace]],
+    x: dict[str, Any],
+    y: dict[str, Any],
+) -> tuple[list[Trace], dict[str, Any], dict[str, Any]]:
+    shown = chosen(entries, externals)
+    outside = {e["name"] for e in externals}
+    data: list[Trace] = []
+    titles = []
+    named: set[str] = set()
+    for i, entry in enumerate(shown):
+        title, colour, shape = _look(entry, entry["name"] in outside)
+        titles.append(title)
+        suffix = str(i + 1) if i else ""
+        for t in draw(entry, colour, shape):
+            data.append(t | {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "showlegend": t["name"] not in named})
+            named.add(t["name"])
+
+    def layout(columns: int, each: int) -> dict[str, Any]:
+        rows = max(1, -(-len(shown) // columns))
+        height = 138 + each * rows
+        legend = {"orientation": "h", "y": -60 / (height - 118), "yanchor": "top"}  # below the title of the last axis
+        made = base_layout(height, legend=legend, margin={"l": 62, "r": 16, "t": 34, "b": 84})
+        made |= panels(titles, columns, x, y, 0.03 if columns > 2 else 0.09, min(0.34 / rows, 0.2))
+        made["annotations"] = [a | {"font": {"size": 11}} for a in made["annotations"]]
+        for i in range(len(shown)):  # ticks on the outer axes only
+            if i % columns:
+                made[f"yaxis{i + 1}"] |= {"showticklabels": False}
+        return made
+
+    return data, layout(5, 165), layout(2, 170)
+
+
+def reliability(
+    entries: Sequence[Entry],
+    externals: Sequence[Entry],
+    curves: Mapping[str, Any],
+    shifts: Mapping[str, float],
+    caption: str,
+) -> Figure:
+    """Said probability against the share accepted, a panel a condition; dotted: what the expected shift alone does."""
+
+    def draw(entry: Entry, colour: str, shape: str) -> list[Trace]:
+        bins = curves[entry["name"]]["reliability"]
+        said, share = [b["mean_p"] for b in bins], [b["share"] for b in bins]
+        out: list[Trace] = [_thin([0, 1], [0, 1], "perfect calibration", FAINT, "solid")]
+        if (shift := shifts.get(entry["name"])) is not None:
+            grid = [i / 30 for i in range(1, 30)]
+            bent = [_shifted(p, -shift) for p in grid]
+            out.append(_thin(grid, bent, "a calibrated baseline, shifted as expected", INK, "dot"))
+        bars = error_bars(share, [b["share_low"] for b in bins], [b["share_high"] for b in bins])
+        out.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "x": said,
+                "y": share,
+                "error_y": bars | {"color": colour, "thickness": 1, "width": 0},
+                "name": "measured, 95% interval",
+                "line": {"color": colour, "width": 1.4},
+                "marker": {"symbol": shape, "size": 6, "color": colour},
+                "text": [f"{b['n']} papers" for b in bins],
+                "hovertemplate": "says %{x:.2f}: %{y:.1%} accepted (%{text})<extra></extra>",
+            }
+        )
+        return out
+
+    ticks = {"tickvals": [0, 0.5, 1], "range": [-0.02, 1.02]}
+    x, y = axis("said P(accept)", **ticks), axis("accepted", tickformat=".0%", **ticks)
+    data, wide, narrow = _grid(entries, externals, draw, x, y)
+    return Figure("reliability", "Calibration", caption + cut_note(entries, externals), data, wide, narrow)
+
+
+def _shifted(p: float, by: float) -> float:
+    from math import exp, log
+
+    return 1 / (1 + exp(-(log(p / (1 - p)) + by)))
+
+
+def _thin(x: list[float], y: list[float], name: str, colour: str, dash: str) -> Trace:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": x,
+        "y": y,
+        "name": name,
+        "line": {"color": colour, "dash": dash, "width": 1},
+        "hoverinfo": "skip",
+    }
+
+
+def per_year(entries: Sequence[Entry], externals: Sequence[Entry], caption: str) -> Figure:
+    """Predicted accept rate, accuracy and the true accept rate by year, a panel a condition."""
+
+    def draw(entry: Entry, colour: str, shape: str) -> list[Trace]:
+        years = [y for y in entry["by_year"] if y["n"]]
+        at = [y["year"] for y in years]
+        out: list[Trace] = [
+            _thin(at, [y["actual_accept_rate"] for y in years], "true accept rate", FAINT, "dot"),
+        ]
+        for metric, name, ink, symbol, left in (
+            ("predicted_accept_rate", "predicted accept rate", colour, shape, -0.08),
+            ("accuracy", "accuracy", FAINT, "line-ew-open", 0.08),
+        ):
+            values = [y[metric] for y in years]
+            bars = error_bars(values, [y[f"{metric}_low"] for y in years], [y[f"{metric}_high"] for y in years])
+            out.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines+markers",
+                    "x": [a + left for a in at],
+                    "y": values,
+                    "error_y": bars | {"color": ink, "thickness": 1, "width": 0},
+                    "name": name,
+                    "line": {"color": ink, "width": 1.3, "dash": "solid" if left < 0 else "dash"},
+                    "marker": {"symbol": symbol, "size": 6, "color": ink},
+                    "text": [f"{y['year']}, {y['n']} papers" for y in years],
+                    "hovertemplate": "%{text}: %{y:.1%}<extra></extra>",
+                }
+            )
+        return out
+
+    years = sorted({y["year"] for e in chosen(entries, externals) for y in e["by_year"]}) or [0, 1]
+    x = axis("year", range=[years[0] - 0.5, years[-1] + 0.5], tickvals=[years[0], years[-1]], tickformat="d")
+    data, wide, narrow = _grid(entries, externals, draw, x, share_axis("share", tickvals=[0, 0.5, 1]))
+    return Figure("per_year", "Rates and accuracy by year", caption + cut_note(entries, externals), data, wide, narrow)
+
+
+def _rank(c: Condition) -> tuple[bool, bool, int]:
+    """Who is drawn first where not all can be: baselines, then what no other axis varies, then seed 0."""
+    return c.variant != "baseline" or c.seed > 0, bool(family(c)), c.seed
+
+
+def _dash(c: Condition) -> str:
+    return {"baseline": "solid", "accept": "solid", "reject": "dash"}[c.variant]
+
+
+def by_mix(
+    entries: Sequence[Entry],
+    series: Callable[[Entry], tuple[list[float], list[float], dict[str, Any] | None]],
+    slug: str,
+    title: str,
+    caption: str,
+    x: dict[str, Any],
+    y: dict[str, Any],
+    most: int = 8,
+) -> Figure:
+    """Lines of conditions in a panel a proportion: accept variants solid and filled, reject variants dashed and open,
+    paler for smaller gamma.
+
+    Args:
+        entries: whose lines to draw; those without points are left out.
+        series: x values, y values and error bars of an entry.
+        slug: file name of the PNG.
+        title: of the figure.
+        caption: what to see.
+        x: axis of every panel.
+        y: axis of every panel.
+        most: lines of a panel; more are left out and counted in the caption.
+    """
+    groups: dict[int, list[Entry]] = {}
+    for e in entries:
+        groups.setdefault(parse_name(e["name"]).k, []).append(e)
+    ks = sorted(groups)[:8]
+    left_out = sum(max(0, len(groups[k]) - most) for k in ks) + sum(len(v) for k, v in groups.items() if k not in ks)
+    data: list[Trace] = []
+    for i, k in enumerate(ks):
+        suffix = str(i + 1) if i else ""
+        shown = sorted(groups[k], key=lambda e: _rank(parse_name(e["name"])))[:most]
+        top = max(parse_name(e["name"]).gamma for e in shown)
+        for e in shown:
+            c = parse_name(e["name"])
+            xs, ys, bars = series(e)
+            if not xs:
+                continue
+            plain = c.variant == "baseline"
+            colour = colour_of(c)
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines+markers" if len(xs) <= 40 else "lines",
+                    "x": xs,
+                    "y": ys,
+                    **({"error_y": bars | {"color": colour, "thickness": 0.7, "width": 0}} if bars else {}),
+                    "name": short(c),
+                    "legendgroup": f"1/{k}",
+                    "line": {"color": colour, "dash": _dash(c), "width": 2 if plain else 1.4},
+                    "marker": {"symbol": mark(k).symbol + ("-open" if c.variant == "reject" else ""), "size": 5},
+                    "opacity": 1 if plain else 0.55 + 0.45 * min(1.0, c.gamma / top),
+                    "xaxis": f"x{suffix}",
+                    "yaxis": f"y{suffix}",
+                    "hovertemplate": f"{short(c)}<br>%{{x}}: %{{y:.3f}}<extra></extra>",
+                }
+            )
+    titles = [f"1/{k} accepts in training" for k in ks]
+    if left_out:
+        caption += f" {left_out} conditions are left out here."
+
+    def layout(columns: int, each: int, legend: int) -> dict[str, Any]:
+        rows = max(1, -(-len(ks) // columns))
+        height = 80 + each * rows + legend
+        return base_layout(height, legend={"orientation": "h", "y": -66 / (each * rows), "yanchor": "top"}) | {
+            "margin": {"l": 62, "r": 16, "t": 34, "b": 46 + legend},
+            **panels(titles, columns, x, y, 0.07, 0.3 / rows if rows > 1 else 0.1),
+        }
+
+    crowded = len(data) > 20  # a legend as tall as the figure helps nobody on a small screen; the caption says enough
+    narrow = layout(1, 250, 20 if crowded else 210) | {"showlegend": not crowded}
+    return Figure(slug, title, caption, data, layout(2, 260, 90), narrow)
+
+
+def coverage(entries: Sequence[Entry], externals: Sequence[Entry], curves: Mapping[str, Any], caption: str) -> Figure:
+    """Accuracy on the most confident share of the papers; externals in every panel."""
+
+    def series(e: Entry) -> tuple[list[float], list[float], dict[str, Any] | None]:
+        at = curves[e["name"]]["coverage"][1::2]
+        values = [c["accuracy"] for c in at]
+        bars = error_bars(values, [c["accuracy_low"] for c in at], [c["accuracy_high"] for c in at])
+        return [c["coverage"] for c in at], values, bars
+
+    done = [p.entry for p in points(entries)]
+    lowest = min(
+        (c["accuracy_low"] for e in [*done, *externals] for c in curves[e["name"]]["coverage"][1::2]), default=0.0
+    )
+    x = share_axis("share of papers decided", range=[0.05, 1.03])
+    y = share_axis("accuracy on them", range=[max(0.0, lowest - 0.02), 1.01])
+    figure = by_mix(done, series, "coverage", "Accuracy on the papers it is sure of", caption, x, y)
+    panels_drawn = sorted({(t["xaxis"], t["yaxis"]) for t in figure.data})
+    for e in externals:
+        xs, ys, bars = series(e)
+        for i, (xa, ya) in enumerate(panels_drawn):
+            line = _thin(xs, ys, e["name"], INK, "longdashdot") | {"xaxis": xa, "yaxis": ya, "legendgroup": e["name"]}
+            figure.data.append(line | {"error_y": (bars or {}) | {"thickness": 0.7, "width": 0}, "showlegend": not i})
+    return figure
+
+
+def training(
+    entries: Sequence[Entry], logs: Mapping[str, Any], key: str, slug: str, title: str, caption: str, y: dict[str, Any]
+) -> Figure:
+    """One column of the metric logs against the optimizer step."""
+
+    def series(e: Entry) -> tuple[list[float], list[float], dict[str, Any] | None]:
+        at = [line for line in logs.get(e["name"], []) if line.get(key) is not None]
+        return [line["step"] for line in at], [line[key] for line in at], None
+
+    logged = [e for e in entries if logs.get(e["name"])]
+    return by_mix(logged, series, slug, title, caption, axis("optimizer step"), y)

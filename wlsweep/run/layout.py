@@ -1,0 +1,222 @@
+"""Where everything of a run lies, and how it gets there whole: the only module that knows these paths.
+
+runs/NAME/
+  sweep.json                       resolved configuration and provenance
+  data/                            manifests of the mixes, test.parquet (the truth), data.json
+  conditions/CONDITION/            metrics.jsonl, model/, checkpoints/, trained.json | failed.json, lease.json
+  predictions/condition=CONDITION/ Parquet
+  metrics/                         all_metrics.json, all_metrics.parquet, by_year.parquet, analysis.json
+  export/CONDITION/                predictions.jsonl, on request
+  report/                          index.html, plots/
+  logs/                            what the engines had to say
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wlsweep.errors import WlsweepError
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The paths of one run."""
+
+    root: Path
+
+    @property
+    def sweep_json(self) -> Path:
+        """Resolved configuration and provenance."""
+        return self.root / "sweep.json"
+
+    @property
+    def data(self) -> Path:
+        """Folder of the data stage."""
+        return self.root / "data"
+
+    @property
+    def data_json(self) -> Path:
+        """Record of the finished data stage: counts, duplicates, truncation, hashes, where the token tables lie."""
+        return self.data / "data.json"
+
+    @property
+    def test_parquet(self) -> Path:
+        """The truth: one row per test paper."""
+        return self.data / "test.parquet"
+
+    def manifest(self, k: int) -> Path:
+        """Row id and multiplicity of the training rows at proportion 1/k."""
+        return self.data / f"manifest_prop1_{k}.parquet"
+
+    def condition(self, name: str) -> Path:
+        """Folder of one condition."""
+        return self.root / "conditions" / name
+
+    def metric_log(self, name: str) -> Path:
+        """JSON Lines, one object per logged step."""
+        return self.condition(name) / "metrics.jsonl"
+
+    def model(self, name: str) -> Path:
+        """The final model: safetensors and tokenizer."""
+        return self.condition(name) / "model"
+
+    def checkpoints(self, name: str) -> Path:
+        """Resume checkpoints; gone when the condition is trained."""
+        return self.condition(name) / "checkpoints"
+
+    def trained(self, name: str) -> Path:
+        """Record of finished training, written last."""
+        return self.condition(name) / "trained.json"
+
+    def failed(self, name: str) -> Path:
+        """Record of failure: stage, cause, attempts, log."""
+        return self.condition(name) / "failed.json"
+
+    def lease(self, name: str) -> Path:
+        """Who trains or predicts the condition right now."""
+        return self.condition(name) / "lease.json"
+
+    @property
+    def data_lease(self) -> Path:
+        """Who makes the data right now."""
+        return self.root / "data.lease"
+
+    @property
+    def report_lease(self) -> Path:
+        """Who evaluates and reports right now."""
+        return self.root / "report.lease"
+
+    @property
+    def predictions(self) -> Path:
+        """Hive-partitioned Parquet of all conditions."""
+        return self.root / "predictions"
+
+    def prediction(self, name: str) -> Path:
+        """Parquet folder of one condition."""
+        return self.predictions / f"condition={name}"
+
+    @property
+    def metrics_json(self) -> Path:
+        """All metrics of all conditions."""
+        return self.root / "metrics" / "all_metrics.json"
+
+    @property
+    def metrics_parquet(self) -> Path:
+        """The same, as a table."""
+        return self.root / "metrics" / "all_metrics.parquet"
+
+    @property
+    def analysis_json(self) -> Path:
+        """Comparisons, verdicts, curves and what the page is drawn from."""
+        return self.root / "metrics" / "analysis.json"
+
+    @property
+    def by_year_parquet(self) -> Path:
+        """Metrics of all conditions, a row a condition and year."""
+        return self.root / "metrics" / "by_year.parquet"
+
+    @property
+    def skipped_json(self) -> Path:
+        """Conditions that `--until-decided` left out, and why."""
+        return self.root / "skipped.json"
+
+    def exported(self, name: str) -> Path:
+        """Predictions of one condition as LLaMA-Factory writes them."""
+        return self.root / "export" / name / "predictions.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.root / "report" / "index.html"
+
+    @property
+    def plots(self) -> Path:
+        """PNG figures."""
+        return self.root / "report" / "plots"
+
+    @property
+    def logs(self) -> Path:
+        """Engine chatter."""
+        return self.root / "logs"
+
+    @property
+    def cache(self) -> Path:
+        """Token tables, synthetic papers and base models: shared by the runs that lie beside this one."""
+        return self.root.parent / ".cache"
+
+
+def existing_run(path: str | Path) -> RunDir:
+    """The run in a folder.
+
+    Raises:
+        WlsweepError: if there is none.
+    """
+    run = RunDir(Path(path))
+    if not run.sweep_json.is_file():
+        raise WlsweepError(f"{path} holds no run (no sweep.json); start one with: wlsweep run SWEEP.toml --out {path}")
+    return run
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; renamed to `path` if the block ends well, deleted if not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`; renamed to `path` if the block ends well, deleted if not.
+
+    Where another process was faster, its folder stays: this is for results that are the same whoever makes them.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all: a field a line, of a list an item a line.
+
+    NaN and infinity are refused: a number that is not there is null.
+    """
+    if isinstance(value, list):
+        text = "[\n" + ",\n".join(json.dumps(item, allow_nan=False) for item in value) + "\n]"
+    else:
+        text = json.dumps(value, indent=1, allow_nan=False)
+    with atomic_file(path) as temporary:
+        temporary.write_text(text + os.linesep, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON that `write_json` wrote.
+
+    Raises:
+        WlsweepError: if the file is not whole JSON, naming it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise WlsweepError(f"{path} cannot be read: {e}; delete it and run the stage that writes it again") from None

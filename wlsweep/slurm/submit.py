@@ -1,0 +1,105 @@
+"""`wlsweep submit`: write the batch script into the run directory, show the `sbatch` line, submit it.
+
+wlsweep submit search_spaces/iclr19.toml --site cluster/sites/mysite.toml --nodes 2 --dry-run
+"""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from wlsweep.errors import WlsweepError
+from wlsweep.run.layout import RunDir
+from wlsweep.run.status import refuse_other_configuration
+from wlsweep.slurm.attach import slurm
+from wlsweep.slurm.script import Job, check_paths, index_ranges, job_resources, render_script, sbatch_command
+from wlsweep.slurm.site import Site
+from wlsweep.spec.condition import select
+from wlsweep.spec.config import Sweep
+
+
+class SubmitOptions(NamedTuple):
+    """What the command line asked for."""
+
+    file: Path
+    """Search space."""
+    out: Path
+    only: str | None = None
+    nodes: int = 1
+    array: bool = False
+    data: str | None = None
+    limit: int | None = None
+
+
+def make_job(sweep: Sweep, site: Site, wish: SubmitOptions, workdir: Path, stamp: str) -> Job:
+    """Everything that a submission consists of; writes nothing.
+
+    Raises:
+        WlsweepError: if the sweep does not fit the site or a path cannot be used.
+    """
+    if wish.nodes < 1:
+        raise WlsweepError(f"--nodes {wish.nodes}: at least one is needed")
+    chosen = select(sweep.conditions, wish.only)
+    run = (workdir / wish.out).resolve()
+    folder = run / "slurm"
+    driver = ["run", str(folder / f"{stamp}.toml"), "--out", str(run)]
+    if wish.data is not None:
+        driver += ["--data", wish.data]
+    if wish.limit is not None:
+        driver += ["--limit", str(wish.limit)]
+    job = Job(
+        name=f"wl-{sweep.name}",
+        site=site,
+        ask=job_resources(site, sweep, wish.nodes, wish.array),
+        workdir=workdir,
+        run=run,
+        script=folder / f"{stamp}.sh",
+        driver=tuple(driver),
+        only=wish.only,
+        array=index_ranges([c.index for c in chosen if c.index is not None]) if wish.array else None,
+    )
+    check_paths(job)
+    return job
+
+
+def write_job(job: Job, sweep_file: Path) -> None:
+    """Write the script, and beside it the search space as it is: a job that comes back must not read a later one."""
+    folder = job.script.parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    shutil.copyfile(sweep_file, job.script.with_suffix(".toml"))
+    job.script.write_text(render_script(job), encoding="utf-8")
+    job.script.chmod(0o700)
+
+
+def submit(sweep: Sweep, site: Site, wish: SubmitOptions, dry_run: bool, say: Callable[[str], None]) -> int | None:
+    """Write and submit a job; returns its id, or None on a dry run.
+
+    Raises:
+        WlsweepError: if nothing can be submitted as asked, or SLURM refuses.
+    """
+    stamp = f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(2)}"
+    job = make_job(sweep, site, wish, Path.cwd().resolve(), stamp)
+    refuse_other_configuration(RunDir(job.run), sweep.fingerprint(), sweep.name)
+    write_job(job, wish.file)
+    command = sbatch_command(job)
+    ask = job.ask
+    shape = f"array {job.array}, each task" if job.array is not None else "one allocation"
+    say(f"shape:   {shape}: {ask.nodes} x ({ask.cpus} CPUs, {ask.gpus} GPUs, {ask.memory_mb} MiB), {site.time}")
+    say(f"script:  {job.script}")
+    say(f"submit:  {shlex.join(command)}")
+    if dry_run:
+        return None
+    answer = slurm(*command).strip().partition(";")[0]
+    if not answer.isdigit():
+        raise WlsweepError(f"sbatch answered {answer!r} instead of a job id; see squeue --me")
+    run = shlex.quote(str(wish.out))
+    say(f"job:     {answer}")
+    say(f"log:     {job.run / 'logs' / 'latest' / 'job.log'} (until it starts: {job.run / 'slurm'}/job_*.out)")
+    say(f"next:    squeue --me; wlsweep status {run}; wlsweep submit --tunnel {run}; scancel {answer}")
+    return int(answer)

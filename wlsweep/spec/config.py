@@ -1,0 +1,354 @@
+"""A search space: one TOML file read into frozen models, unknown keys refused, all errors at once.
+
+    >>> load_sweep("search_spaces/demo.toml").conditions[0].name
+    'baseline_gamma1.0_prop1_2'
+
+Every field states its unit and its reason; the resolved configuration is written to `sweep.json` of the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from wlsweep.errors import WlsweepError
+from wlsweep.spec.condition import Balance, Condition, LossKind, Variant, expand
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _read_proportion(value: object) -> object:
+    """`"1/3"` -> 3."""
+    if isinstance(value, str) and value.startswith("1/") and value[2:].isdigit():
+        return int(value[2:])
+    raise ValueError(f'{value!r}: write a proportion as a share of accepts, such as "1/3"')
+
+
+def _write_proportion(k: int) -> str:
+    return f"1/{k}"
+
+
+Proportion = Annotated[
+    int, BeforeValidator(_read_proportion), PlainSerializer(_write_proportion, return_type=str, when_used="json")
+]
+
+
+class GridBlock(_Model):
+    """One product of axes; the search space is the union of its blocks in file order."""
+
+    proportion: list[Proportion] = Field(min_length=1)
+    """Shares of accepts in the training data, each written `"1/k"`."""
+    variant: list[Variant] = Field(min_length=1)
+    """Whose loss gamma multiplies."""
+    gamma: list[float] = Field(min_length=1)
+    """Weights, one decimal."""
+    loss: list[LossKind] = ["binary"]
+    """What the weighted loss is; see `wlsweep.train.loss`."""
+    focal: list[float] = [0.0]
+    """Focusing exponents of the focal loss (0: none)."""
+    smoothing: list[float] = [0.0]
+    """Label smoothing (0: none)."""
+    balance: list[Balance] = ["none"]
+    """Class weights from training counts: `inverse` frequency or `effective` number of samples."""
+    two_stage: list[bool] = [False]
+    """Whether to fine-tune at gamma 1 first; the first stage is shared by all conditions that start from it."""
+    seed: list[int] = [0]
+    """Seeds of the order of training rows."""
+
+
+class SyntheticPapers(_Model):
+    """Papers drawn from a model whose P(accept | text) is known in closed form; see `wlsweep.data.synthetic`."""
+
+    base_rows: int = Field(24_000, ge=2)
+    """Balanced rows on which the tiny base model is made; disjoint from the others."""
+    train_rows: int = Field(2_000, ge=2)
+    """Balanced rows of the source that the proportions are drawn from."""
+    test_rows: int = Field(1_000, ge=2)
+    """Balanced rows of the test set."""
+    words: int = Field(24, ge=12)
+    """Words of a paper, ten of them informative."""
+    seed: int = 0
+    """Seed of the whole world."""
+
+
+class Data(_Model):
+    """Where rows come from and how the training sets are drawn."""
+
+    source: str | None = None
+    """ShareGPT rows to train on: a file, or a folder holding `train.*` and `test.*` (json, jsonl or parquet)."""
+    test: str | None = None
+    """ShareGPT rows to test on; without it `test_share` of the source is split off."""
+    pool: str | None = None
+    """Extra rows for the class that falls short, under `resampling = "pool"`."""
+    synthetic: SyntheticPapers | None = None
+    """A made world instead of files."""
+    test_share: Share = 0.2
+    """Share of each class that becomes the test set where no test file is given (by a hash of the row id)."""
+    resampling: Literal["table", "oversample", "common_total", "pool", "error"] = "error"
+    """What to do where a class is too small for a proportion; see `wlsweep.data.mix`."""
+    table: dict[str, tuple[Count, Count]] | None = None
+    """Literal (accepts, rejects) by proportion, such as `"1/3" = [5702, 11399]`."""
+    seed: int = 0
+    """Seed of split and subsets."""
+    limit: int | None = Field(None, ge=8)
+    """Rows of every set in a trial run (`wlsweep run --limit`); without it all."""
+    cutoff: int = Field(4096, ge=8)
+    """Longest row, in tokens; what does not fit is cut from the end of the paper."""
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.synthetic and (self.source or self.test or self.pool):
+            raise ValueError("synthetic papers and files (source, test, pool) exclude each other")
+        if (self.resampling == "table") != (self.table is not None):
+            raise ValueError('resampling = "table" and [data.table] belong together')
+        if self.resampling == "pool" and not self.pool:
+            raise ValueError('resampling = "pool" needs pool = "FILE"')
+        return self
+
+
+class TinyBase(_Model):
+    """A small Qwen2 with its own byte-level BPE, made locally and deterministically; see `wlsweep.train.tiny_base`."""
+
+    vocab: int = Field(1280, ge=300)
+    """Tokens of the vocabulary."""
+    width: int = Field(64, ge=32)
+    """Hidden size; the MLP has twice it."""
+    layers: int = Field(2, ge=1)
+    """Transformer layers."""
+    heads: int = Field(2, ge=1)
+    """Attention heads, with half as many (at least one) key-value heads."""
+    learn: Literal["decision", "format"] = "decision"
+    """What it is first taught: `decision`, the true answers of the base rows; `format`, answers drawn at random, so
+    that it speaks the answer's form and knows nothing of the labels."""
+    lr: float = Field(3e-3, gt=0)
+    """Peak learning rate of that first training."""
+    batch: Count = 32
+    """Its rows per step."""
+    epochs: Count = 1
+    """Its passes over the base rows."""
+    seed: int = 0
+    """Seed of the initial weights."""
+
+    @model_validator(mode="after")
+    def _can_be_served(self) -> Self:
+        if self.width % (32 * self.heads):
+            raise ValueError(
+                f"width {self.width} gives {self.heads} heads of {self.width / self.heads:g} each; vLLM on a CPU serves "
+                "heads of 32, 64, 96 or 128, so make width a multiple of 32 x heads"
+            )
+        return self
+
+
+class Model(_Model):
+    """The base model that every condition starts from."""
+
+    path: str | None = None
+    """A Hugging Face model: a folder, or a name where a hub can be reached."""
+    tiny: TinyBase | None = None
+    """A tiny base made on first use, for machines without a GPU or a hub."""
+    attention: Literal["sdpa", "eager", "packed"] = "sdpa"
+    """Attention of the training workers. Rows carry no mask, so on a GPU `sdpa` runs PyTorch's FlashAttention-2 kernel.
+    `packed` lays the rows of a micro-batch one after another and runs that kernel's variable-length form: no token of
+    padding, for micro-batches of several rows of different lengths."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.path is None) == (self.tiny is None):
+            raise ValueError("give one of path and [model.tiny]")
+        return self
+
+
+class Loss(_Model):
+    """What all conditions share of the loss; the rest is an axis of the grid."""
+
+    format_weight: float = Field(1.0, ge=0)
+    """Weight of the token cross-entropy that carries no gamma (`binary` only); 1 makes gamma 1 plain fine-tuning."""
+    effective_beta: float = Field(0.999, gt=0, lt=1)
+    """Beta of the effective number of samples, for `balance = "effective"`."""
+
+
+class Train(_Model):
+    """One fine-tuning. Nothing here but `workers`, `micro_batch` and resources may differ between machines."""
+
+    lr: float = Field(gt=0)
+    """Peak learning rate of AdamW."""
+    epochs: Count = 1
+    """Passes over the training rows."""
+    global_batch: Count = 16
+    """Rows per optimizer step over all ranks and accumulation steps; the loss is normalised over it."""
+    micro_batch: Count = 1
+    """Rows per forward pass of one rank; accumulation follows as global_batch / (workers * micro_batch)."""
+    workers: Count = 4
+    """Ranks of one condition, one GPU each where `gpu` is set."""
+    gpu: bool = True
+    """Whether each rank holds a GPU (NCCL) or CPU cores (gloo)."""
+    cpus_per_worker: Count = 1
+    """CPU cores that Ray reserves for one rank."""
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    """Arithmetic of forward and backward; master weights and optimizer state are float32."""
+    warmup_ratio: Share = 0.1
+    """Share of the steps in which the learning rate climbs, before the cosine."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this global norm."""
+    gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass (non-reentrant) instead of keeping them."""
+    log_every: Count = 10
+    """Optimizer steps between lines of the metric log."""
+    checkpoint_every: Count = 200
+    """Optimizer steps between resume checkpoints; at most so much is lost to a fault."""
+    max_retries: int = Field(2, ge=0)
+    """How often a condition whose workers died is started again before it counts as failed."""
+    groups: int | None = Field(None, ge=1)
+    """Conditions trained at the same time; without it as many as the cluster's GPUs hold, and one without GPUs (more groups
+    train no faster on the same cores, and each has a dozen processes)."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.global_batch % (self.workers * self.micro_batch):
+            raise ValueError(
+                f"global_batch {self.global_batch} is no multiple of workers {self.workers} x micro_batch "
+                f"{self.micro_batch}; change one of them"
+            )
+        if self.checkpoint_every % self.log_every:
+            raise ValueError(
+                f"checkpoint_every {self.checkpoint_every} is no multiple of log_every {self.log_every}; a resumed "
+                "training could not write the same metric log"
+            )
+        return self
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per rank and optimizer step."""
+        return self.global_batch // (self.workers * self.micro_batch)
+
+
+class Predict(_Model):
+    """Prediction of the test set with vLLM."""
+
+    engines: int | None = Field(None, ge=1)
+    """vLLM engines at the same time; without it as many as the cluster's resources hold (one without GPUs)."""
+    gpus_per_engine: int = Field(1, ge=0)
+    """GPUs of one engine (tensor parallel); 0 runs vLLM on the CPU."""
+    cpus_per_engine: Count = 2
+    """CPU cores of one engine."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Arithmetic of the engine."""
+    answer_tokens: int = Field(16, ge=1)
+    """Longest answer that is generated."""
+    memory_share: float = Field(0.9, gt=0, le=1)
+    """Share of a GPU's memory that the engine takes."""
+    swap_tolerance: float | None = Field(None, gt=0)
+    """Largest difference (natural log units) between the engine's label log-probabilities and those that the trained
+    model itself gave on the same rows; beyond it the engine is reloaded, and the condition fails if that is no cure.
+    Without it 0.01 for float32 and 0.25 for bfloat16, whose kernels round differently."""
+
+
+class Budget(_Model):
+    """What `wlsweep plan` reckons with; decides nothing else."""
+
+    gpu_memory_gib: float = Field(80, gt=0)
+    """Memory of one GPU."""
+    peak_tflops: float = Field(989, gt=0)
+    """Dense bf16 peak of one GPU (H100 SXM data sheet: 989; A100: 312)."""
+    mfu: float = Field(0.4, gt=0, le=1)
+    """Model FLOP utilisation assumed: the share of the peak that goes into 6 x parameters x tokens."""
+    price_per_gpu_hour: float = Field(2.0, ge=0)
+    """In dollars."""
+
+
+class Sweep(_Model):
+    """One search space, resolved."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")
+    """Names the run directory `runs/NAME`."""
+    keep_models: Literal["all", "best", "none"] = "all"
+    """Which models outlive their predictions; `best` is the lowest unweighted training loss, since the test set
+    chooses nothing."""
+    data: Data
+    model: Model
+    loss: Loss = Loss()
+    train: Train
+    predict: Predict = Predict()
+    budget: Budget = Budget()
+    grid: list[GridBlock] = Field(min_length=1)
+
+    @cached_property
+    def conditions(self) -> tuple[Condition, ...]:
+        """The registry: every stage and every page takes names and order from here."""
+        return expand(block.model_dump() for block in self.grid)
+
+    @model_validator(mode="after")
+    def _tables(self) -> Self:
+        wanted = {c.proportion_text for c in self.conditions}
+        if self.data.table is not None and (missing := sorted(wanted - set(self.data.table))):
+            raise ValueError(f"[data.table] lacks {', '.join(missing)}")
+        return self
+
+    def fingerprint(self) -> str:
+        """Hash of what decides results; layout (workers, micro-batch, resources, logging) and the grid are left out.
+
+        So the same run directory can be continued on another machine, and a sweep can be widened.
+        """
+        layout = {"workers", "micro_batch", "gpu", "cpus_per_worker", "log_every", "checkpoint_every", "max_retries"}
+        kept = self.model_dump(
+            exclude={
+                "name": True,
+                "grid": True,
+                "data": {"source", "test", "pool"},  # the rows' own hashes are compared by the data stage
+                "keep_models": True,
+                "budget": True,
+                "train": layout | {"groups"},
+                # Predictions carry their model's fingerprint; how they were made may be mended without a re-training.
+                "predict": True,
+            }
+        )
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_sweep(path: str | Path, data: str | None = None) -> Sweep:
+    """Read a search space.
+
+    Args:
+        path: the TOML file. Relative paths of data in it are relative to the working directory.
+        data: replaces `data.source` (and drops synthetic papers).
+
+    Raises:
+        WlsweepError: naming the file and every wrong field at once.
+    """
+    path = Path(path)
+    try:
+        raw: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        shipped = ", ".join(sorted(p.name for p in Path("search_spaces").glob("*.toml")))
+        raise WlsweepError(f"{path}: no such search space" + (f" (shipped: {shipped})" if shipped else "")) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise WlsweepError(f"{path}: no readable TOML: {e}") from None
+    if data is not None:
+        section = raw.setdefault("data", {})
+        if isinstance(section, dict):
+            section["source"] = data
+            section.pop("synthetic", None)
+    try:
+        return Sweep.model_validate(raw)
+    except ValidationError as e:
+        lines = []
+        for error in e.errors():
+            at = ".".join(str(part) for part in error["loc"]) or "search space"
+            message = error["msg"].removeprefix("Value error, ")
+            lines.append(f"  - {at}: {'unknown key' if error['type'] == 'extra_forbidden' else message}")
+        raise WlsweepError(f"{path} is no valid search space:\n" + "\n".join(lines)) from None
+    except WlsweepError as e:
+        raise WlsweepError(f"{path}: {e}") from None

@@ -1,0 +1,139 @@
+"""What a sweep costs, from configuration alone: parameters, memory per GPU, FLOPs, hours, storage. No engine, no weights.
+
+Sources: ZeRO-3 model states, Rajbhandari et al. 2020 and DeepSpeed's own estimator (18 bytes a parameter over all GPUs plus
+the largest layer gathered); training FLOPs 6 x parameters x tokens, Kaplan et al. 2020.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from wlsweep.errors import WlsweepError
+from wlsweep.spec.config import Model, Sweep
+
+GIB = 1 << 30
+
+
+class Architecture(NamedTuple):
+    """A Qwen2-shaped decoder."""
+
+    vocab: int
+    width: int
+    mlp: int
+    layers: int
+    heads: int
+    kv_heads: int
+    tied: bool
+
+    @property
+    def layer_parameters(self) -> int:
+        """Parameters of one decoder layer: attention with q, k, v biases, gated MLP, two norms."""
+        head = self.width // self.heads
+        q, kv = self.heads * head, self.kv_heads * head
+        attention = self.width * q + q + 2 * (self.width * kv + kv) + q * self.width
+        return attention + 3 * self.width * self.mlp + 2 * self.width
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        embeddings = self.vocab * self.width * (1 if self.tied else 2)
+        return embeddings + self.layers * self.layer_parameters + self.width
+
+    @property
+    def largest_layer(self) -> int:
+        """Parameters of the largest module that ZeRO-3 gathers at once."""
+        return max(self.layer_parameters, self.vocab * self.width)
+
+
+# Published configurations, so that a plan needs no hub.
+_KNOWN = {
+    "Qwen/Qwen2.5-0.5B-Instruct": Architecture(151936, 896, 4864, 24, 14, 2, True),
+    "Qwen/Qwen2.5-1.5B-Instruct": Architecture(151936, 1536, 8960, 28, 12, 2, True),
+    "Qwen/Qwen2.5-3B-Instruct": Architecture(151936, 2048, 11008, 36, 16, 2, True),
+    "Qwen/Qwen2.5-7B-Instruct": Architecture(152064, 3584, 18944, 28, 28, 4, False),
+}
+
+
+def architecture(model: Model) -> Architecture | None:
+    """The base model's shape; None where neither a folder nor a known name tells it."""
+    if model.tiny is not None:
+        t = model.tiny
+        vocab = -(-t.vocab // 64) * 64
+        return Architecture(vocab, t.width, 2 * t.width, t.layers, t.heads, max(1, t.heads // 2), False)
+    assert model.path is not None
+    config = Path(model.path) / "config.json"
+    if not config.is_file():
+        return _KNOWN.get(model.path)
+    try:
+        c = json.loads(config.read_text())
+        return Architecture(
+            c["vocab_size"],
+            c["hidden_size"],
+            c["intermediate_size"],
+            c["num_hidden_layers"],
+            c["num_attention_heads"],
+            c["num_key_value_heads"],
+            bool(c.get("tie_word_embeddings", False)),
+        )
+    except (ValueError, KeyError) as e:
+        raise WlsweepError(f"{config} is no configuration of a Qwen2-shaped model: {e!r}") from None
+
+
+class Memory(NamedTuple):
+    """Bytes per GPU while training."""
+
+    model_states: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """Sum of the three; buffers and fragmentation come on top."""
+        return sum(self)
+
+
+def training_memory(a: Architecture, sweep: Sweep, answer_tokens: int = 6) -> Memory:
+    """Memory per rank under ZeRO-3.
+
+    Activations are reckoned as the tensors that a decoder layer keeps for its backward pass: with checkpointing one
+    [row, token, width] tensor a layer plus all tensors of the one layer that is recomputed; without it all of all. The
+    last layer makes little more than keys and values (`wlsweep.train.patches.last_layer`). A micro-batch may hold twice as
+    many short rows. Within 10 % of what is measured
+    (packed rows in bf16 keep more on a CPU, where their attention is in float32).
+    """
+    train = sweep.train
+    size = 2 if train.dtype == "bf16" else 4
+    states = 18 * a.parameters // train.workers + 4 * a.largest_layer
+    if train.dtype == "fp32":
+        states = 16 * a.parameters // train.workers + 4 * a.largest_layer
+    tokens = train.micro_batch * sweep.data.cutoff
+    head = a.width // a.heads
+    kept = size * tokens * (4 * a.width + 2 * (a.heads + a.kv_heads) * head + 4 * a.mlp)
+    kept_by_last = size * tokens * (2 * a.width + 4 * a.kv_heads * head)
+    boundaries = size * tokens * a.width * a.layers
+    activations = boundaries + kept if train.gradient_checkpointing else (a.layers - 1) * kept + kept_by_last
+    logits = 3 * 4 * 2 * train.micro_batch * answer_tokens * a.vocab
+    return Memory(states, activations, logits)
+
+
+def training_flops(a: Architecture, tokens: int) -> float:
+    """FLOPs that training on so many tokens needs; recomputation under checkpointing is not counted (MFU, not HFU).
+
+    Six a token and parameter, without embeddings, LM head and what the last layer need not compute: all but keys and
+    values. Attention scores are left out.
+    """
+    embeddings = a.vocab * a.width * (1 if a.tied else 2)
+    unused = a.width * (2 * a.width + 3 * a.mlp)
+    return 6.0 * (a.parameters - embeddings - unused) * tokens
+
+
+def model_bytes(a: Architecture, sweep: Sweep) -> int:
+    """Size of one exported model."""
+    return a.parameters * (2 if sweep.train.dtype == "bf16" else 4)
+
+
+def checkpoint_bytes(a: Architecture, sweep: Sweep) -> int:
+    """Size of one resume checkpoint: float32 weights and both moments, and the model's own weights."""
+    return 12 * a.parameters + model_bytes(a, sweep)

@@ -1,1 +1,0 @@
-"""Orchestration: conditions as Ray Tune trials on warm groups of Ray Train workers, leases, progress, stages."""

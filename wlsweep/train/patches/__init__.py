@@ -1,0 +1,1 @@
+"""Replaced functions of other libraries, each in a file of its own."""
