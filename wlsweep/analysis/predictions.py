@@ -26,7 +26,7 @@ from wlsweep.errors import WlsweepError, refuse_all
 from wlsweep.run.columns import ACCEPT, LABELS, PREDICTION, REJECT, TRUTH
 from wlsweep.run.layout import RunDir, read_json
 from wlsweep.run.lease import holder
-from wlsweep.spec.condition import Condition, parse_name, select
+from wlsweep.spec.condition import Condition, condition_from, select
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -110,9 +110,8 @@ class RunPredictions:
 
 
 def declared_conditions(sweep: Mapping[str, Any]) -> tuple[Condition, ...]:
-    """The conditions that `sweep.json` lists, in order, each read from its name alone."""
-    names = [entry["name"] for entry in sweep["conditions"]]
-    return tuple(replace(parse_name(name), index=i) for i, name in enumerate(names))
+    """The conditions that `sweep.json` lists, in order."""
+    return tuple(replace(condition_from(entry), index=i) for i, entry in enumerate(sweep["conditions"]))
 
 
 def load_predictions(

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from wlsweep.errors import WlsweepError
 from wlsweep.run.layout import RunDir, read_json, write_json
 from wlsweep.run.lease import holder
-from wlsweep.spec.condition import Condition, first_stage, parse_name
+from wlsweep.spec.condition import Condition, condition_from, first_stage
 
 StageStatus = Literal["done", "running", "failed", "missing"]
 
@@ -55,9 +55,7 @@ class RunStatus:
     @cached_property
     def conditions(self) -> tuple[Condition, ...]:
         """The conditions in the order of the search space."""
-        return tuple(
-            Condition(**{**vars(parse_name(c["name"])), "index": c["index"]}) for c in self.record["conditions"]
-        )
+        return tuple(condition_from(c) for c in self.record["conditions"])
 
     @cached_property
     def test_ids(self) -> list[str] | None:

@@ -16,65 +16,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 from wlsweep.errors import WlsweepError, refuse_all
-
-Variant = Literal["baseline", "accept", "reject"]
-LossKind = Literal["binary", "sequence", "decision_token"]
-Balance = Literal["none", "inverse", "effective"]
-
-_NAME = re.compile(
-    r"^(?P<variant>baseline|accept|reject)_gamma(?P<gamma>\d+\.\d+)_prop1_(?P<k>\d+)"
-    r"(?:_(?P<loss>sequence|decision_token))?"
-    r"(?:_focal(?P<focal>\d+\.\d+))?"
-    r"(?:_smooth(?P<smoothing>\d+\.\d+))?"
-    r"(?:_(?P<balance>inverse|effective))?"
-    r"(?P<two_stage>_twostage)?"
-    r"(?:_seed(?P<seed>\d+))?$"
-)
+from wlsweep.spec.axes import AXES, GRID_ORDER, Axes, Axis
 
 
 @dataclass(frozen=True)
-class Condition:
-    """One fine-tuning. Two conditions are the same experiment exactly when their names are equal."""
+class Condition(Axes):
+    """One fine-tuning: a value of every axis. Two are the same experiment exactly when their names are equal."""
 
-    variant: Variant
-    gamma: float
-    """Weight on the variant's class, > 0; the baseline has 1."""
-    k: int
-    """The training data holds a share 1/k of accepts."""
-    loss: LossKind = "binary"
-    focal: float = 0.0
-    """Focusing exponent of the focal loss; 0 is none."""
-    smoothing: float = 0.0
-    """Label smoothing in [0, 0.5); 0 is none."""
-    balance: Balance = "none"
-    """Class weights from the training counts, multiplied with gamma."""
-    two_stage: bool = False
-    """Fine-tune with gamma 1 on the same mix first, then with this condition's weights."""
-    seed: int = 0
-    """Seed of the order of training rows."""
     index: int = 0
     """Place in the search space; no part of the identity."""
 
     @property
     def name(self) -> str:
         """The identity; the inverse of `parse_name`."""
-        parts = [f"{self.variant}_gamma{self.gamma:.1f}_prop1_{self.k}"]
-        if self.loss != "binary":
-            parts.append(self.loss)
-        if self.focal:
-            parts.append(f"focal{self.focal:.1f}")
-        if self.smoothing:
-            parts.append(f"smooth{self.smoothing:.2f}")
-        if self.balance != "none":
-            parts.append(self.balance)
-        if self.two_stage:
-            parts.append("twostage")
-        if self.seed:
-            parts.append(f"seed{self.seed}")
-        return "_".join(parts)
+        return "_".join(self._parts(AXES))
 
     @property
     def proportion(self) -> Fraction:
@@ -100,53 +58,78 @@ class Condition:
     @property
     def group(self) -> str:
         """The name without variant, gamma and proportion: conditions that differ only in those are comparable."""
-        return self.name.partition(f"_prop1_{self.k}")[2].lstrip("_")
+        return "_".join(self._parts([a for a in AXES if not a.required]))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: index, name and every field."""
-        return {
-            "index": self.index,
-            "name": self.name,
-            "variant": self.variant,
-            "gamma": self.gamma,
-            "proportion": self.proportion_text,
-            "loss": self.loss,
-            "focal": self.focal,
-            "smoothing": self.smoothing,
-            "balance": self.balance,
-            "two_stage": self.two_stage,
-            "seed": self.seed,
+        """Plain data for JSON: index, name and the value of every axis."""
+        return {"index": self.index, "name": self.name} | {a.key: a.written(_value(self, a)) for a in AXES}
+
+    def _parts(self, axes: Iterable[Axis]) -> list[str]:
+        valued = ((a, _value(self, a)) for a in axes)
+        return [a.part.write(value) for a, value in valued if a.in_name(value)]
+
+
+def condition_from(record: Mapping[str, Any]) -> Condition:
+    """The condition that `Condition.as_dict` wrote; an axis that is younger than the record has its default.
+
+    Raises:
+        WlsweepError: for a key that is no axis, a missing or impossible value, and a name that says something else.
+    """
+    what = f"the record of condition {record.get('name')!r}"
+    unknown = sorted(set(record) - {"index", "name"} - {a.key for a in AXES})
+    if unknown:
+        raise WlsweepError(
+            f"{what} has unknown keys: {', '.join(unknown)}; axes are {_known_axes()}. A newer wlsweep wrote it, or the "
+            "file was edited"
+        )
+    try:
+        values = {
+            a.attribute: a.record.read(record[a.key]) if a.record else record[a.key] for a in AXES if a.key in record
         }
+        found = Condition(**values, index=record.get("index", 0))
+        problems = problems_of(found)
+    except (TypeError, ValueError) as e:
+        raise WlsweepError(f"{what} cannot be read: {e}") from None
+    if found.name != record.get("name", found.name):
+        problems.append(f"its values make {found.name!r}")
+    refuse_all(f"{what} is no condition:", problems)
+    return found
+
+
+def _known_axes() -> str:
+    return ", ".join(a.key for a in GRID_ORDER)
+
+
+def _value(condition: Axes, axis: Axis) -> Any:
+    return getattr(condition, axis.attribute)
 
 
 def problems_of(c: Condition) -> list[str]:
     """Why this condition cannot be run or named; empty when it can."""
-    found = []
-    if c.variant not in get_args(Variant):
-        found.append(f"variant {c.variant!r}: expected one of {', '.join(get_args(Variant))}")
-    if not (math.isfinite(c.gamma) and c.gamma > 0):
-        found.append(f"gamma {c.gamma}: expected a number above 0")
-    elif round(c.gamma, 1) != c.gamma:
-        found.append(f"gamma {c.gamma}: names carry one decimal, so two gammas could share a name; use one decimal")
+    found = [problem for a in AXES if (problem := a.problem(_value(c, a)))]
     if c.variant == "baseline" and c.gamma != 1.0:
         found.append(f"baseline with gamma {c.gamma}: the baseline is gamma 1.0")
     if c.variant != "baseline" and c.gamma == 1.0:
         found.append(f"{c.variant} with gamma 1.0 is the baseline under another name; use variant 'baseline'")
-    if c.k < 2:
-        found.append(f"proportion 1/{c.k}: expected 1/2 or a smaller share of accepts")
-    if c.focal < 0 or round(c.focal, 1) != c.focal:
-        found.append(f"focal {c.focal}: expected 0 or a positive number with one decimal")
-    if not 0 <= c.smoothing < 0.5 or round(c.smoothing, 2) != c.smoothing:
-        found.append(f"smoothing {c.smoothing}: expected 0 <= smoothing < 0.5 with two decimals")
     if c.loss != "binary" and (c.focal or c.smoothing):
         found.append(
             f"loss {c.loss!r} with focal or smoothing: both are defined on p(accept), so on loss 'binary' only"
         )
     if c.focal and c.smoothing:
         found.append("focal and smoothing together: the focal factor needs one true class")
-    if c.seed < 0:
-        found.append(f"seed {c.seed}: expected 0 or more")
     return found
+
+
+def _name_pattern() -> re.Pattern[str]:
+    """All axes' parts in order, each a group named after its field; the first parts are there in every name."""
+    parts = [
+        f"_(?P<{a.attribute}>{a.part.pattern})" if a.required else f"(?:_(?P<{a.attribute}>{a.part.pattern}))?"
+        for a in AXES
+    ]
+    return re.compile("".join(parts).removeprefix("_"))
+
+
+_NAME = _name_pattern()
 
 
 def parse_name(name: str) -> Condition:
@@ -155,53 +138,35 @@ def parse_name(name: str) -> Condition:
     Raises:
         WlsweepError: if `name` is not exactly what `Condition.name` writes.
     """
-    m = _NAME.match(name)
-    if m:
-        c = Condition(
-            variant=cast(Variant, m["variant"]),
-            gamma=float(m["gamma"]),
-            k=int(m["k"]),
-            loss=cast(LossKind, m["loss"] or "binary"),
-            focal=float(m["focal"] or 0),
-            smoothing=float(m["smoothing"] or 0),
-            balance=cast(Balance, m["balance"] or "none"),
-            two_stage=bool(m["two_stage"]),
-            seed=int(m["seed"] or 0),
-        )
-        if c.name == name and not problems_of(c):
-            return c
+    if m := _NAME.fullmatch(name):
+        found = Condition(**{a.attribute: a.part.read(m[a.attribute]) for a in AXES if m[a.attribute] is not None})
+        if found.name == name and not problems_of(found):
+            return found
     raise WlsweepError(f"{name!r} is no condition name; expected for example 'accept_gamma2.0_prop1_3'")
-
-
-_AXES = ("proportion", "variant", "gamma", "loss", "focal", "smoothing", "balance", "two_stage", "seed")
-_DEFAULTS: dict[str, Any] = {
-    "loss": "binary",
-    "focal": 0.0,
-    "smoothing": 0.0,
-    "balance": "none",
-    "two_stage": False,
-    "seed": 0,
-}
 
 
 def expand(blocks: Iterable[Mapping[str, Sequence[Any]]]) -> tuple[Condition, ...]:
     """The union, in order, of the products of grid blocks.
 
     Args:
-        blocks: each maps axis names to lists of values; `proportion` holds the k of 1/k. Within a block the axes vary
-            in the order proportion, variant, gamma, loss, focal, smoothing, balance, two_stage, seed, the last
-            fastest.
+        blocks: each maps keys of axes to lists of values; `proportion` holds the k of 1/k. Within a block the axes vary
+            in the order of `GRID_ORDER`, the last fastest; an axis without values has its default.
 
     Raises:
-        WlsweepError: listing every impossible condition and every name that occurs twice.
+        WlsweepError: listing every unknown key, every impossible condition and every name that occurs twice.
     """
     found: dict[str, Condition] = {}
     problems: list[str] = []
     for b, block in enumerate(blocks):
-        values = [block.get(axis) or [_DEFAULTS[axis]] for axis in _AXES]
-        for point in itertools.product(*values):
-            at = dict(zip(_AXES, point, strict=True))
-            c = Condition(k=at.pop("proportion"), index=len(found), **at)
+        unknown = sorted(set(block) - {a.key for a in AXES})
+        lacking = [a.key for a in AXES if a.required and not block.get(a.key)]
+        problems += [f"grid block {b}: unknown axis {key!r}; axes are {_known_axes()}" for key in unknown]
+        problems += [f"grid block {b}: {key} has no values" for key in lacking]
+        if lacking:
+            continue
+        for point in itertools.product(*(block.get(a.key) or [a.default] for a in GRID_ORDER)):
+            values = {a.attribute: value for a, value in zip(GRID_ORDER, point, strict=True)}
+            c = Condition(**values, index=len(found))
             problems += [f"grid block {b}: {p}" for p in problems_of(c)]
             if c.name in found:
                 problems.append(f"grid block {b}: {c.name} occurs twice")
@@ -240,9 +205,11 @@ def select(conditions: Sequence[Condition], selection: str | None) -> tuple[Cond
 
 def first_stage(c: Condition) -> Condition:
     """The condition whose model a two-stage condition starts from: gamma 1 on the same mix, shared by all of them."""
-    return Condition("baseline", 1.0, c.k, loss=c.loss, seed=c.seed)
+    kept = {a.attribute: _value(c, a) for a in AXES if a.first_stage_keeps}
+    return Condition("baseline", 1.0, c.k, **kept)
 
 
 def baseline_of(c: Condition) -> Condition:
     """The condition that `c` is compared with: plain fine-tuning on the balanced mix, same seed."""
-    return Condition("baseline", 1.0, 2, seed=c.seed)
+    kept = {a.attribute: _value(c, a) for a in AXES if a.baseline_keeps}
+    return Condition("baseline", 1.0, 2, **kept)

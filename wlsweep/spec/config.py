@@ -13,12 +13,23 @@ import json
 import tomllib
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from types import GenericAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from wlsweep.errors import WlsweepError
-from wlsweep.spec.condition import Balance, Condition, LossKind, Variant, expand
+from wlsweep.spec.axes import GRID_ORDER, Axis
+from wlsweep.spec.condition import Condition, expand
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -28,43 +39,32 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def _read_proportion(value: object) -> object:
-    """`"1/3"` -> 3."""
-    if isinstance(value, str) and value.startswith("1/") and value[2:].isdigit():
-        return int(value[2:])
-    raise ValueError(f'{value!r}: write a proportion as a share of accepts, such as "1/3"')
+def _values_of(axis: Axis) -> GenericAlias:
+    """The type of an axis' list of values, with how TOML writes a value."""
+    one = axis.type
+    if axis.record:
+        written = PlainSerializer(axis.record.write, return_type=str, when_used="json")
+        one = Annotated[one, BeforeValidator(axis.record.read), written]
+    return GenericAlias(list, (one,))
 
 
-def _write_proportion(k: int) -> str:
-    return f"1/{k}"
-
-
-Proportion = Annotated[
-    int, BeforeValidator(_read_proportion), PlainSerializer(_write_proportion, return_type=str, when_used="json")
-]
-
-
-class GridBlock(_Model):
+class _GridBlock(_Model):
     """One product of axes; the search space is the union of its blocks in file order."""
 
-    proportion: list[Proportion] = Field(min_length=1)
-    """Shares of accepts in the training data, each written `"1/k"`."""
-    variant: list[Variant] = Field(min_length=1)
-    """Whose loss gamma multiplies."""
-    gamma: list[float] = Field(min_length=1)
-    """Weights, one decimal."""
-    loss: list[LossKind] = ["binary"]
-    """What the weighted loss is; see `wlsweep.train.loss`."""
-    focal: list[float] = [0.0]
-    """Focusing exponents of the focal loss (0: none)."""
-    smoothing: list[float] = [0.0]
-    """Label smoothing (0: none)."""
-    balance: list[Balance] = ["none"]
-    """Class weights from training counts: `inverse` frequency or `effective` number of samples."""
-    two_stage: list[bool] = [False]
-    """Whether to fine-tune at gamma 1 first; the first stage is shared by all conditions that start from it."""
-    seed: list[int] = [0]
-    """Seeds of the order of training rows."""
+
+# Its fields are the axes of `wlsweep.spec.axes`, each a list of values.
+if TYPE_CHECKING:
+    GridBlock = _GridBlock
+else:
+    GridBlock = create_model(
+        "GridBlock",
+        __base__=_GridBlock,
+        __doc__=_GridBlock.__doc__,
+        **{
+            a.key: (_values_of(a), Field(... if a.required else [a.default], min_length=1, description=a.meaning))
+            for a in GRID_ORDER
+        },
+    )
 
 
 class SyntheticPapers(_Model):

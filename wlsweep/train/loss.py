@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from wlsweep.spec.condition import Balance, Condition, LossKind
+from wlsweep.spec.axes import Balance, LossKind
+from wlsweep.spec.condition import Condition
 
 
 class AnswerScores(NamedTuple):

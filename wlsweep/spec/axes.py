@@ -1,0 +1,263 @@
+"""Every axis of the grid, once. To add an axis, add one field to `Axes`; nothing else lists them.
+
+A field says everything about its axis: type, default, its part of a condition's name, what values are allowed, what it
+means. Grid blocks and their schema, conditions, names and the parser of names, records in JSON, the order of the grid
+and `docs/configuration.md` are derived from it. For example, a kind of fine-tuning would be:
+
+    finetuning: Literal["full", "lora"] = field(
+        default="full",
+        metadata=axis(
+            words({"lora": "lora16"}), "Kind of fine-tuning.", baseline_keeps=True, first_stage_keeps=True
+        ),
+    )
+
+Fields stand in the order of their parts in a name. A field with a default adds its part only where the value differs,
+so that an added axis leaves every existing name as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+
+Variant = Literal["baseline", "accept", "reject"]
+LossKind = Literal["binary", "sequence", "decision_token"]
+Balance = Literal["none", "inverse", "effective"]
+
+
+class NamePart(NamedTuple):
+    """How a value stands in a condition's name."""
+
+    write: Callable[[Any], str]
+    pattern: str
+    """Regular expression of what `write` returns, without a group."""
+    read: Callable[[str], Any]
+    """The value of a text that matches `pattern`; the inverse of `write`."""
+
+
+def decimals(prefix: str, places: int) -> NamePart:
+    """A number with a fixed count of decimals: `decimals("gamma", 1)` writes 2.0 as `gamma2.0`."""
+    pattern = rf"{prefix}\d+\.\d+"
+    return NamePart(lambda v: f"{prefix}{v:.{places}f}", pattern, lambda text: float(text.removeprefix(prefix)))
+
+
+def integer(prefix: str) -> NamePart:
+    """A whole number: `integer("seed")` writes 1 as `seed1`."""
+    return NamePart(lambda v: f"{prefix}{v}", rf"{prefix}\d+", lambda text: int(text.removeprefix(prefix)))
+
+
+def words(texts: Mapping[Any, str]) -> NamePart:
+    """One word for each value that is not the default: `words({True: "twostage"})`."""
+    values = {text: value for value, text in texts.items()}
+    return NamePart(lambda v: texts.get(v, str(v)), "|".join(map(re.escape, values)), values.__getitem__)
+
+
+class Record(NamedTuple):
+    """How a value is written in TOML and JSON, where that is not the value itself."""
+
+    write: Callable[[Any], Any]
+    read: Callable[[Any], Any]
+    """The inverse; raises ValueError, saying what was expected, for anything that `write` does not return."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis, as `Axes` declares it."""
+
+    attribute: str
+    """Its field of a condition."""
+    key: str
+    """Its key in `[[grid]]` and in records."""
+    type: Any
+    """Type of a value."""
+    default: Any
+    """`dataclasses.MISSING` where a grid block must give values."""
+    part: NamePart
+    meaning: str
+    """One sentence for the reference of the configuration."""
+    check: Callable[[Any], str | None]
+    """Why a value cannot be used, or None."""
+    record: Record | None
+    order: int
+    """Place in the grid's order: an axis with a smaller number varies more slowly; equal ones as they are declared."""
+    baseline_keeps: bool
+    """Whether a condition is compared with the baseline of its own value (else with that of the default value)."""
+    first_stage_keeps: bool
+    """Whether the first stage of a two-stage condition has the condition's own value (else the default)."""
+
+    @property
+    def required(self) -> bool:
+        """Whether every grid block gives values, so that every name has this axis' part."""
+        return self.default is dataclasses.MISSING
+
+    def in_name(self, value: Any) -> bool:
+        """Whether a name has a part for this value."""
+        return self.required or bool(value != self.default)
+
+    def written(self, value: Any) -> Any:
+        """The value as TOML and JSON have it."""
+        return self.record.write(value) if self.record else value
+
+    def problem(self, value: Any) -> str | None:
+        """Why a value cannot be used or named, or None."""
+        choices = get_args(self.type)
+        if choices and value not in choices:
+            return f"{self.key} {value!r}: expected one of {', '.join(map(str, choices))}"
+        if why := self.check(value):
+            return why
+        if self.in_name(value) and not self._reads_back(value):
+            text = self.part.write(value)
+            return (
+                f"{self.key} {value}: a name would say {text!r}, so two values could share a name; use fewer decimals"
+            )
+        return None
+
+    def _reads_back(self, value: Any) -> bool:
+        text = self.part.write(value)
+        return re.fullmatch(self.part.pattern, text) is not None and bool(self.part.read(text) == value)
+
+
+def axis(
+    part: NamePart,
+    meaning: str,
+    *,
+    check: Callable[[Any], str | None] = lambda value: None,
+    key: str | None = None,
+    record: Record | None = None,
+    order: int = 1,
+    baseline_keeps: bool = False,
+    first_stage_keeps: bool = False,
+) -> dict[str, Any]:
+    """The metadata of a field of `Axes`; the arguments are the fields of `Axis`."""
+    return {
+        "axis": {
+            "part": part,
+            "meaning": meaning,
+            "check": check,
+            "key": key,
+            "record": record,
+            "order": order,
+            "baseline_keeps": baseline_keeps,
+            "first_stage_keeps": first_stage_keeps,
+        }
+    }
+
+
+def _read_share(value: object) -> int:
+    """`"1/3"` -> 3."""
+    if isinstance(value, str) and re.fullmatch(r"1/[1-9]\d*", value):
+        return int(value[2:])
+    raise ValueError(f'{value!r}: write a proportion as a share of accepts, such as "1/3"')
+
+
+def _check_gamma(gamma: float) -> str | None:
+    if not (math.isfinite(gamma) and gamma > 0):
+        return f"gamma {gamma}: expected a number above 0"
+    if round(gamma, 1) != gamma:
+        return f"gamma {gamma}: names carry one decimal, so two gammas could share a name; use one decimal"
+    return None
+
+
+def _check_smoothing(smoothing: float) -> str | None:
+    if not 0 <= smoothing < 0.5 or round(smoothing, 2) != smoothing:
+        return f"smoothing {smoothing}: expected 0 <= smoothing < 0.5 with two decimals"
+    return None
+
+
+def _check_focal(focal: float) -> str | None:
+    if not (math.isfinite(focal) and focal >= 0) or round(focal, 1) != focal:
+        return f"focal {focal}: expected 0 or a positive number with one decimal"
+    return None
+
+
+@dataclass(frozen=True)
+class Axes:
+    """One value of every axis. `Condition` adds what is computed from them."""
+
+    variant: Variant = field(
+        metadata=axis(
+            words({v: v for v in get_args(Variant)}),
+            "Whose loss gamma multiplies: that of `accept` or of `reject` papers, or nobody's (`baseline`).",
+        )
+    )
+    gamma: float = field(
+        metadata=axis(
+            decimals("gamma", 1),
+            "Weight on the variant's class, > 0, one decimal; the baseline has 1.",
+            check=_check_gamma,
+        )
+    )
+    k: int = field(
+        metadata=axis(
+            integer("prop1_"),
+            'Share of accepts in the training data, written `"1/k"`.',
+            check=lambda k: None if k >= 2 else f"proportion 1/{k}: expected 1/2 or a smaller share of accepts",
+            key="proportion",
+            record=Record(lambda k: f"1/{k}", _read_share),
+            order=0,
+        )
+    )
+    loss: LossKind = field(
+        default="binary",
+        metadata=axis(
+            words({"sequence": "sequence", "decision_token": "decision_token"}),
+            "What the weighted loss is: `binary` cross-entropy of the two labels at the decision position, token "
+            "cross-entropy of the whole answer (`sequence`), or with the weight on the `decision_token` only; see "
+            "`wlsweep.train.loss`.",
+            first_stage_keeps=True,
+        ),
+    )
+    focal: float = field(
+        default=0.0,
+        metadata=axis(decimals("focal", 1), "Focusing exponent of the focal loss; 0 is none.", check=_check_focal),
+    )
+    smoothing: float = field(
+        default=0.0,
+        metadata=axis(decimals("smooth", 2), "Label smoothing in [0, 0.5); 0 is none.", check=_check_smoothing),
+    )
+    balance: Balance = field(
+        default="none",
+        metadata=axis(
+            words({"inverse": "inverse", "effective": "effective"}),
+            "Class weights from the training counts, multiplied with gamma: `inverse` frequency or `effective` number "
+            "of samples.",
+        ),
+    )
+    two_stage: bool = field(
+        default=False,
+        metadata=axis(
+            words({True: "twostage"}),
+            "Fine-tune with gamma 1 on the same mix first, then with the condition's weights; all conditions that "
+            "start from the same first stage share it.",
+        ),
+    )
+    seed: int = field(
+        default=0,
+        metadata=axis(
+            integer("seed"),
+            "Seed of the order of training rows.",
+            check=lambda seed: None if seed >= 0 else f"seed {seed}: expected 0 or more",
+            baseline_keeps=True,
+            first_stage_keeps=True,
+        ),
+    )
+
+
+def _declared(cls: type[Axes]) -> tuple[Axis, ...]:
+    types = get_type_hints(cls)
+    found = []
+    for f in dataclasses.fields(cls):
+        given = dict(f.metadata["axis"])
+        key = given.pop("key") or f.name
+        found.append(Axis(attribute=f.name, key=key, type=types[f.name], default=f.default, **given))
+    return tuple(found)
+
+
+AXES: tuple[Axis, ...] = _declared(Axes)
+"""Every axis, in the order of names."""
+GRID_ORDER: tuple[Axis, ...] = tuple(sorted(AXES, key=lambda a: a.order))
+"""Every axis in the order of the grid: the last varies fastest."""
