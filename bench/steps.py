@@ -27,8 +27,9 @@ from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
 from wlsweep.data.prepare import load_mix
 from wlsweep.run.layout import existing_run, read_json
+from wlsweep.spec.architecture import architecture
 from wlsweep.spec.config import Sweep
-from wlsweep.spec.cost import architecture, training_flops
+from wlsweep.spec.cost import training_flops
 from wlsweep.train.batches import steps_per_epoch
 from wlsweep.train.loop import Batcher, Hooks, Job, train_condition
 from wlsweep.train.model import AnswerModel, run_forward

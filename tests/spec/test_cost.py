@@ -9,9 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from wlsweep.spec.architecture import Architecture, architecture
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import load_sweep
-from wlsweep.spec.cost import Architecture, architecture, training_memory
+from wlsweep.spec.cost import training_memory
 from wlsweep.train.model import AnswerModel, collate, run_forward
 from wlsweep.train.patches.norm import use_few_passes
 

@@ -7,8 +7,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from tests.spec.test_cost import configuration
 from tests.train.made_rows import papers
 from wlsweep.data.tokenise import chat_messages
+from wlsweep.spec.architecture import architecture
 from wlsweep.spec.config import TinyBase, load_sweep
-from wlsweep.spec.cost import architecture
 from wlsweep.train.tiny_base_model import train_tokenizer
 from wlsweep.train.zero3 import SMALL, zero3_config
 

@@ -6,79 +6,12 @@ the largest layer gathered); training FLOPs 6 x parameters x tokens, Kaplan et a
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import NamedTuple
 
-from wlsweep.errors import WlsweepError
-from wlsweep.spec.config import Model, Sweep
+from wlsweep.spec.architecture import Architecture
+from wlsweep.spec.config import Sweep
 
 GIB = 1 << 30
-
-
-class Architecture(NamedTuple):
-    """A Qwen2-shaped decoder."""
-
-    vocab: int
-    width: int
-    mlp: int
-    layers: int
-    heads: int
-    kv_heads: int
-    tied: bool
-
-    @property
-    def layer_parameters(self) -> int:
-        """Parameters of one decoder layer: attention with q, k, v biases, gated MLP, two norms."""
-        head = self.width // self.heads
-        q, kv = self.heads * head, self.kv_heads * head
-        attention = self.width * q + q + 2 * (self.width * kv + kv) + q * self.width
-        return attention + 3 * self.width * self.mlp + 2 * self.width
-
-    @property
-    def parameters(self) -> int:
-        """All parameters."""
-        embeddings = self.vocab * self.width * (1 if self.tied else 2)
-        return embeddings + self.layers * self.layer_parameters + self.width
-
-    @property
-    def largest_layer(self) -> int:
-        """Parameters of the largest module that ZeRO-3 gathers at once."""
-        return max(self.layer_parameters, self.vocab * self.width)
-
-
-# Published configurations, so that a plan needs no hub.
-_KNOWN = {
-    "Qwen/Qwen2.5-0.5B-Instruct": Architecture(151936, 896, 4864, 24, 14, 2, True),
-    "Qwen/Qwen2.5-1.5B-Instruct": Architecture(151936, 1536, 8960, 28, 12, 2, True),
-    "Qwen/Qwen2.5-3B-Instruct": Architecture(151936, 2048, 11008, 36, 16, 2, True),
-    "Qwen/Qwen2.5-7B-Instruct": Architecture(152064, 3584, 18944, 28, 28, 4, False),
-}
-
-
-def architecture(model: Model) -> Architecture | None:
-    """The base model's shape; None where neither a folder nor a known name tells it."""
-    if model.tiny is not None:
-        t = model.tiny
-        vocab = -(-t.vocab // 64) * 64
-        return Architecture(vocab, t.width, 2 * t.width, t.layers, t.heads, max(1, t.heads // 2), False)
-    assert model.path is not None
-    config = Path(model.path) / "config.json"
-    if not config.is_file():
-        return _KNOWN.get(model.path)
-    try:
-        c = json.loads(config.read_text())
-        return Architecture(
-            c["vocab_size"],
-            c["hidden_size"],
-            c["intermediate_size"],
-            c["num_hidden_layers"],
-            c["num_attention_heads"],
-            c["num_key_value_heads"],
-            bool(c.get("tie_word_embeddings", False)),
-        )
-    except (ValueError, KeyError) as e:
-        raise WlsweepError(f"{config} is no configuration of a Qwen2-shaped model: {e!r}") from None
 
 
 class Memory(NamedTuple):
@@ -109,7 +42,7 @@ def training_memory(a: Architecture, sweep: Sweep, answer_tokens: int = 6) -> Me
     if train.dtype == "fp32":
         states = 16 * a.parameters // train.workers + 4 * a.largest_layer
     tokens = train.micro_batch * sweep.data.cutoff
-    head = a.width // a.heads
+    head = a.head_size
     kept = size * tokens * (4 * a.width + 2 * (a.heads + a.kv_heads) * head + 4 * a.mlp)
     kept_by_last = size * tokens * (2 * a.width + 4 * a.kv_heads * head)
     boundaries = size * tokens * a.width * a.layers

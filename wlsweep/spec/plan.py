@@ -6,12 +6,11 @@ from typing import Any
 
 from wlsweep.data.mix import shortfalls
 from wlsweep.data.sources import SourceCounts, planned_mixes, source_counts
+from wlsweep.spec.architecture import Architecture, architecture
 from wlsweep.spec.condition import select
 from wlsweep.spec.config import Sweep
 from wlsweep.spec.cost import (
     GIB,
-    Architecture,
-    architecture,
     checkpoint_bytes,
     model_bytes,
     training_flops,
