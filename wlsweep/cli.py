@@ -28,6 +28,9 @@ DataPath = Annotated[
     str | None,
     typer.Option("--data", help="ShareGPT rows: a file, or a folder with train.* and test.*", metavar="PATH"),
 ]
+ModelPath = Annotated[
+    str | None, typer.Option("--model", help="base model: a folder, or a name on the Hugging Face hub", metavar="PATH")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
 External = Annotated[
     list[str] | None, typer.Option(help="predictions made elsewhere, to compare with", metavar="NAME=FILE")
@@ -35,10 +38,10 @@ External = Annotated[
 Limit = Annotated[int | None, typer.Option(help="trial run on N rows of every set, in a run directory of its own")]
 
 
-def _load(path: Path, data: str | None, limit: int | None) -> Any:
+def _load(path: Path, data: str | None, limit: int | None, model: str | None = None) -> Any:
     from wlsweep.spec.config import load_sweep
 
-    sweep = load_sweep(path, data)
+    sweep = load_sweep(path, data, model)
     if limit is None:
         return sweep
     if limit < 8:
@@ -53,12 +56,17 @@ def _load(path: Path, data: str | None, limit: int | None) -> Any:
 
 @app.command()
 def plan(
-    sweep: SweepFile, only: Only = None, data: DataPath = None, limit: Limit = None, json_: AsJson = False
+    sweep: SweepFile,
+    only: Only = None,
+    data: DataPath = None,
+    model: ModelPath = None,
+    limit: Limit = None,
+    json_: AsJson = False,
 ) -> None:
     """Say what a sweep would do: conditions, rows, steps, storage, and what it needs to run. Starts nothing."""
     from wlsweep.spec.plan import make_plan, plan_text
 
-    found = make_plan(_load(sweep, data, limit), only)
+    found = make_plan(_load(sweep, data, limit, model), only)
     if json_:
         typer.echo(json.dumps(found, indent=1))
     else:
@@ -70,6 +78,7 @@ def run(
     sweep: SweepFile,
     only: Only = None,
     data: DataPath = None,
+    model: ModelPath = None,
     out: Annotated[Path | None, typer.Option(help="run directory (default: runs/NAME)", metavar="DIR")] = None,
     stage: Annotated[
         str, typer.Option(help="stop after this stage: data, train, predict, evaluate or report", metavar="STAGE")
@@ -84,7 +93,7 @@ def run(
 
     if stage not in STAGES:
         raise WlsweepError(f"--stage {stage}: expected one of {', '.join(STAGES)}")
-    loaded = _load(sweep, data, limit)
+    loaded = _load(sweep, data, limit, model)
     folder = out or Path("runs") / loaded.name
     code = run_sweep(loaded, folder, only, stage, sys.argv[1:], until_decided)
     # Ray's and torch's threads need no orderly end, which would cost seconds: everything is on disk.
@@ -103,6 +112,7 @@ def submit(
     nodes: Annotated[int, typer.Option(help="nodes of a job", metavar="N")] = 1,
     array: Annotated[bool, typer.Option("--array", help="a job array, one small cluster a condition")] = False,
     data: DataPath = None,
+    model: ModelPath = None,
     out: Annotated[Path | None, typer.Option(help="run directory (default: runs/NAME)", metavar="DIR")] = None,
     limit: Limit = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="write the script, show the sbatch line, stop")] = False,
@@ -128,7 +138,7 @@ def submit(
     from wlsweep.slurm.submit import SubmitOptions
     from wlsweep.slurm.submit import submit as submit_job
 
-    loaded = _load(sweep, data, limit)
+    loaded = _load(sweep, data, limit, model)
     wish = SubmitOptions(sweep, out or Path("runs") / loaded.name, only, nodes, array, data, limit)
     submit_job(loaded, load_site(site), wish, dry_run, typer.echo)
 

@@ -9,6 +9,10 @@ class WlsweepError(Exception):
     """Something that the user can mend. The message names the place, what was found, and the fix."""
 
 
+class SharedFailure(WlsweepError):
+    """A failure that every condition of the sweep would share (model, machine, set-up): the sweep stops at the first."""
+
+
 def refuse_all(heading: str, problems: Sequence[str], show: int = 20) -> None:
     """Raise one `WlsweepError` that lists every problem (the first `show` in full), or return if there is none."""
     if not problems:

@@ -36,6 +36,7 @@ from wlsweep.run.provenance import provenance
 from wlsweep.run.status import RunStatus, record_failure, refuse_other_configuration
 from wlsweep.spec.condition import Condition, first_stage, select
 from wlsweep.spec.config import Sweep
+from wlsweep.spec.preflight import refuse_model, sample_rows
 
 Stage = Literal["data", "train", "predict", "evaluate", "report"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -109,6 +110,7 @@ class Runner:
             self.view.say(f"nothing to do: all {len(self.chosen)} conditions of {self.run.root} are done")
             self._closing()
             return 0
+        refuse_model(self.sweep, sample_rows(self.sweep))
         refuse_missing_engines()
         if self.last != "data":
             self._check_room()

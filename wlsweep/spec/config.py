@@ -318,12 +318,13 @@ class Sweep(_Model):
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def load_sweep(path: str | Path, data: str | None = None) -> Sweep:
+def load_sweep(path: str | Path, data: str | None = None, model: str | None = None) -> Sweep:
     """Read a search space.
 
     Args:
         path: the TOML file. Relative paths of data in it are relative to the working directory.
         data: replaces `data.source` (and drops synthetic papers).
+        model: replaces `model.path` (and drops a tiny base).
 
     Raises:
         WlsweepError: naming the file and every wrong field at once.
@@ -341,6 +342,11 @@ def load_sweep(path: str | Path, data: str | None = None) -> Sweep:
         if isinstance(section, dict):
             section["source"] = data
             section.pop("synthetic", None)
+    if model is not None:
+        section = raw.setdefault("model", {})
+        if isinstance(section, dict):
+            section["path"] = model
+            section.pop("tiny", None)
     try:
         return Sweep.model_validate(raw)
     except ValidationError as e:

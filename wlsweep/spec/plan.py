@@ -6,6 +6,7 @@ from typing import Any
 
 from wlsweep.data.mix import shortfalls
 from wlsweep.data.sources import SourceCounts, planned_mixes, source_counts
+from wlsweep.errors import refuse_all
 from wlsweep.spec.architecture import Architecture, architecture
 from wlsweep.spec.condition import select
 from wlsweep.spec.config import Sweep
@@ -16,6 +17,7 @@ from wlsweep.spec.cost import (
     training_flops,
     training_memory,
 )
+from wlsweep.spec.preflight import check_model, sample_rows
 
 
 def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
@@ -25,6 +27,8 @@ def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
         WlsweepError: for a selection, rows or a policy that cannot be had.
     """
     chosen = select(sweep.conditions, only)
+    checked = check_model(sweep, sample_rows(sweep), ask_hub=False)
+    refuse_all(f"the base model {sweep.model.path} cannot be used:", checked.problems)
     limit, train = sweep.data.limit, sweep.train
     counts = _counts(sweep)
     mixes = planned_mixes(sweep, counts, limit) if counts else {}
@@ -61,7 +65,7 @@ def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
             "cpus": train.workers * train.cpus_per_worker + 1,
             "gpus_per_engine": sweep.predict.gpus_per_engine,
         },
-        "warnings": [],
+        "warnings": list(checked.warnings),
     }
     if counts is None:
         found["warnings"].append("no rows to count: give --data FILE_OR_FOLDER for row counts, steps and cost")
