@@ -15,7 +15,7 @@ def test_a_log_gets_a_line_as_a_stage_begins_and_one_a_condition():
     with view.during("train", 2):
         view.on_condition("a", {"state": "running", "step": 1, "of": 9})
         view.on_condition("a", {"state": "done"})
-        view.on_condition("b", {"state": "failed", "cause": "long story\nthe loss is nan"})
+        view.on_condition("b", {"state": "failed", "cause": "the loss is nan\nlong story"})
     lines = log.getvalue().splitlines()
     assert lines[0] == "train: 2 conditions"
     assert lines[1].startswith("  train 1/2 done | 0:00") and lines[1].endswith("a done")

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from wlsweep.run.causes import one_line
+
 SLOW_START_S = 300.0
 """A training stage without a line of any metric log for so long says what it may wait for."""
 
@@ -105,7 +107,7 @@ class Progress:
             self.failed += state == "failed"
             self.first_done = self.first_done or time.monotonic()
             if state == "failed":
-                self.say(f"  {name} FAILED: {str(metrics.get('cause')).strip().splitlines()[-1]}")
+                self.say(f"  {name} FAILED: {one_line(str(metrics.get('cause') or ''))}")
             elif not self.console.is_terminal:
                 self.say(f"  {self._progress()}  {name} {state}")
         self._redraw()

@@ -25,6 +25,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from wlsweep.errors import SharedFailure
 from wlsweep.orchestrate.mailbox import Assignment, GroupMailbox, State
 from wlsweep.run.layout import RunDir
 from wlsweep.run.lease import hold
@@ -114,7 +115,7 @@ def _rows(run: RunDir, k: int, written: int) -> Any:
 
 
 def _train(desk: Any, assignment: Assignment, place: Any) -> None:
-    from wlsweep.train.loop import ConditionFailed, Hooks, Job, Stopped, train_condition
+    from wlsweep.train.loop import ConditionFailed, Hooks, Job, OutOfMemory, Stopped, train_condition
 
     run = RunDir(Path(assignment.root))
     job = Job(assignment.sweep, assignment.condition, run, assignment.base, assignment.attempt)
@@ -125,7 +126,10 @@ def _train(desk: Any, assignment: Assignment, place: Any) -> None:
         train_condition(job, _rows(run, assignment.condition.k, run.data_json.stat().st_mtime_ns), place, hooks)
     except Stopped:
         state = "stopped"
-    except ConditionFailed as e:
+    except OutOfMemory as e:
+        ray.get(desk.finish.remote("failed", str(e)))
+        raise  # the other ranks wait for this one in a collective: the group starts anew, with the next condition
+    except (ConditionFailed, SharedFailure) as e:
         state, cause = "failed", str(e)
     if place.rank == 0:
         ray.get(desk.finish.remote(state, cause))

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wlsweep.errors import WlsweepError
+from wlsweep.run.causes import details, one_line
 from wlsweep.run.layout import RunDir, read_json, write_json
 from wlsweep.run.lease import holder
 from wlsweep.spec.condition import Condition, condition_from, first_stage
@@ -140,13 +141,14 @@ def _last_line(log: Path) -> dict[str, Any]:
 
 
 def record_failure(run: RunDir, name: str, stage: str, cause: str, attempts: int = 1) -> None:
-    """Leave a condition's cause of failure; the next run deletes it when it tries again."""
+    """Leave a condition's cause of failure, one line and all that is known; the next run deletes it when it tries again."""
     write_json(
         run.failed(name),
         {
             "condition": name,
             "stage": stage,
-            "cause": cause,
+            "cause": one_line(cause),
+            "details": details(cause),
             "attempts": attempts,
             "log": str(run.logs),
             "failed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -184,8 +186,7 @@ def status_table(state: RunStatus) -> None:
         table.add_column(column)
     for s in states:
         step = f"{s.step}/{s.of}" if s.step else ""
-        cause = (s.cause or "").strip().splitlines()
-        table.add_row(str(s.index), s.name, s.train, s.predict, step, cause[-1] if cause else "")
+        table.add_row(str(s.index), s.name, s.train, s.predict, step, one_line(s.cause) if s.cause else "")
     console = Console()
     console.print(table)
     done = sum(s.predict == "done" for s in states)

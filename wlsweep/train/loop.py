@@ -25,7 +25,8 @@ import torch
 import torch.distributed as dist
 
 from wlsweep.data.prepare import TokenRows
-from wlsweep.errors import WlsweepError
+from wlsweep.errors import SharedFailure, WlsweepError
+from wlsweep.run.causes import is_out_of_memory
 from wlsweep.run.layout import RunDir, atomic_file, read_json, write_json
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import Sweep
@@ -58,6 +59,11 @@ class Stopped(Exception):
 
 class ConditionFailed(WlsweepError):
     """This condition cannot be trained, and trying again would not help. Raised alike on every rank."""
+
+
+class OutOfMemory(ConditionFailed):
+    """A GPU's memory was too small, and would be again. Raised on the rank that it happened to: the others still wait for it
+    in a collective, so its process must end."""
 
 
 @dataclass(frozen=True)
@@ -275,8 +281,41 @@ def train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> No
 
     Raises:
         ConditionFailed: on every rank, if weights cannot be proved or the loss is no finite number.
+        OutOfMemory: on the rank whose GPU was too small.
+        SharedFailure: if the base model cannot be set up for training.
         Stopped: on every rank, after a resume checkpoint, if a hook asked for it.
     """
+    try:
+        _train_condition(job, rows, place, hooks)
+    except Exception as e:
+        if is_out_of_memory(e):
+            raise OutOfMemory(_what_to_lower(job, e)) from e
+        raise
+
+
+def _what_to_lower(job: Job, error: BaseException) -> str:
+    """What happened, and which settings lower the memory of a rank, those first that cost least time."""
+    train = job.sweep.train
+    ways = [f"lower train.micro_batch ({train.micro_batch})"] if train.micro_batch > 1 else []
+    ways += [] if train.gradient_checkpointing else ["set train.gradient_checkpointing = true"]
+    ways += [f"raise train.workers ({train.workers})", f"lower data.cutoff ({job.sweep.data.cutoff})"]
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"{job.name}: a GPU ran out of memory; {', or '.join(ways)}\n{said}"
+
+
+def _set_up(job: Job, decision: Decision, total: int) -> Any:
+    """The engine around the base model; what is wrong with the model itself would be so for every condition."""
+    sweep = job.sweep
+    try:
+        return build_engine(job.base, job.condition, sweep.train, decision, sweep.model.attention, total)
+    except (ValueError, KeyError, TypeError, AttributeError, ImportError, NotImplementedError) as e:
+        raise SharedFailure(
+            f"the base model {job.base} cannot be set up for training with model.attention = {sweep.model.attention!r}: "
+            f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
+        ) from e
+
+
+def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> None:
     train, run, name = job.sweep.train, job.run, job.name
     if place.world != train.workers:
         raise WlsweepError(f"train.workers is {train.workers}, but {place.world} ranks were started")
@@ -284,7 +323,7 @@ def train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> No
     n = len(rows.accept)
     total = train.epochs * batches.steps_per_epoch(n, train.global_batch)
     decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
-    engine = build_engine(job.base, job.condition, train, decision, job.sweep.model.attention, total)
+    engine = _set_up(job, decision, total)
     try:
         batcher = Batcher(job, rows, place)
         proof = prove_weights(engine, batcher, job.condition)
