@@ -174,6 +174,7 @@ def make_run(
             run.trained(c.name),
             {
                 "condition": c.name,
+                "sweep_fingerprint": "0123456789abcdef",
                 "steps": 10 * steps,
                 "samples": total,
                 "tokens": 120_000,

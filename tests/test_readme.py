@@ -39,4 +39,4 @@ def test_every_shipped_search_space_is_described():
 def test_every_command_of_the_readme_exists_and_none_is_left_out():
     text = subprocess.run([sys.executable, "-m", "wlsweep.cli", "--help"], capture_output=True, text=True).stdout
     commands = set(re.findall(r"^│ (\w+) ", text, re.M))
-    assert commands == set(re.findall(r"^    wlsweep (\w+)", README, re.M)) and len(commands) <= 8
+    assert commands == set(re.findall(r"^    wlsweep (\w+)", README, re.M))

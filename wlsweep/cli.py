@@ -5,23 +5,36 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from wlsweep import __version__
 from wlsweep.errors import WlsweepError
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help=__doc__
-    and "Sweeps of weighted "
-    "losses and class mixes over one fine-tuned LLM. Start with: wlsweep run search_spaces/demo.toml",
+    help="Sweeps of weighted losses and class mixes over one fine-tuned LLM. Start with: wlsweep run demo",
 )
 
-SweepFile = Annotated[Path, typer.Argument(help="search space, a TOML file", metavar="SWEEP.toml")]
+
+def _complete(kind: str) -> Callable[[str], list[str]]:
+    """Shell completion of a shipped file's name or of a TOML file here."""
+
+    def complete(incomplete: str) -> list[str]:
+        from wlsweep import shipped
+
+        here = [str(p) + "/" * p.is_dir() for p in Path().glob(f"{incomplete}*") if p.is_dir() or p.suffix == ".toml"]
+        return [name for name in getattr(shipped, kind).names if name.startswith(incomplete)] + sorted(here)
+
+    return complete
+
+
+SPACE_HELP = "search space: a TOML file, or the name of a shipped one"
+SweepFile = Annotated[Path, typer.Argument(help=SPACE_HELP, metavar="SWEEP", autocompletion=_complete("SEARCH_SPACES"))]
 RunFolder = Annotated[Path, typer.Argument(help="run directory, such as runs/demo", metavar="DIR")]
 Only = Annotated[str | None, typer.Option(help="conditions by index and name: 0  0-6,9  'accept_*'", metavar="SEL")]
 DataPath = Annotated[
@@ -52,6 +65,43 @@ def _load(path: Path, data: str | None, limit: int | None, model: str | None = N
             "data": sweep.data.model_copy(update={"limit": limit}),
         }
     )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"wlsweep {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="show the version and exit", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def init(
+    name: Annotated[
+        str | None, typer.Argument(help="a shipped search space or site, such as iclr19 or gpu-4", metavar="NAME")
+    ] = None,
+) -> None:
+    """Copy a shipped search space or site file into this folder, to be edited; without a name, list them."""
+    from wlsweep.shipped import SEARCH_SPACES, SITES, copy_here, first_line
+
+    if name is None:
+        for kind in (SEARCH_SPACES, SITES):
+            typer.echo(f"{kind.what}s:")
+            for each in kind.names:
+                typer.echo(f"  {each:<14} {first_line(kind, each)}")
+        return
+    copy = copy_here(name)
+    use = (
+        f"wlsweep plan {copy}" if copy.stem in SEARCH_SPACES.names else f"wlsweep submit SWEEP --site {copy} --dry-run"
+    )
+    typer.echo(f"copied:  {copy}\nnext:    edit it, then {use}")
 
 
 @app.command()
@@ -106,8 +156,15 @@ def run(
 
 @app.command()
 def submit(
-    sweep: Annotated[Path | None, typer.Argument(help="search space, a TOML file", metavar="SWEEP.toml")] = None,
-    site: Annotated[Path | None, typer.Option(help="site file, see cluster/sites/", metavar="SITE.toml")] = None,
+    sweep: Annotated[
+        Path | None, typer.Argument(help=SPACE_HELP, metavar="SWEEP", autocompletion=_complete("SEARCH_SPACES"))
+    ] = None,
+    site: Annotated[
+        Path | None,
+        typer.Option(
+            help="site: a TOML file, or the name of a shipped one", metavar="SITE", autocompletion=_complete("SITES")
+        ),
+    ] = None,
     only: Only = None,
     nodes: Annotated[int, typer.Option(help="nodes of a job", metavar="N")] = 1,
     array: Annotated[bool, typer.Option("--array", help="a job array, one small cluster a condition")] = False,
@@ -133,7 +190,7 @@ def submit(
         typer.echo(environment_line(found) if address else then, err=True)
         return
     if sweep is None or site is None:
-        raise WlsweepError("submit needs SWEEP.toml and --site SITE.toml (or --address DIR, or --tunnel DIR)")
+        raise WlsweepError("submit needs SWEEP and --site SITE (or --address DIR, or --tunnel DIR)")
     from wlsweep.slurm.site import load_site
     from wlsweep.slurm.submit import SubmitOptions
     from wlsweep.slurm.submit import submit as submit_job
@@ -234,7 +291,7 @@ def _externals(given: list[str] | None) -> list[tuple[str, Path]]:
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend are one message and exit code 2."""
+    """Entry point: errors that a user can fix are one message and exit code 2."""
     try:
         app()
     except WlsweepError as e:

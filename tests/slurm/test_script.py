@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from wlsweep.errors import WlsweepError
 from wlsweep.slurm.script import Job, JobResources, index_ranges, job_resources, render_script, sbatch_command
 from wlsweep.slurm.site import Site, load_site
+from wlsweep.slurm.submit import SubmitOptions, submit
 from wlsweep.spec.config import load_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -188,9 +189,15 @@ def test_paths_that_slurm_would_read_as_something_else_are_refused(bad):
         render_script(a_job(CPU, f"/home/{bad}", JobResources(1, 3, 0, 1000)))
 
 
-def test_a_run_outside_the_shared_directory_is_refused():
+def test_a_run_outside_the_shared_directory_is_refused_and_a_dry_run_warns_of_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked, said = SubmitOptions(Path("demo"), Path("runs/demo")), []
     with pytest.raises(WlsweepError, match="does not lie in /home"):
-        render_script(a_job(CPU, "/tmp/me", JobResources(1, 3, 0, 1000)))
+        submit(DEMO, CPU, asked, dry_run=False, say=said.append)
+    assert not any(tmp_path.iterdir()) and not said
+    assert submit(DEMO, CPU, asked, dry_run=True, say=said.append) is None
+    assert any("without --dry-run this is refused" in line and "does not lie in /home" in line for line in said)
+    assert len(list(tmp_path.glob("runs/demo/slurm/*.sh"))) == 1
 
 
 def test_the_sbatch_line_holds_paths_as_single_arguments():

@@ -60,5 +60,5 @@ def test_what_does_not_change_results_does_not_change_the_fingerprint(tmp_path):
 
 
 def test_a_missing_search_space_names_the_shipped_ones():
-    with pytest.raises(WlsweepError, match=r"no such search space \(shipped: .*demo.toml"):
+    with pytest.raises(WlsweepError, match=r"no such search space; .*shipped one: .*demo"):
         load_sweep("search_spaces/dmo.toml")

@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 from rich.console import Console
 
 from wlsweep.console import Progress
-from wlsweep.errors import WlsweepError, refuse_all
+from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate.capacity import Capacity, capacity
 from wlsweep.orchestrate.overlap import OverlappedPrediction
 from wlsweep.run.layout import RunDir, read_json, write_json
@@ -34,6 +34,7 @@ from wlsweep.run.lease import hold, holder
 from wlsweep.run.logs import keep_errors_in, show_errors_again
 from wlsweep.run.provenance import provenance
 from wlsweep.run.status import RunStatus, record_failure, refuse_other_configuration
+from wlsweep.shipped import how_to_install
 from wlsweep.spec.condition import Condition, first_stage, select
 from wlsweep.spec.config import Sweep
 from wlsweep.spec.preflight import refuse_model, sample_rows
@@ -449,10 +450,13 @@ def refuse_missing_engines() -> None:
         WlsweepError: if an engine is not installed.
     """
     engines = {"ray": "train", "deepspeed": "train", "vllm": "predict"}
-    refuse_all(
-        "this environment cannot run the sweep (make .venv/.installed-cpu, or EXTRA=gpu, installs the engines):",
-        [f"{name} is not installed, needed for {use}" for name, use in engines.items() if find_spec(name) is None],
-    )
+    missing = [f"{name}, needed to {use}" for name, use in engines.items() if find_spec(name) is None]
+    if missing:
+        raise WlsweepError(
+            "this environment lacks engines of the sweep: "
+            + "; ".join(missing)
+            + f". Install them:\n{how_to_install()}"
+        )
 
 
 def run_sweep(

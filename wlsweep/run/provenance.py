@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from wlsweep import __version__
+
 _PACKAGES = (
-    "wlsweep",
     "ray",
     "torch",
     "transformers",
@@ -61,7 +62,7 @@ def _user() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"wlsweep": __version__}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

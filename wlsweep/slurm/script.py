@@ -97,21 +97,32 @@ def index_ranges(indices: Sequence[int]) -> str:
     return ",".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
 
 
-def check_paths(job: Job) -> None:
+def _paths(job: Job) -> tuple[tuple[str, Path], ...]:
+    return ("run directory", job.run), ("working directory", job.workdir)
+
+
+def refuse_paths(job: Job) -> None:
     """Refuse paths that SLURM would read as something else.
 
     Raises:
         WlsweepError: for control characters anywhere, `%` or a backslash in the run directory (SLURM expands them in
-            names of logs), and for paths outside the site's shared directory.
+            names of logs).
     """
-    shared = Path(job.site.shared)
-    for what, path in (("run directory", job.run), ("working directory", job.workdir)):
+    for what, path in _paths(job):
         bad = sorted({c for c in str(path) if not c.isprintable()} | {c for c in str(path) if c in "%\\"})
         if bad:
             found = ", ".join(map(repr, bad))
             raise WlsweepError(f"{what} {str(path)!r}: SLURM cannot take a path with {found}; rename it")
-        if not path.is_relative_to(shared):
-            raise WlsweepError(f"{what} {path} does not lie in {shared}, which the site names as shared by all nodes")
+
+
+def not_shared(job: Job) -> list[str]:
+    """Which of the job's folders compute nodes would not find, by what the site says."""
+    shared = job.site.shared
+    return [
+        f"{what} {path} does not lie in {shared}, which the site names as shared by all nodes"
+        for what, path in _paths(job)
+        if not path.is_relative_to(shared)
+    ]
 
 
 def render_script(job: Job) -> str:
@@ -120,7 +131,7 @@ def render_script(job: Job) -> str:
     Raises:
         WlsweepError: if a path cannot be used.
     """
-    check_paths(job)
+    refuse_paths(job)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,

@@ -1,6 +1,6 @@
 """What one cluster site is like: a TOML file with everything that differs between sites, and nothing else does.
 
-    site = load_site("cluster/sites/gpu-4.toml")
+    site = load_site("gpu-4")
 
 Values end up in a batch script, so each has a narrow pattern here and is quoted there: no value can add a line or a
 command. `setup` alone is shell code, by its purpose; it is as trusted as the person who submits.
@@ -16,6 +16,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from wlsweep.errors import WlsweepError
+from wlsweep.shipped import SITES, find_file
 
 _OURS = set(
     re.findall(
@@ -129,16 +130,14 @@ class Site(BaseModel):
 
 
 def load_site(path: str | Path) -> Site:
-    """Read a site file.
+    """Read a site file: a path, or the name of a shipped one.
 
     Raises:
         WlsweepError: naming the file and every wrong field at once.
     """
-    path = Path(path)
+    path = find_file(SITES, path)
     try:
         return Site.model_validate(tomllib.loads(path.read_bytes().decode("utf-8-sig")))
-    except FileNotFoundError:
-        raise WlsweepError(f"{path}: no such site file; copy one of cluster/sites/ and fill it in") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise WlsweepError(f"{path}: no readable TOML: {e}") from None
     except ValidationError as e:

@@ -1,6 +1,6 @@
 """`wlsweep submit`: write the batch script into the run directory, show the `sbatch` line, submit it.
 
-wlsweep submit search_spaces/iclr19.toml --site cluster/sites/mysite.toml --nodes 2 --dry-run
+wlsweep submit iclr19 --site mysite.toml --nodes 2 --dry-run
 """
 
 from __future__ import annotations
@@ -13,11 +13,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from wlsweep.errors import WlsweepError
+from wlsweep.errors import WlsweepError, refuse_all
 from wlsweep.run.layout import RunDir
 from wlsweep.run.status import refuse_other_configuration
+from wlsweep.shipped import SEARCH_SPACES, find_file
 from wlsweep.slurm.attach import slurm
-from wlsweep.slurm.script import Job, check_paths, index_ranges, job_resources, render_script, sbatch_command
+from wlsweep.slurm.script import (
+    Job,
+    index_ranges,
+    job_resources,
+    not_shared,
+    refuse_paths,
+    render_script,
+    sbatch_command,
+)
 from wlsweep.slurm.site import Site
 from wlsweep.spec.condition import select
 from wlsweep.spec.config import Sweep
@@ -27,7 +36,7 @@ class SubmitOptions(NamedTuple):
     """What the command line asked for."""
 
     file: Path
-    """Search space."""
+    """Search space: a path, or the name of a shipped one."""
     out: Path
     only: str | None = None
     nodes: int = 1
@@ -63,7 +72,7 @@ def make_job(sweep: Sweep, site: Site, wish: SubmitOptions, workdir: Path, stamp
         only=wish.only,
         array=index_ranges([c.index for c in chosen if c.index is not None]) if wish.array else None,
     )
-    check_paths(job)
+    refuse_paths(job)
     return job
 
 
@@ -72,13 +81,13 @@ def write_job(job: Job, sweep_file: Path) -> None:
     folder = job.script.parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    shutil.copyfile(sweep_file, job.script.with_suffix(".toml"))
+    shutil.copyfile(find_file(SEARCH_SPACES, sweep_file), job.script.with_suffix(".toml"))
     job.script.write_text(render_script(job), encoding="utf-8")
     job.script.chmod(0o700)
 
 
 def submit(sweep: Sweep, site: Site, wish: SubmitOptions, dry_run: bool, say: Callable[[str], None]) -> int | None:
-    """Write and submit a job; returns its id, or None on a dry run.
+    """Write and submit a job; returns its id, or None on a dry run, which only warns of folders that are not shared.
 
     Raises:
         WlsweepError: if nothing can be submitted as asked, or SLURM refuses.
@@ -86,6 +95,9 @@ def submit(sweep: Sweep, site: Site, wish: SubmitOptions, dry_run: bool, say: Ca
     stamp = f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(2)}"
     job = make_job(sweep, site, wish, Path.cwd().resolve(), stamp)
     refuse_other_configuration(RunDir(job.run), sweep.fingerprint(), sweep.name)
+    outside = not_shared(job)
+    if not dry_run:
+        refuse_all("compute nodes could not start this:", outside)
     write_job(job, wish.file)
     command = sbatch_command(job)
     ask = job.ask
@@ -94,6 +106,8 @@ def submit(sweep: Sweep, site: Site, wish: SubmitOptions, dry_run: bool, say: Ca
     say(f"script:  {job.script}")
     say(f"submit:  {shlex.join(command)}")
     if dry_run:
+        for problem in outside:
+            say(f"warning: without --dry-run this is refused: {problem}")
         return None
     answer = slurm(*command).strip().partition(";")[0]
     if not answer.isdigit():

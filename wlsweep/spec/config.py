@@ -28,6 +28,7 @@ from pydantic import (
 )
 
 from wlsweep.errors import WlsweepError
+from wlsweep.shipped import SEARCH_SPACES, find_file
 from wlsweep.spec.axes import GRID_ORDER, Axis
 from wlsweep.spec.condition import Condition, expand
 
@@ -322,19 +323,16 @@ def load_sweep(path: str | Path, data: str | None = None, model: str | None = No
     """Read a search space.
 
     Args:
-        path: the TOML file. Relative paths of data in it are relative to the working directory.
+        path: a TOML file, or the name of a shipped one. Relative paths of data in it start at the working directory.
         data: replaces `data.source` (and drops synthetic papers).
         model: replaces `model.path` (and drops a tiny base).
 
     Raises:
         WlsweepError: naming the file and every wrong field at once.
     """
-    path = Path(path)
+    path = find_file(SEARCH_SPACES, path)
     try:
         raw: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        shipped = ", ".join(sorted(p.name for p in Path("search_spaces").glob("*.toml")))
-        raise WlsweepError(f"{path}: no such search space" + (f" (shipped: {shipped})" if shipped else "")) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise WlsweepError(f"{path}: no readable TOML: {e}") from None
     if data is not None:

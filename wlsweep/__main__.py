@@ -1,0 +1,5 @@
+"""`python -m wlsweep` is `wlsweep`."""
+
+from wlsweep.cli import main
+
+main()
