@@ -3,11 +3,13 @@ import json
 import numpy as np
 import pytest
 
-from tests.made_run import THE_19, make_run, write_predictions
+from tests.made_run import THE_19, make_run, shift_of
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.analysis.forecast import forecast_run
 from wlsweep.analysis.next_conditions import undecided
+from wlsweep.analysis.theory_test import needed_tests
 from wlsweep.errors import WlsweepError
+from wlsweep.spec.condition import parse_name
 
 DRAWS = 1000
 
@@ -25,7 +27,7 @@ def test_the_baseline_alone_forecasts_what_the_others_then_do(tmp_path):
     assert inside >= 0.95 * 4 * 18
 
 
-def test_a_finished_sweep_shows_measured_beside_forecast(tmp_path):
+def test_a_finished_sweep_shows_what_was_measured(tmp_path):
     run = make_run(tmp_path, THE_19[:4], n=200)
     made = forecast_run(run, draws=DRAWS)
     entries = {e["name"]: e for e in evaluate(run, draws=DRAWS).entries}
@@ -50,29 +52,49 @@ def test_losses_without_theory_are_listed_without_a_forecast(tmp_path):
     assert undecided(made).names == [focal]
 
 
-def test_a_sure_forecast_leaves_only_the_check_of_the_theory(tmp_path):
+def ends(names=THE_19):
+    conditions = [parse_name(name) for name in names]
+    return needed_tests(conditions, {c.name: shift_of(c) for c in conditions})
+
+
+def test_the_baseline_alone_decides_nothing_and_asks_for_the_tests_of_the_theory(tmp_path):
     made = forecast_run(make_run(tmp_path, n=4000, leave_out=THE_19[1:], seed=1), draws=DRAWS)
-    assert {p.key for p in made.prospects if p.settled == "pass"} >= {"H1", "H2", "S3", "S5"}
+    assert not made.theory.usable and "not tested" in made.text()
+    assert all(p.open for p in made.prospects)
     decision = undecided(made)
-    assert decision.wanted[0][0] == "accept_gamma2.0_prop1_3" and "theory" in decision.wanted[0][1]
-    assert {n for n, _ in decision.skipped} | set(decision.names) == set(THE_19[1:])
-    assert len(decision.skipped) >= 10
-    assert all(reason for _, reason in decision.skipped)
+    assert decision.names[:8] == ends() and set(decision.names) == set(THE_19[1:])
+    assert "tests the theory" in decision.wanted[0][1]
 
 
-def test_a_baseline_whose_calibration_cannot_be_told_settles_nothing(tmp_path):
-    run = make_run(tmp_path, THE_19[:7], n=80, leave_out=THE_19[1:7])
-    write_predictions(run, THE_19[0], np.full(80, 0.4))  # the same for every paper
+def test_a_tested_theory_forecasts_verdicts_and_calls_them_forecasts(tmp_path):
+    left = [n for n in THE_19[1:] if n not in ends()]
+    run = make_run(tmp_path / "early", n=1500, leave_out=left)
     made = forecast_run(run, draws=DRAWS)
-    assert made.calibration is None and "settles nothing" in made.text()
-    assert not any(p.settled for p in made.prospects)
-    assert set(undecided(made).names) == set(THE_19[1:7])
+    assert made.theory.usable
+    said = {p.key: p for p in made.prospects}
+    assert said["H1"].decided is None and said["H1"].forecast == "would pass"
+    assert "H1  The predicted accept rate follows gamma: forecast: would pass" in made.text()
+    assert said["S3"].decided == "pass", "rates on either side are measured"
+    later = {e["name"]: e for e in evaluate(make_run(tmp_path / "later", n=1500), draws=DRAWS).entries}
+    inside = [
+        row.metrics[m]["low"] <= later[row.name][m] <= row.metrics[m]["high"]
+        for row in made.rows
+        if row.metrics
+        for m in ("predicted_accept_rate", "accuracy")
+    ]
+    assert {row.name for row in made.rows if row.metrics} == set(left)
+    assert sum(inside) >= 0.9 * len(inside)
+    decision = undecided(made)
+    assert {n for n, _ in decision.skipped} | set(decision.names) == set(left)
+    assert len(decision.skipped) >= 8 and all(reason for _, reason in decision.skipped)
 
 
-def test_a_vague_baseline_leaves_more_to_run_than_a_sure_one(tmp_path):
-    vague = forecast_run(make_run(tmp_path / "a", n=60, leave_out=THE_19[1:], offset=1.0), draws=DRAWS)
-    sure = forecast_run(make_run(tmp_path / "b", n=4000, leave_out=THE_19[1:]), draws=DRAWS)
-    assert len(undecided(vague).wanted) > len(undecided(sure).wanted)
+def test_a_refuted_theory_is_not_used_at_all(tmp_path):
+    left = [n for n in THE_19[1:] if n not in ends()]
+    made = forecast_run(make_run(tmp_path, n=600, leave_out=left, shrink=0.4), draws=DRAWS)
+    assert made.theory.refuted and "refuted" in made.text()
+    assert not any(row.metrics for row in made.rows) and not any(p.forecast for p in made.prospects)
+    assert set(undecided(made).names) == set(left)
 
 
 def test_running_what_is_wanted_ends_with_nothing_wanted(tmp_path):
@@ -89,10 +111,17 @@ def test_running_what_is_wanted_ends_with_nothing_wanted(tmp_path):
 
 
 def test_the_most_doubtful_condition_comes_first(tmp_path):
-    made = forecast_run(make_run(tmp_path, n=60, leave_out=THE_19[1:], offset=1.0), draws=DRAWS)
+    left = [n for n in THE_19[1:] if n not in ends()]
+    made = forecast_run(make_run(tmp_path, n=60, leave_out=left, offset=0.6, blur=0.6), draws=DRAWS)
     from wlsweep.analysis.doubts import doubts
 
-    bits, _ = doubts(made.hypotheses, made.draws, made.size)
-    wanted = [n for n in undecided(made).names if n != "accept_gamma2.0_prop1_3"]
-    worth = [bits[n] for n in wanted]
-    assert worth == sorted(worth, reverse=True) and np.isfinite(worth).all()
+    bits, _ = doubts(made.hypotheses, made.measured, made.draws, made.size)
+    worth = [bits[n] for n in undecided(made).names]
+    assert len(worth) > 1 and worth == sorted(worth, reverse=True) and np.isfinite(worth).all()
+
+
+def test_a_condition_with_a_seed_that_is_not_done_decides_nothing_yet(tmp_path):
+    names = [THE_19[0], "accept_gamma2.0_prop1_2", "accept_gamma2.0_prop1_2_seed1"]
+    early = forecast_run(make_run(tmp_path, names, n=200, leave_out=names[2:]), draws=DRAWS)
+    assert names[1] not in early.measured["predicted_accept_rate"]
+    assert early.prospects[0].decided is None

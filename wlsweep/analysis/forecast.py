@@ -1,9 +1,10 @@
-"""`wlsweep forecast`: what every other condition will do, from the baseline's predictions alone.
+"""`wlsweep forecast`: what the conditions that are not trained yet will do, from those that are.
 
     >>> print(forecast_run(existing_run("runs/demo")).text())    # doctest: +SKIP
 
-Works as soon as condition 0 is predicted. Conditions that are done too are shown beside their forecast, and count with
-what was measured wherever hypotheses are judged ahead of time.
+From the baseline alone it shows what theory expects, and decides nothing. Once theory was tested (`theory_test`), forecasts
+carry the error that was measured, and a hypothesis may have a *forecast* verdict: what the full sweep would say in at
+least 97.5% of draws. A verdict as such comes from measurements only.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from wlsweep.analysis import bootstrap as bs
 from wlsweep.analysis.compare_conditions import effective_beta, mean_over_seeds, summarised
 from wlsweep.analysis.doubts import Prospect, prospects
 from wlsweep.analysis.hypotheses import Hypothesis, hypotheses
-from wlsweep.analysis.predictions import FloatArray, load_predictions
-from wlsweep.analysis.seeds import cell
-from wlsweep.analysis.theory import Calibration, calibration, expected_shift, forecast
+from wlsweep.analysis.predictions import BoolArray, FloatArray, load_predictions
+from wlsweep.analysis.seeds import cell, cells
+from wlsweep.analysis.tested_forecast import forecast_unmeasured
+from wlsweep.analysis.theory import Calibration, Shift, calibration, expected_shift, forecast
+from wlsweep.analysis.theory_test import TheoryTest, judge_theory
 from wlsweep.errors import WlsweepError
 from wlsweep.run.layout import RunDir
 from wlsweep.spec.condition import Condition, baseline_of
@@ -35,6 +38,8 @@ class ForecastRow:
     name: str
     shift: float
     """Expected shift of the log-odds against the baseline."""
+    covered: bool
+    """Whether theory covers its loss."""
     note: str
     """Why there is no forecast; empty where there is one."""
     metrics: dict[str, dict[str, float | None]] | None
@@ -60,13 +65,16 @@ class RunForecast:
     baseline: str
     n: int
     calibration: Calibration | None
+    theory: TheoryTest
     rows: list[ForecastRow]
     prospects: list[Prospect]
     conditions: tuple[Condition, ...]
     done: frozenset[str]
     hypotheses: list[Hypothesis] = field(repr=False)
+    measured: Mapping[str, Mapping[str, FloatArray]] = field(repr=False)
+    """By metric, by cell, of cells all of whose seeds are done: the measured value, shape (size,)."""
     draws: Mapping[str, Mapping[str, FloatArray]] = field(repr=False)
-    """By metric, by cell: forecast draws, or bootstrap draws of what was measured."""
+    """The same with forecast draws of the other cells, where theory was tested and holds."""
     size: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,6 +83,7 @@ class RunForecast:
             "baseline": self.baseline,
             "rows": self.n,
             "calibration": None if self.calibration is None else self.calibration._asdict(),
+            "theory": self.theory.as_dict(),
             "conditions": [row.as_dict() for row in self.rows],
             "hypotheses": [p.as_dict() for p in self.prospects],
         }
@@ -82,17 +91,18 @@ class RunForecast:
     def text(self) -> str:
         """For the terminal."""
         lines = [
-            f"From {self.baseline} on {self.n:,} test papers alone: the log-odds of every condition are expected to be",
-            "the baseline's plus the shift of its weights and its mix. 95% intervals count which papers were",
-            "drawn, and that a re-trained model is calibrated no better than the baseline."
-            if self.calibration
-            else "drawn only: how well the baseline is calibrated cannot be told, so its forecast settles nothing.",
+            f"Theory: the log-odds of each condition are those of {self.baseline} plus the shift of its weights and mix.",
+            self.theory.sentence(),
+            f"Forecasts are for these {self.n:,} test papers, with 95% intervals."
+            if self.theory.usable
+            else "The 95% intervals below count which papers were drawn and the baseline's calibration, not whether theory"
+            " holds.",
             "",
             f"{'condition':34} {'shift':>6}  {'predicted accepts %':>19}  {'accuracy %':>18}  measured %",
         ]
         for row in self.rows:
             if row.metrics is None:
-                lines.append(f"{row.name:34} {row.shift:+6.2f}  no forecast: {row.note}")
+                lines.append(f"{row.name:34} {row.shift:+6.2f}  no forecast: {row.note}{_measured_text(row)}")
                 continue
             rate, accuracy = _shown(row.metrics["predicted_accept_rate"]), _shown(row.metrics["accuracy"])
             seen = "" if row.measured is None else f"{100 * (row.measured['predicted_accept_rate'] or 0):.1f}"
@@ -103,16 +113,13 @@ class RunForecast:
                 shown = "  ".join(f"{_shown(row.metrics[m]):>19}" for m in ("precision", "recall", "f1"))
                 lines.append(f"{row.name:34} {shown}")
         lines.append("")
-        for p in self.prospects:
-            if p.settled:
-                state = f"settled: {p.settled}"
-            elif p.p_pass is None:
-                state = "open: not within reach of the forecast"
-            else:
-                state = f"open: passes in {p.p_pass:.1%} of draws"
-            lines.append(f"{p.key}  {p.title}: {state}")
-        lines.append("S2  is about a model of all measured rates and cannot be settled before they are there.")
+        lines += [f"{p.key}  {p.title}: {p.sentence()}" for p in self.prospects]
+        lines.append("S2  is about a model of all measured rates; no forecast stands in for it.")
         return "\n".join(line.rstrip() for line in lines)
+
+
+def _measured_text(row: ForecastRow) -> str:
+    return "" if row.measured is None else f"; measured {100 * (row.measured['predicted_accept_rate'] or 0):.1f}"
 
 
 def _shown(at: Mapping[str, float | None]) -> str:
@@ -123,11 +130,11 @@ def _shown(at: Mapping[str, float | None]) -> str:
 
 
 def forecast_run(run: RunDir, draws: int = 10_000) -> RunForecast:
-    """Forecast every condition of a sweep from its baseline (seed 0 where there are several).
+    """Forecast every condition of a sweep from what is done (shifts against the baseline of the lowest seed).
 
     Args:
         run: the run directory.
-        draws: of test papers and of calibration error.
+        draws: of the forecast.
 
     Raises:
         WlsweepError: if the sweep declares no baseline, or it is not predicted yet, or predictions do not fit.
@@ -146,65 +153,104 @@ def forecast_run(run: RunDir, draws: int = 10_000) -> RunForecast:
             f"{run.root}: the baseline {baselines[0].name} is not predicted ({state}: {cause}); the forecast needs it"
             f" first: wlsweep run SWEEP.toml --only {baselines[0].index}"
         )
-    base = ready[0]
-    accept, log_odds = loaded.truth.accept, loaded.scores[base.name].log_odds
     shifts = {c.name: expected_shift(c, loaded.data, effective_beta(loaded.sweep)) for c in loaded.declared}
-    resamples = bs.Resamples(loaded.truth.n, draws)
-    known = calibration(accept, log_odds)
-    wanted = {n: s.value for n, s in shifts.items() if s.covered and n != base.name}
-    made = forecast(accept, log_odds, wanted, resamples, known)
-    measured, seen = _measured(loaded.scores, accept, resamples)
+    log_odds = {name: scores.log_odds for name, scores in loaded.scores.items()}
+    return forecast_sweep(loaded.declared, shifts, log_odds, loaded.truth.accept, ready[0].name, draws)
+
+
+def forecast_sweep(
+    declared: Sequence[Condition],
+    shifts: Mapping[str, Shift],
+    log_odds: Mapping[str, FloatArray],
+    accept: BoolArray,
+    base: str,
+    draws: int,
+) -> RunForecast:
+    """The forecast on plain data.
+
+    Args:
+        declared: the conditions of the sweep.
+        shifts: expected shift of each.
+        log_odds: of the conditions that are done, by name, shape (n,).
+        accept: labels, shape (n,).
+        base: the baseline; it is done.
+        draws: of the forecast.
+    """
+    covered = {n: s.value for n, s in shifts.items() if s.covered}
+    means = {name: float(z.mean()) for name, z in log_odds.items()}
+    theory = judge_theory(declared, covered, means, base)
+    known = calibration(accept, log_odds[base])
+    point, drawn, reason = _foreseen(theory, declared, covered, log_odds, accept, base, known, draws)
+    measured = {name: _rates(z > 0, accept) for name, z in log_odds.items()}
+    decided: dict[str, dict[str, FloatArray]] = {}
     values: dict[str, dict[str, FloatArray]] = {}
+    whole = {name for name, members in cells(declared).items() if all(m in log_odds for m in members)}
     for metric in ("predicted_accept_rate", "accuracy"):
-        # without a calibration the intervals are too narrow to settle anything: only what is measured counts
-        foreseen = {} if known is None else {n: d[metric] for n, d in made.draws.items()}
-        by_name = foreseen | {n: d[metric] for n, d in seen.items()}
-        values[metric] = mean_over_seeds(loaded.declared, by_name)
-    judged = hypotheses(loaded.declared, {cell(c): shifts[c.name].value for c in loaded.declared})
+        exact = {n: np.full(draws, m[metric]) for n, m in measured.items()}
+        decided[metric] = {n: v for n, v in mean_over_seeds(declared, exact).items() if n in whole}
+        ahead = {n: d[metric] for n, d in drawn.items() if n not in measured} if theory.usable else {}
+        both = mean_over_seeds(declared, exact | ahead)
+        reached = {n for n, members in cells(declared).items() if all(m in exact or m in ahead for m in members)}
+        values[metric] = {n: v for n, v in both.items() if n in reached}
+    judged = hypotheses(declared, {cell(c): shifts[c.name].value for c in declared})
     rows = [
         ForecastRow(
             c.name,
             shifts[c.name].value,
-            shifts[c.name].note,
-            summarised(made.point[c.name], made.draws[c.name]) if c.name in wanted else None,
-            measured.get(c.name),
+            shifts[c.name].covered,
+            shifts[c.name].note or ("" if c.name in drawn else reason),
+            summarised(point[c.name], drawn[c.name]) if c.name in drawn else None,
+            {m: _finite(measured[c.name][m]) for m in METRICS} if c.name in measured else None,
         )
-        for c in loaded.declared
-        if c.name != base.name
+        for c in declared
+        if c.name != base
     ]
     return RunForecast(
-        base.name,
-        loaded.truth.n,
+        base,
+        len(accept),
         known,
+        theory,
         rows,
-        prospects(judged, values, draws),
-        loaded.declared,
-        frozenset(loaded.scores),
+        prospects(judged, decided, values, draws),
+        tuple(declared),
+        frozenset(log_odds),
         judged,
+        decided,
         values,
         draws,
     )
 
 
-def _measured(
-    scores: Mapping[str, Any], accept: Any, resamples: bs.Resamples
-) -> tuple[dict[str, dict[str, float | None]], dict[str, bs.Draws]]:
-    """Measured metrics of finished conditions, and the same in every draw."""
-    names: Sequence[str] = list(scores)
-    hits = np.column_stack([accept, *(scores[n].decision & accept for n in names)])
-    alarms = np.column_stack([scores[n].decision & ~accept for n in names])
-    sums, false = resamples.sums(hits.astype(np.float32)), resamples.sums(alarms.astype(np.float32))
-    accepts = sums[:, 0].astype(np.float64)
-    point, drawn = {}, {}
-    for i, name in enumerate(names):
-        drawn[name] = bs.from_counts(
-            sums[:, i + 1].astype(np.float64), false[:, i].astype(np.float64), accepts, resamples.n
-        )
-        exact = bs.from_counts(
-            hits[:, [i + 1]].sum(axis=0).astype(float),
-            alarms[:, [i]].sum(axis=0).astype(float),
-            np.array([float(accept.sum())]),
-            resamples.n,
-        )
-        point[name] = {m: float(exact[m][0]) if np.isfinite(exact[m][0]) else None for m in METRICS}
-    return point, drawn
+def _foreseen(
+    theory: TheoryTest,
+    declared: Sequence[Condition],
+    covered: Mapping[str, float],
+    log_odds: Mapping[str, FloatArray],
+    accept: BoolArray,
+    base: str,
+    known: Calibration | None,
+    draws: int,
+) -> tuple[dict[str, bs.Draws], dict[str, bs.Draws], str]:
+    """Forecasts to show, at the centre and in draws, and why the other conditions have none.
+
+    While theory is not tested they come from the baseline alone; a tested one forecasts what is not measured; a refuted
+    one forecasts nothing.
+    """
+    if theory.refuted:
+        return {}, {}, "theory is refuted here"
+    if theory.usable:
+        point, drawn = forecast_unmeasured(theory, declared, log_odds, accept, covered, base, draws)
+        return point, drawn, "it is measured"
+    wanted = {n: s for n, s in covered.items() if n != base}
+    made = forecast(accept, log_odds[base], wanted, bs.Resamples(len(accept), draws), known)
+    return made.point, made.draws, ""
+
+
+def _rates(decision: BoolArray, accept: BoolArray) -> dict[str, float]:
+    tp, fp = np.array([float((decision & accept).sum())]), np.array([float((decision & ~accept).sum())])
+    found = bs.from_counts(tp, fp, np.array([float(accept.sum())]), len(accept))
+    return {metric: float(found[metric][0]) for metric in METRICS}
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

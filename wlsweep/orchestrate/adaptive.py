@@ -1,6 +1,7 @@
-"""`wlsweep run --until-decided`: the baseline, then one condition after the other while its outcome is in doubt.
+"""`wlsweep run --until-decided`: the baseline, what tests the theory, then one condition after the other that is in doubt.
 
-Each is a launch of its own up to its predictions; what was left out, and why, is kept for the page.
+Each is a launch of its own up to its predictions; what was left out, and why, is kept for the page. Verdicts that a tested
+theory forecasts are printed as forecasts; the page judges what was measured.
 """
 
 from __future__ import annotations
@@ -35,13 +36,17 @@ def run_until_decided(sweep: Sweep, run: RunDir, command: str, console: Console)
             return code
         connected = runner.connected
         tried.append(following[0])
-        decision = undecided(forecast_run(run))
+        found = forecast_run(run)
+        decision = undecided(found)
         following = [name for name in decision.names if name not in tried]
         if following:
             reason = dict(decision.wanted)[following[0]]
             console.print(f"next:    {following[0]}: {reason}", highlight=False, soft_wrap=True)
     write_json(run.skipped_json, dict(decision.skipped))  # the page says so of each
     code = Runner(sweep, run, ",".join(tried), "report", command, console, connected).go()
+    console.print(f"theory:  {found.theory.sentence()}", highlight=False, soft_wrap=True)
+    for p in found.prospects:
+        console.print(f"verdict: {p.key}  {p.sentence()}", highlight=False, soft_wrap=True)
     for name, why in decision.skipped:
         console.print(f"skipped: {name}: {why}", highlight=False, soft_wrap=True)
     return code
