@@ -14,7 +14,7 @@ from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import load_sweep
 from wlsweep.spec.cost import training_memory
 from wlsweep.train.model import AnswerModel, collate, run_forward
-from wlsweep.train.patches.norm import use_few_passes
+from wlsweep.train.patches import Setup, apply
 
 
 def configuration(a: Architecture) -> Qwen2Config:
@@ -62,7 +62,7 @@ def test_the_memory_of_activations_and_logits_is_what_a_training_pass_takes(dtyp
     lm = Qwen2ForCausalLM(configuration(a)).to(torch.bfloat16 if dtype == "bf16" else torch.float32)
     if checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    use_few_passes(lm)
+    apply("model", Setup(gpu=False), lm)
     model = AnswerModel(lm.train(), Condition("accept", 4.0, 2), 3, 10, 11)
     prompts = [np.full(cutoff - len(answer), 7, dtype=np.int32)] * rows
     batch = collate(prompts, [answer] * rows, [True] * rows, (1.0, 1.0), [True] * rows, rows, torch.device("cpu"))

@@ -13,8 +13,9 @@ import torch.distributed as dist
 
 from tests.train.layouts import CONDITION, micro_batches
 from tests.train.made_rows import STEPS, drawn_rows, train_config
+from wlsweep.train.checkpoint import RECORD, load_checkpoint, save_checkpoint
 from wlsweep.train.model import run_forward
-from wlsweep.train.zero3 import RECORD, Decision, build_engine, join_group, load_checkpoint, release, save_checkpoint
+from wlsweep.train.zero3 import Decision, build_engine, join_group, release
 
 OF = {"data": "d", "world": 2}
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from tests.train.made_rows import train_config
-from wlsweep.train import zero3 as ours
+from wlsweep.train import patches
 from wlsweep.train.zero3 import deepspeed, join_group, zero3_config
 
 SIZES = (4, 7, 1, 30)
@@ -49,8 +49,7 @@ def stepped(place):
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizers[1], config=zero3_config(train, 42) | {"gradient_clipping": 0.0}
     )
-    ours._gather_in_one_collective(engine.optimizer.persistent_parameters)
-    ours._refresh_in_place(engine.optimizer)
+    assert patches.apply("engine", patches.Setup(gpu=False, world=place.world, gathered=True), engine) == ["refresh"]
     places = []
     for step in range(4):
         engine.backward(engine(step, place.rank))

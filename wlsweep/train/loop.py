@@ -31,17 +31,10 @@ from wlsweep.run.layout import RunDir, atomic_file, read_json, write_json
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import Sweep
 from wlsweep.train import batches, packed
+from wlsweep.train.checkpoint import load_checkpoint, save_checkpoint
 from wlsweep.train.loss import sample_weights
 from wlsweep.train.model import Forward, MicroBatch, collate, run_forward
-from wlsweep.train.zero3 import (
-    Decision,
-    Place,
-    build_engine,
-    export_model,
-    load_checkpoint,
-    release,
-    save_checkpoint,
-)
+from wlsweep.train.zero3 import Decision, Place, build_engine, export_model, release
 
 PROBES = 2
 """Training rows of each class on which the trained model's own scores are kept, to check every later copy of it."""

@@ -1,7 +1,7 @@
 """A causal LM with the loss inside its forward pass, so that the engine that calls it never sees full-sequence logits.
 
 The LM head runs at the answer's positions only: [rows, answer tokens, vocabulary] instead of [rows, 4096, 152k]. So does the
-last decoder layer, but for its keys and values.
+last decoder layer of a small model, but for its keys and values.
 Rows are padded on the right; causal attention keeps real tokens from seeing the padding, so no mask is needed. Or they lie
 one after another without padding (`wlsweep.train.packed`).
 """
@@ -19,7 +19,18 @@ from torch import Tensor, nn
 from wlsweep.spec.condition import Condition
 from wlsweep.train import packed as packed_rows
 from wlsweep.train.loss import AnswerScores, global_loss, sample_loss, score_answers
-from wlsweep.train.patches.last_layer import AnswerPlaces, shorten_last_layer
+from wlsweep.train.patches import Setup, apply
+
+
+class AnswerPlaces(NamedTuple):
+    """Where the answers' hidden states are, in [rows, answer tokens] int64."""
+
+    token: Tensor
+    """Among all tokens of the micro-batch, row after row, padding counted."""
+    column: Tensor
+    """In the sequence that holds the row: the place in its own row, or of packed rows, which are one sequence, `token`."""
+    begins: Tensor
+    """[rows] int64: the column of each row's first token."""
 
 
 class MicroBatch(NamedTuple):
@@ -68,7 +79,8 @@ class AnswerModel(nn.Module):
         self.decision = decision
         self.accept_id = accept_id
         self.reject_id = reject_id
-        self.short = shorten_last_layer(lm)
+        setup = Setup(gpu=torch.cuda.is_available(), layers=len(lm.model.layers))
+        self.short = "last_layer" in apply("answers", setup, lm)  # its last layer takes `places`
 
     def forward(
         self,

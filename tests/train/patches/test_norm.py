@@ -6,7 +6,8 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from wlsweep.train.patches.norm import use_few_passes
+from wlsweep.train.patches import Setup
+from wlsweep.train.patches.norm import NORMS, apply
 
 WIDTH, TOKENS = 48, 70
 
@@ -19,21 +20,22 @@ def passed(norm, x, gradient):
     return [t.detach().double() for t in (out, x.grad, norm.weight.grad)]
 
 
-def norms(dtype):
+def norms(dtype, kind=Qwen2RMSNorm):
     """The module of transformers and ours, with the same weights."""
     torch.manual_seed(1)
     weight = 1 + 0.3 * torch.randn(WIDTH, dtype=torch.float64)
-    made = [Qwen2RMSNorm(WIDTH, eps=1e-6).to(dtype) for _ in range(2)]
+    made = [kind(WIDTH, eps=1e-6).to(dtype) for _ in range(2)]
     for norm in made:
         norm.weight.data = weight.to(dtype)
-    use_few_passes(nn.ModuleList(made[1:]))
+    assert apply(nn.ModuleList(made[1:]), Setup(gpu=False))
     return made
 
 
 @pytest.mark.parametrize("shape", [(2, TOKENS, WIDTH), (TOKENS, WIDTH)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_is_no_further_from_the_exact_values_than_transformers(dtype, shape):
-    theirs, ours = norms(dtype)
+@pytest.mark.parametrize("kind", NORMS)
+def test_it_is_no_further_from_the_exact_values_than_transformers(kind, dtype, shape):
+    theirs, ours = norms(dtype, kind)
     x = (torch.randn(shape, dtype=torch.float64) * torch.logspace(-3, 2, TOKENS, dtype=torch.float64)[:, None]).to(
         dtype
     )
@@ -70,7 +72,7 @@ def test_every_norm_of_a_qwen2_model_takes_part_and_keeps_its_hooks():
         num_key_value_heads=1,
     )  # fmt: skip
     lm = Qwen2ForCausalLM(config)
-    use_few_passes(lm)
+    apply(lm, Setup(gpu=False))
     heard = []
     for name, module in lm.named_modules():
         if isinstance(module, Qwen2RMSNorm):

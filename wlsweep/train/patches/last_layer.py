@@ -8,25 +8,16 @@ saves nearly one layer of the model: a third of a tiny one, 3 % of 28 layers.
 from __future__ import annotations
 
 import types
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, rotate_half
 
+from wlsweep.train.model import AnswerPlaces
 from wlsweep.train.packed import as_kernel_likes
-
-
-class AnswerPlaces(NamedTuple):
-    """Where the answers' hidden states are, in [rows, answer tokens] int64."""
-
-    token: Tensor
-    """Among all tokens of the micro-batch, row after row, padding counted."""
-    column: Tensor
-    """In the sequence that holds the row: the place in its own row, or of packed rows, which are one sequence, `token`."""
-    begins: Tensor
-    """[rows] int64: the column of each row's first token."""
+from wlsweep.train.patches import Setup
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -71,8 +62,8 @@ def _forward(self: Any, hidden_states: Tensor, *args: Any, places: AnswerPlaces 
     return found
 
 
-def shorten_last_layer(lm: nn.Module) -> bool:
-    """Make the last layer of a Qwen2 model take `places`; False, and nothing done, for another architecture.
+def apply(lm: nn.Module, _setup: Setup) -> bool:
+    """Make the last layer of a Qwen2 model take `places`; another architecture keeps its own.
 
     Its `forward` is replaced, so that hooks on the module (ZeRO's, gradient checkpointing) still run.
     """

@@ -12,7 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.mistral.modeling_mistral import MistralRMSNorm
+from transformers.models.phi3.modeling_phi3 import Phi3RMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+from wlsweep.train.patches import Setup
+
+NORMS = (Qwen2RMSNorm, Qwen3RMSNorm, LlamaRMSNorm, MistralRMSNorm, Phi3RMSNorm)
+"""Classes that compute the same: weight * (x / rms in float32, rounded). Gemma's multiply by 1 + weight, in float32."""
 
 
 class _Norm(torch.autograd.Function):
@@ -45,11 +54,12 @@ def _forward(self: Any, hidden_states: Tensor) -> Tensor:
     return out
 
 
-def use_few_passes(model: nn.Module) -> None:
-    """Make every norm of a Qwen2 model compute in few passes; other architectures keep theirs.
+def apply(model: nn.Module, _setup: Setup) -> bool:
+    """Make every norm of these classes compute in few passes; other architectures keep theirs.
 
     Their `forward` is replaced, so that hooks on the modules (ZeRO's) still run.
     """
-    for module in model.modules():
-        if type(module) is Qwen2RMSNorm:
-            module.forward = types.MethodType(_forward, module)
+    norms: list[Any] = [module for module in model.modules() if type(module) in NORMS]
+    for module in norms:
+        module.forward = types.MethodType(_forward, module)
+    return bool(norms)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wlsweep.train.patches import Setup
+
 
 class _Linear(torch.autograd.Function):
     """`torch.nn.functional.linear`, its three products by oneDNN."""
@@ -52,11 +54,19 @@ def pays() -> bool:
     return not (cpus.is_file() and "GenuineIntel" in cpus.read_text())
 
 
-def use_onednn(model: nn.Module) -> None:
-    """Make every linear layer of a float32 model on a CPU compute with oneDNN.
+def apply(model: nn.Module, _setup: Setup) -> bool:
+    """Make every linear layer of a float32 model on a CPU compute with oneDNN, where that is faster.
 
     Their `forward` is replaced, so that hooks on the modules (ZeRO's) still run.
     """
+    if not pays():
+        return False
+    use_onednn(model)
+    return True
+
+
+def use_onednn(model: nn.Module) -> None:
+    """The same, whether it is faster or not."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.forward = types.MethodType(_forward, module)  # type: ignore[method-assign]

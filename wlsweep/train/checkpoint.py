@@ -1,0 +1,83 @@
+"""Resume checkpoints: what a killed training goes on from.
+
+Each rank writes its own shard; the record that rank 0 writes last makes the checkpoint whole.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from wlsweep.errors import WlsweepError
+from wlsweep.run.layout import read_json, write_json
+from wlsweep.train.zero3 import Place
+
+RECORD = "training.json"
+"""In a checkpoint: what was being trained, and `FILES`."""
+FILES = "files"
+"""Bytes of each file of a checkpoint: after a power cut files may be shorter than what was written to them."""
+
+
+def save_checkpoint(
+    engine: Any, place: Place, folder: Path, step: int, of: dict[str, Any], metered: dict[str, Any]
+) -> None:
+    """Write a resume checkpoint and delete older ones; collective, every rank writes its shard.
+
+    `of` tells what is being trained (data, base model, ranks): another training must not resume from it. `metered` is
+    what this rank has summed up for the next line of the metric log.
+    """
+    temporary, final = folder / f".step_{step:08d}.tmp", folder / f"step_{step:08d}"
+    engine.save_checkpoint(str(temporary), tag="zero3", client_state={"step": step}, save_latest=False)
+    write_json(temporary / f"metered_{place.rank}.json", metered)
+    own = [temporary / f"metered_{place.rank}.json", *temporary.glob(f"zero3/*_rank_{place.rank}_mp_*")]
+    sizes: list[dict[str, int]] = [{}] * place.world
+    dist.all_gather_object(sizes, {str(p.relative_to(temporary)): p.stat().st_size for p in own})
+    if place.rank == 0:
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        # Written last: a checkpoint without it is not whole.
+        write_json(final / RECORD, {**of, FILES: {name: size for part in sizes for name, size in part.items()}})
+        for other in folder.iterdir():
+            if other.name != final.name:
+                shutil.rmtree(other, ignore_errors=True)
+    dist.barrier()
+
+
+def _why_not(checkpoint: Path, of: dict[str, Any]) -> str | None:
+    """Why a checkpoint is not resumed from; None if it can be."""
+    try:
+        record = read_json(checkpoint / RECORD)
+    except WlsweepError as e:
+        return f"is not whole ({e})"
+    if other := ", ".join(key for key in of if record.get(key) != of[key]):
+        return f"is of another training ({other})"
+    for name, size in record.get(FILES, {}).items():
+        found = (checkpoint / name).stat().st_size if (checkpoint / name).is_file() else 0
+        if found != size:
+            return f"is cut short ({name} has {found:,} of {size:,} bytes; was the power cut?)"
+    return None
+
+
+def load_checkpoint(engine: Any, place: Place, folder: Path, of: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
+    """Resume from the latest whole checkpoint of this very training; its step, and what this rank had summed up for the
+    metric log. 0 and nothing if there is none.
+
+    Rank 0 chooses for all: file servers may show different ranks different folders for a while.
+    """
+    choice: list[str | None] = [None]
+    if place.rank == 0:
+        refused = {p: _why_not(p, of) for p in folder.glob("step_*") if (p / RECORD).is_file()}
+        choice[0] = max((p.name for p, why in refused.items() if why is None), default=None)
+        for path, why in refused.items() if choice[0] is None else ():
+            print(f"{path} {why}: this training begins at step 0")
+    dist.broadcast_object_list(choice, src=0)
+    if choice[0] is None:
+        return 0, None
+    _, state = engine.load_checkpoint(str(folder / choice[0]), tag="zero3")
+    metered = (
+        folder / choice[0] / f"metered_{place.rank}.json"
+    )  # checkpoints at logged steps may lack it: nothing is summed
+    return int(state["step"]), read_json(metered) if metered.is_file() else None
