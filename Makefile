@@ -9,7 +9,7 @@ VENV := .venv$(if $(filter gpu,$(EXTRA)),-gpu)
 BIN := $(VENV)/bin
 LOCK := locks/$(EXTRA).lock
 
-.PHONY: help sweep test test-fast test-jobs test-slurm test-slurm-smoke oracle bench bench-peer bench-gpu lint format types locks clean head job
+.PHONY: help sweep test test-fast test-jobs test-slurm test-slurm-smoke oracle bench bench-peer bench-gpu lint format types configuration locks clean head job
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ bench-gpu: $(VENV)/.installed-$(EXTRA)  ## one ZeRO-3 rank against the HF Traine
 	@.venv-peer/bin/python -m pip install -q --disable-pip-version-check "$$(grep '^torch==' locks/peer.lock)"
 	@.venv-peer/bin/python -m pip install -q --disable-pip-version-check --no-deps -r <(grep -v '^torch==' locks/peer.lock)
 	@touch "$$(.venv-peer/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchaudio.py" $@
+
+configuration: $(VENV)/.installed-$(EXTRA)  ## docs/configuration.md, made from the models' docstrings
+	@$(BIN)/python docs/make_configuration.py
 
 locks:  ## recompile the lock files from pyproject.toml (needs uv)
 	uv pip compile -q --no-annotate --no-header pyproject.toml --extra cpu --extra dev --excludes locks/cpu-excludes.txt --overrides locks/cpu-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/cpu.lock

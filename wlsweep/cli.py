@@ -44,6 +44,12 @@ DataPath = Annotated[
 ModelPath = Annotated[
     str | None, typer.Option("--model", help="base model: a folder, or a name on the Hugging Face hub", metavar="PATH")
 ]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="change a key of the search space, such as train.lr=2e-5; may be repeated", metavar="K=V"
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
 External = Annotated[
     list[str] | None, typer.Option(help="predictions made elsewhere, to compare with", metavar="NAME=FILE")
@@ -51,10 +57,12 @@ External = Annotated[
 Limit = Annotated[int | None, typer.Option(help="trial run on N rows of every set, in a run directory of its own")]
 
 
-def _load(path: Path, data: str | None, limit: int | None, model: str | None = None) -> Any:
+def _load(
+    path: Path, data: str | None, limit: int | None, model: str | None = None, settings: list[str] | None = None
+) -> Any:
     from wlsweep.spec.config import load_sweep
 
-    sweep = load_sweep(path, data, model)
+    sweep = load_sweep(path, data, model, settings or ())
     if limit is None:
         return sweep
     if limit < 8:
@@ -110,13 +118,14 @@ def plan(
     only: Only = None,
     data: DataPath = None,
     model: ModelPath = None,
+    set_: Settings = None,
     limit: Limit = None,
     json_: AsJson = False,
 ) -> None:
     """Say what a sweep would do: conditions, rows, steps, storage, and what it needs to run. Starts nothing."""
     from wlsweep.spec.plan import make_plan, plan_text
 
-    found = make_plan(_load(sweep, data, limit, model), only)
+    found = make_plan(_load(sweep, data, limit, model, set_), only)
     if json_:
         typer.echo(json.dumps(found, indent=1))
     else:
@@ -129,6 +138,7 @@ def run(
     only: Only = None,
     data: DataPath = None,
     model: ModelPath = None,
+    set_: Settings = None,
     out: Annotated[Path | None, typer.Option(help="run directory (default: runs/NAME)", metavar="DIR")] = None,
     stage: Annotated[
         str, typer.Option(help="stop after this stage: data, train, predict, evaluate or report", metavar="STAGE")
@@ -143,7 +153,7 @@ def run(
 
     if stage not in STAGES:
         raise WlsweepError(f"--stage {stage}: expected one of {', '.join(STAGES)}")
-    loaded = _load(sweep, data, limit, model)
+    loaded = _load(sweep, data, limit, model, set_)
     folder = out or Path("runs") / loaded.name
     code = run_sweep(loaded, folder, only, stage, sys.argv[1:], until_decided)
     # Ray's and torch's threads need no orderly end, which would cost seconds: everything is on disk.
@@ -170,6 +180,7 @@ def submit(
     array: Annotated[bool, typer.Option("--array", help="a job array, one small cluster a condition")] = False,
     data: DataPath = None,
     model: ModelPath = None,
+    set_: Settings = None,
     out: Annotated[Path | None, typer.Option(help="run directory (default: runs/NAME)", metavar="DIR")] = None,
     limit: Limit = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="write the script, show the sbatch line, stop")] = False,
@@ -195,8 +206,8 @@ def submit(
     from wlsweep.slurm.submit import SubmitOptions
     from wlsweep.slurm.submit import submit as submit_job
 
-    loaded = _load(sweep, data, limit, model)
-    wish = SubmitOptions(sweep, out or Path("runs") / loaded.name, only, nodes, array, data, limit)
+    loaded = _load(sweep, data, limit, model, set_)
+    wish = SubmitOptions(out or Path("runs") / loaded.name, only, nodes, array)
     submit_job(loaded, load_site(site), wish, dry_run, typer.echo)
 
 

@@ -191,13 +191,15 @@ def test_paths_that_slurm_would_read_as_something_else_are_refused(bad):
 
 def test_a_run_outside_the_shared_directory_is_refused_and_a_dry_run_warns_of_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    asked, said = SubmitOptions(Path("demo"), Path("runs/demo")), []
+    asked, said = SubmitOptions(Path("runs/demo")), []
     with pytest.raises(WlsweepError, match="does not lie in /home"):
         submit(DEMO, CPU, asked, dry_run=False, say=said.append)
     assert not any(tmp_path.iterdir()) and not said
     assert submit(DEMO, CPU, asked, dry_run=True, say=said.append) is None
     assert any("without --dry-run this is refused" in line and "does not lie in /home" in line for line in said)
     assert len(list(tmp_path.glob("runs/demo/slurm/*.sh"))) == 1
+    (resolved,) = tmp_path.glob("runs/demo/slurm/*.json")
+    assert load_sweep(resolved) == DEMO
 
 
 def test_the_sbatch_line_holds_paths_as_single_arguments():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 import shlex
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import NamedTuple
 from wlsweep.errors import WlsweepError, refuse_all
 from wlsweep.run.layout import RunDir
 from wlsweep.run.status import refuse_other_configuration
-from wlsweep.shipped import SEARCH_SPACES, find_file
 from wlsweep.slurm.attach import slurm
 from wlsweep.slurm.script import (
     Job,
@@ -35,70 +33,62 @@ from wlsweep.spec.config import Sweep
 class SubmitOptions(NamedTuple):
     """What the command line asked for."""
 
-    file: Path
-    """Search space: a path, or the name of a shipped one."""
     out: Path
+    """Run directory."""
     only: str | None = None
     nodes: int = 1
     array: bool = False
-    data: str | None = None
-    limit: int | None = None
 
 
-def make_job(sweep: Sweep, site: Site, wish: SubmitOptions, workdir: Path, stamp: str) -> Job:
+def make_job(sweep: Sweep, site: Site, options: SubmitOptions, workdir: Path, stamp: str) -> Job:
     """Everything that a submission consists of; writes nothing.
 
     Raises:
         WlsweepError: if the sweep does not fit the site or a path cannot be used.
     """
-    if wish.nodes < 1:
-        raise WlsweepError(f"--nodes {wish.nodes}: at least one is needed")
-    chosen = select(sweep.conditions, wish.only)
-    run = (workdir / wish.out).resolve()
+    if options.nodes < 1:
+        raise WlsweepError(f"--nodes {options.nodes}: at least one is needed")
+    chosen = select(sweep.conditions, options.only)
+    run = (workdir / options.out).resolve()
     folder = run / "slurm"
-    driver = ["run", str(folder / f"{stamp}.toml"), "--out", str(run)]
-    if wish.data is not None:
-        driver += ["--data", wish.data]
-    if wish.limit is not None:
-        driver += ["--limit", str(wish.limit)]
     job = Job(
         name=f"wl-{sweep.name}",
         site=site,
-        ask=job_resources(site, sweep, wish.nodes, wish.array),
+        ask=job_resources(site, sweep, options.nodes, options.array),
         workdir=workdir,
         run=run,
         script=folder / f"{stamp}.sh",
-        driver=tuple(driver),
-        only=wish.only,
-        array=index_ranges([c.index for c in chosen if c.index is not None]) if wish.array else None,
+        driver=("run", str(folder / f"{stamp}.json"), "--out", str(run)),
+        only=options.only,
+        array=index_ranges([c.index for c in chosen if c.index is not None]) if options.array else None,
     )
     refuse_paths(job)
     return job
 
 
-def write_job(job: Job, sweep_file: Path) -> None:
-    """Write the script, and beside it the search space as it is: a job that comes back must not read a later one."""
+def write_job(job: Job, sweep: Sweep) -> None:
+    """Write the script, and beside it the search space, resolved: a job that comes back must not read a later one."""
     folder = job.script.parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    shutil.copyfile(find_file(SEARCH_SPACES, sweep_file), job.script.with_suffix(".toml"))
+    job.script.with_suffix(".json").write_text(sweep.model_dump_json(indent=1), encoding="utf-8")
     job.script.write_text(render_script(job), encoding="utf-8")
     job.script.chmod(0o700)
 
 
-def submit(sweep: Sweep, site: Site, wish: SubmitOptions, dry_run: bool, say: Callable[[str], None]) -> int | None:
+def submit(sweep: Sweep, site: Site, options: SubmitOptions, dry_run: bool, say: Callable[[str], None]) -> int | None:
     """Write and submit a job; returns its id, or None on a dry run, which only warns of folders that are not shared.
 
     Raises:
         WlsweepError: if nothing can be submitted as asked, or SLURM refuses.
     """
     stamp = f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(2)}"
-    job = make_job(sweep, site, wish, Path.cwd().resolve(), stamp)
+    job = make_job(sweep, site, options, Path.cwd().resolve(), stamp)
     refuse_other_configuration(RunDir(job.run), sweep.fingerprint(), sweep.name)
     outside = not_shared(job)
     if not dry_run:
         refuse_all("compute nodes could not start this:", outside)
-    write_job(job, wish.file)
+    write_job(job, sweep)
     command = sbatch_command(job)
     ask = job.ask
     shape = f"array {job.array}, each task" if job.array is not None else "one allocation"
@@ -112,7 +102,7 @@ def submit(sweep: Sweep, site: Site, wish: SubmitOptions, dry_run: bool, say: Ca
     answer = slurm(*command).strip().partition(";")[0]
     if not answer.isdigit():
         raise WlsweepError(f"sbatch answered {answer!r} instead of a job id; see squeue --me")
-    run = shlex.quote(str(wish.out))
+    run = shlex.quote(str(options.out))
     say(f"job:     {answer}")
     say(f"log:     {job.run / 'logs' / 'latest' / 'job.log'} (until it starts: {job.run / 'slurm'}/job_*.out)")
     say(f"next:    squeue --me; wlsweep status {run}; wlsweep submit --tunnel {run}; scancel {answer}")

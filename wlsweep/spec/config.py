@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import GenericAlias
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    WithJsonSchema,
     create_model,
     model_validator,
 )
@@ -31,6 +32,7 @@ from wlsweep.errors import WlsweepError
 from wlsweep.shipped import SEARCH_SPACES, find_file
 from wlsweep.spec.axes import GRID_ORDER, Axis
 from wlsweep.spec.condition import Condition, expand
+from wlsweep.spec.layers import Setting, parse_setting, read_layers, with_settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -45,7 +47,7 @@ def _values_of(axis: Axis) -> GenericAlias:
     one = axis.type
     if axis.record:
         written = PlainSerializer(axis.record.write, return_type=str, when_used="json")
-        one = Annotated[one, BeforeValidator(axis.record.read), written]
+        one = Annotated[one, BeforeValidator(axis.record.read), written, WithJsonSchema({"type": "string"})]
     return GenericAlias(list, (one,))
 
 
@@ -285,6 +287,9 @@ class Sweep(_Model):
     predict: Predict = Predict()
     budget: Budget = Budget()
     grid: list[GridBlock] = Field(min_length=1)
+    """Products of axes; conditions are their union, in this order."""
+    settings: tuple[str, ...] = ()
+    """What `--set` changed, for the record; no key of a file."""
 
     @cached_property
     def conditions(self) -> tuple[Condition, ...]:
@@ -308,44 +313,41 @@ class Sweep(_Model):
             exclude={
                 "name": True,
                 "grid": True,
+                "settings": True,
                 "data": {"source", "test", "pool"},  # the rows' own hashes are compared by the data stage
                 "keep_models": True,
                 "budget": True,
                 "train": layout | {"groups"},
-                # Predictions carry their model's fingerprint; how they were made may be mended without a re-training.
+                # Predictions carry their model's fingerprint; how they were made may be fixed without another training.
                 "predict": True,
             }
         )
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def load_sweep(path: str | Path, data: str | None = None, model: str | None = None) -> Sweep:
-    """Read a search space.
+def load_sweep(
+    path: str | Path, data: str | None = None, model: str | None = None, settings: Sequence[str] = ()
+) -> Sweep:
+    """Read a search space with everything that it extends; see `wlsweep.spec.layers`.
 
     Args:
         path: a TOML file, or the name of a shipped one. Relative paths of data in it start at the working directory.
         data: replaces `data.source` (and drops synthetic papers).
         model: replaces `model.path` (and drops a tiny base).
+        settings: `KEY=VALUE`, such as `train.lr=2e-5`, over everything else; kept in `Sweep.settings`.
 
     Raises:
         WlsweepError: naming the file and every wrong field at once.
     """
     path = find_file(SEARCH_SPACES, path)
+    raw = read_layers(path)
+    if ("settings" in raw and path.suffix != ".json") or any(text.startswith("settings") for text in settings):
+        raise WlsweepError(f"{path}: settings: unknown key (it is where --set is recorded)")
+    given = [Setting(keys, value) for keys, value in ((("data", "source"), data), (("model", "path"), model)) if value]
     try:
-        raw: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise WlsweepError(f"{path}: no readable TOML: {e}") from None
-    if data is not None:
-        section = raw.setdefault("data", {})
-        if isinstance(section, dict):
-            section["source"] = data
-            section.pop("synthetic", None)
-    if model is not None:
-        section = raw.setdefault("model", {})
-        if isinstance(section, dict):
-            section["path"] = model
-            section.pop("tiny", None)
-    try:
+        raw = with_settings(raw, [*given, *(parse_setting(text, Sweep) for text in settings)])
+        if settings:
+            raw["settings"] = [*raw.get("settings", ()), *settings]
         return Sweep.model_validate(raw)
     except ValidationError as e:
         lines = []
