@@ -9,7 +9,7 @@ VENV := .venv$(if $(filter gpu,$(EXTRA)),-gpu)
 BIN := $(VENV)/bin
 LOCK := locks/$(EXTRA).lock
 
-.PHONY: help sweep test test-fast test-jobs test-slurm test-slurm-smoke oracle bench bench-peer bench-gpu lint format types configuration locks clean head job
+.PHONY: help sweep test test-fast test-jobs test-slurm test-slurm-smoke oracle bench bench-peer bench-gpu lint format types docs configuration locks clean head job
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,6 +101,15 @@ bench-peer: $(VENV)/.installed-$(EXTRA) .venv-peer/.installed  ## the 19 conditi
 bench-gpu: $(VENV)/.installed-$(EXTRA)  ## one ZeRO-3 rank against the HF Trainer, prediction against bare vLLM; with EXTRA=gpu, on a GPU
 	@$(BIN)/python -m bench.gpu $(ARGS)
 
+# A small environment of its own: pages are built by those who write them.
+docs: .venv-docs/.installed  ## build the pages of docs/ into build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build -q && echo "build/site/index.html"
+
+.venv-docs/.installed: locks/docs.lock
+	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install -q --disable-pip-version-check --no-deps -r locks/docs.lock
+	@touch $@
+
 # The peer's environment: CPU torch first, as above. It imports torchaudio, of which a text model needs nothing.
 .venv-peer/.installed: locks/peer.lock
 	@echo "making .venv-peer from locks/peer.lock (about 2 minutes, 2 GB; once)"
@@ -116,6 +125,7 @@ locks:  ## recompile the lock files from pyproject.toml (needs uv)
 	uv pip compile -q --no-annotate --no-header pyproject.toml --extra cpu --extra dev --excludes locks/cpu-excludes.txt --overrides locks/cpu-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/cpu.lock
 	uv pip compile -q --no-annotate --no-header pyproject.toml --extra gpu --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/gpu.lock
 	uv pip compile -q --no-annotate --no-header locks/peer.in --excludes locks/cpu-excludes.txt --overrides locks/cpu-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/peer.lock
+	uv pip compile -q --no-annotate --no-header locks/docs.in --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/docs.lock
 
 clean:  ## delete the environment and caches (runs/ stays)
-	rm -rf $(VENV) .venv-peer .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf $(VENV) .venv-peer .venv-docs build .mypy_cache .ruff_cache .pytest_cache *.egg-info
