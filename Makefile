@@ -7,6 +7,7 @@ SWEEP ?= search_spaces/demo.toml
 ARGS ?=
 VENV := .venv$(if $(filter gpu,$(EXTRA)),-gpu)
 BIN := $(VENV)/bin
+comma := ,
 LOCK := locks/$(EXTRA).lock
 
 .PHONY: help sweep test test-fast test-jobs test-slurm test-slurm-smoke oracle bench bench-peer bench-gpu lint format types docs configuration locks clean head job
@@ -19,11 +20,13 @@ help:  ## list the targets
 # torch comes first, with what its own build (CPU or CUDA) needs; everything else is the compiled lock, as it is.
 $(VENV)/.installed-$(EXTRA): $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "wlsweep needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12"; exit 1; }
-	@echo "making $(VENV) from $(LOCK) (about 3 minutes, 4 GB; once)"
+	@echo "making $(VENV) from $(LOCK) ($(if $(filter gpu,$(EXTRA)),about 6 minutes$(comma) 9 GB,about 3 minutes$(comma) 4 GB); once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep '^torch==' $(LOCK))"
+	@[ $(EXTRA) != gpu ] || $(BIN)/python -W ignore -c 'import sys; sys.path.insert(0, "."); from wlsweep.install_check import build_problem; import torch; sys.exit(build_problem(torch.__version__, torch.version.cuda))'
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r <(grep -v '^torch==' $(LOCK))
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m wlsweep.install_check $(EXTRA)
 	@rm -f $(VENV)/.installed-* && touch $@
 
 sweep: $(VENV)/.installed-$(EXTRA)  ## run a sweep (default: the 19 demo conditions); run again to go on

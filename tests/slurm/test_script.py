@@ -53,7 +53,7 @@ def test_the_script_is_the_one_that_was_read_and_approved(name):
     if os.environ.get("WLSWEEP_WRITE_GOLDEN"):
         path.write_text(script)
     assert script == path.read_text(), (
-        "if the change is meant: WLSWEEP_WRITE_GOLDEN=1 pytest tests/cluster, and read the diff"
+        "if the change is meant: WLSWEEP_WRITE_GOLDEN=1 pytest tests/slurm, and read the diff"
     )
 
 
@@ -189,14 +189,15 @@ def test_paths_that_slurm_would_read_as_something_else_are_refused(bad):
         render_script(a_job(CPU, f"/home/{bad}", JobResources(1, 3, 0, 1000)))
 
 
-def test_a_run_outside_the_shared_directory_is_refused_and_a_dry_run_warns_of_it(tmp_path, monkeypatch):
+def test_a_run_outside_the_shared_directory_is_refused_and_a_dry_run_shows_the_script_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked, said = SubmitOptions(Path("runs/demo")), []
     with pytest.raises(WlsweepError, match="does not lie in /home"):
         submit(DEMO, CPU, asked, dry_run=False, say=said.append)
     assert not any(tmp_path.iterdir()) and not said
-    assert submit(DEMO, CPU, asked, dry_run=True, say=said.append) is None
-    assert any("without --dry-run this is refused" in line and "does not lie in /home" in line for line in said)
+    with pytest.raises(WlsweepError, match=r"without --dry-run this is refused(.|\n)*does not lie in /home"):
+        submit(DEMO, CPU, asked, dry_run=True, say=said.append)
+    assert any(line.startswith("submit:  sbatch") for line in said)
     assert len(list(tmp_path.glob("runs/demo/slurm/*.sh"))) == 1
     (resolved,) = tmp_path.glob("runs/demo/slurm/*.json")
     assert load_sweep(resolved) == DEMO

@@ -143,7 +143,7 @@ def test_without_a_hub_the_answer_comes_at_once_and_says_how_to_fetch_the_model(
     began = time.monotonic()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(
-        WlsweepError, match=r"HF_HUB_OFFLINE is set(.|\n)*hf download Qwen/Qwen2.5-7B(.|\n)*--model FOLDER"
+        WlsweepError, match=r"HF_HUB_OFFLINE is set(.|\n)*hf download Qwen/Qwen2.5-7B(.|\n)*--model Qwen2.5-7B-Instruct"
     ):
         find_model(name, ask_hub=True)
     monkeypatch.delenv("HF_HUB_OFFLINE")

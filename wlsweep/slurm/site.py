@@ -98,6 +98,9 @@ class Site(BaseModel):
     """Time limit of one job; the sweep goes on in the next."""
     warning_s: int = Field(300, ge=10, le=65535)
     """Seconds before the time limit at which running conditions save their checkpoints."""
+    write_mb_s: float | None = Field(None, gt=0)
+    """MB/s at which one node writes to `shared`, for the check that `warning_s` suffices; without it it is measured when a
+    job with large checkpoints is submitted."""
     setup: list[Line] = []
     """Shell lines before anything else: modules, `source .venv/bin/activate`, network settings."""
     prefix: list[Line] = []
@@ -127,6 +130,26 @@ class Site(BaseModel):
                 f"scratch {self.scratch!r} has more than {SCRATCH_LENGTH} characters; Ray's sockets need a short path"
             )
         return self
+
+    @model_validator(mode="after")
+    def _warned_after_the_start(self) -> Self:
+        if self.warning_s >= (limit := seconds_of(self.time)):
+            raise ValueError(
+                f"warning_s {self.warning_s} is not shorter than the time limit {self.time} ({limit} s): each job would be "
+                "told to stop as it starts, and come back again and again"
+            )
+        return self
+
+
+def seconds_of(time: str) -> int:
+    """Seconds of a SLURM time limit: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS."""
+    days, dash, rest = time.partition("-") if "-" in time else ("0", "", time)
+    parts = [int(p) for p in rest.split(":")]
+    if dash:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    else:
+        hours, minutes, seconds = parts if len(parts) == 3 else (0, parts[0], parts[1] if len(parts) == 2 else 0)
+    return int(days) * 86400 + hours * 3600 + minutes * 60 + seconds
 
 
 def load_site(path: str | Path) -> Site:

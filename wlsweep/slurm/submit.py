@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wlsweep.errors import WlsweepError, refuse_all
+from wlsweep.orchestrate.capacity import capacity
 from wlsweep.run.layout import RunDir
 from wlsweep.run.status import refuse_other_configuration
 from wlsweep.slurm.attach import slurm
+from wlsweep.slurm.checks import job_problems, job_sweep, warning_time_problems
 from wlsweep.slurm.script import (
     Job,
     index_ranges,
@@ -76,18 +78,26 @@ def write_job(job: Job, sweep: Sweep) -> None:
     job.script.chmod(0o700)
 
 
+def _groups(sweep: Sweep, job: Job) -> int:
+    """Conditions that train, and save, at the same time in one job."""
+    ask = job.ask
+    return capacity(sweep, [{"CPU": float(ask.cpus), "GPU": float(ask.gpus)}] * ask.nodes).groups
+
+
 def submit(sweep: Sweep, site: Site, options: SubmitOptions, dry_run: bool, say: Callable[[str], None]) -> int | None:
-    """Write and submit a job; returns its id, or None on a dry run, which only warns of folders that are not shared.
+    """Write and submit a job; returns its id, or None on a dry run, which first shows what would be submitted.
 
     Raises:
         WlsweepError: if nothing can be submitted as asked, or SLURM refuses.
     """
+    sweep, problems = job_sweep(sweep, site)
     stamp = f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(2)}"
     job = make_job(sweep, site, options, Path.cwd().resolve(), stamp)
     refuse_other_configuration(RunDir(job.run), sweep.fingerprint(), sweep.name)
-    outside = not_shared(job)
+    problems += not_shared(job) + job_problems(sweep, site, job.workdir, say)
+    problems += warning_time_problems(sweep, site, job.run, _groups(sweep, job), say)
     if not dry_run:
-        refuse_all("compute nodes could not start this:", outside)
+        refuse_all("the job would fail:", problems)
     write_job(job, sweep)
     command = sbatch_command(job)
     ask = job.ask
@@ -96,8 +106,7 @@ def submit(sweep: Sweep, site: Site, options: SubmitOptions, dry_run: bool, say:
     say(f"script:  {job.script}")
     say(f"submit:  {shlex.join(command)}")
     if dry_run:
-        for problem in outside:
-            say(f"warning: without --dry-run this is refused: {problem}")
+        refuse_all("without --dry-run this is refused, since the job would fail:", problems)
         return None
     answer = slurm(*command).strip().partition(";")[0]
     if not answer.isdigit():

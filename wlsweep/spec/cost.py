@@ -67,6 +67,6 @@ def model_bytes(a: Architecture, sweep: Sweep) -> int:
     return a.parameters * (2 if sweep.train.dtype == "bf16" else 4)
 
 
-def checkpoint_bytes(a: Architecture, sweep: Sweep) -> int:
-    """Size of one resume checkpoint: float32 weights and both moments, and the model's own weights."""
-    return 12 * a.parameters + model_bytes(a, sweep)
+def checkpoint_bytes(a: Architecture) -> int:
+    """Size of one resume checkpoint: float32 weights and both moments of AdamW."""
+    return 12 * a.parameters

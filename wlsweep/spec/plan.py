@@ -98,7 +98,7 @@ def _cost(sweep: Sweep, shape: Architecture, models: int, tokens: int, warnings:
         "storage_gb": {
             "models_kept": round(kept * size / 1e9, 2),
             "by_keep_models": {k: round(n * size / 1e9, 2) for k, n in (("all", models), ("best", 1), ("none", 0))},
-            "resume_checkpoint_each": round(checkpoint_bytes(shape, sweep) / 1e9, 2),
+            "resume_checkpoint_each": round(checkpoint_bytes(shape) / 1e9, 2),
         },
     }
     if sweep.train.gpu:

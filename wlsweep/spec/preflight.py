@@ -114,11 +114,11 @@ def find_model(path: str, ask_hub: bool) -> Path | None:
     return _from_hub(path) if ask_hub else None
 
 
-def how_to_fetch(path: str) -> str:
-    """How to get a model onto a machine that cannot reach a hub."""
-    folder = path.rpartition("/")[2]
+def how_to_fetch(path: str, folder: str | None = None) -> str:
+    """How to get a model (into `folder`) onto a machine that cannot reach a hub."""
+    folder = folder or path.rpartition("/")[2]
     return (
-        f"Where there is internet: hf download {path} --local-dir {folder}; then give that folder: --model FOLDER, or "
+        f"Where there is internet: hf download {path} --local-dir {folder}; then give that folder: --model {folder}, or "
         "model.path in the search space (HF_HUB_OFFLINE=1 keeps everything from asking the hub)"
     )
 

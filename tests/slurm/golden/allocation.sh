@@ -44,8 +44,8 @@ await() {
 }
 
 # The site's own lines.
-module load cuda/12.8
-source .venv/bin/activate
+source .venv-gpu/bin/activate
+export HF_HUB_OFFLINE=1
 export NCCL_SOCKET_IFNAME=ib0
 
 cd -- /project/me || exit 2
