@@ -22,8 +22,7 @@ import time
 from pathlib import Path
 
 from tests.made_run import THE_19, make_run
-from tests.report.browser import tab
-from wlsweep.report.png import browser
+from tests.report.browser import browser, tab
 
 STAGES = {
     "both": "from wlsweep.report.page import write_report; write_report(run)",  # nothing is evaluated yet

@@ -28,7 +28,7 @@ def kind(command: list[str]) -> str:
         ("ray::TrialCounter", "desks and ledger"),
         ("ray::", "other Ray actors and tasks"),
         ("/ray/", "Ray's own processes"),
-        ("chrom", "browser for PNGs"),
+        ("kaleido", "renderer of PNGs"),
     ):
         if sign in line:
             return name

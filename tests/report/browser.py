@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import shutil
 import subprocess
 import tempfile
 import time
@@ -22,6 +23,14 @@ FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-port=0",
 )
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def browser() -> str | None:
+    """The first of Chromium and Chrome on PATH."""
+    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
 class Tab:

@@ -1,6 +1,5 @@
 import json
 import re
-import struct
 from html.parser import HTMLParser
 
 import plotly.graph_objects as go
@@ -9,11 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.made_run import THE_19, make_run
-from tests.report.browser import tab
+from tests.report.browser import browser, tab
 from wlsweep.analysis.evaluate import evaluate
-from wlsweep.errors import WlsweepError
-from wlsweep.report import png
-from wlsweep.report.figures.style import Figure
 from wlsweep.report.findings import forecast_section
 from wlsweep.report.page import page, report_input_of, write_report
 from wlsweep.report.report_input import pct_interval
@@ -258,65 +254,7 @@ def test_other_seeds_losses_and_gammas_below_one_make_a_page(tmp_path):
         go.Figure(data=f.data, layout=f.wide | f.narrow)
 
 
-def test_without_a_browser_the_page_is_whole_and_the_way_to_pngs_is_said(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    files = write_report(make_run(tmp_path / "run", THE_19[:2], n=20))
-    assert files.page.exists() and files.pngs == []
-    assert "install chromium" in files.note.lower()
-
-
-def test_a_browser_that_does_not_start_is_said_and_the_page_is_whole(tmp_path, monkeypatch):
-    broken = tmp_path / "chromium"
-    broken.write_text("#!/bin/sh\nexit 1\n")
-    broken.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    files = write_report(make_run(tmp_path / "run", THE_19[:2], n=20))
-    assert files.page.exists() and files.pngs == []
-    assert f"{broken} did not draw the PNGs" in files.note
-
-
-def test_pngs_of_an_earlier_report_do_not_stay_beside_a_new_page(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    made = make_run(tmp_path / "run", THE_19[:2], n=20)
-    made.plots.mkdir(parents=True)
-    (made.plots / "accuracy_vs_gamma.png").write_bytes(b"old")
-    write_report(made)
-    assert list(made.plots.iterdir()) == []
-
-
-needs_browser = pytest.mark.skipif(png.browser() is None, reason="no Chromium or Chrome on PATH")
-
-
-@pytest.mark.slow
-@needs_browser
-def test_pngs_are_drawn_under_their_names(tmp_path):
-    files = write_report(make_run(tmp_path, THE_19[:8], n=100))
-    assert {p.stem for p in files.pngs} >= NAMED and files.note == ""
-    for path in files.pngs:
-        head = path.read_bytes()[:24]
-        assert head[:8] == b"\x89PNG\r\n\x1a\n"
-        width, height = struct.unpack(">II", head[16:24])
-        assert width == 1650 and height >= 300, path.name
-        assert path.stat().st_size > 8_000, path.name  # an empty picture of this size is smaller
-
-
-@pytest.mark.slow
-@needs_browser
-def test_a_figure_that_cannot_be_drawn_is_named_and_the_others_are_drawn(tmp_path):
-    sound = Figure("sound", "Sound", "", [{"type": "scatter", "y": [1, 2]}], {"height": 300, "margin": {"t": 9}})
-    flat = Figure("flat", "Flat", "", sound.data, {"height": -99, "margin": {"t": 9}})
-    files, note = png.write_pngs(lambda: [flat, sound], tmp_path)
-    assert [f.name for f in files] == ["sound.png"]
-    assert "flat (" in note and "sound" not in note
-
-
-@needs_browser
-def test_an_error_in_making_the_figures_is_not_hidden_by_the_browser(tmp_path):
-    def make():
-        raise WlsweepError("no test set")
-
-    with pytest.raises(WlsweepError, match="no test set"):
-        png.write_pngs(make, tmp_path)
+needs_browser = pytest.mark.skipif(browser() is None, reason="no Chromium or Chrome on PATH")
 
 
 @pytest.mark.slow
@@ -324,7 +262,7 @@ def test_an_error_in_making_the_figures_is_not_hidden_by_the_browser(tmp_path):
 @pytest.mark.parametrize("width", [1280, 400])
 def test_in_a_real_browser_every_figure_draws_nothing_is_fetched_and_tables_sort(run, width):
     figures = figures_of(run.report.read_text())
-    with tab(png.browser()) as t:
+    with tab(browser()) as t:
         t.open(run.report, width=width)
         assert t.complaints() == []
         assert t.requests() == []
@@ -358,7 +296,7 @@ def test_the_page_is_there_to_read_before_plotly_starts(run):
     early = (
         "addEventListener('load', () => { window.early = [typeof Plotly, document.querySelectorAll('tr').length]; })"
     )
-    with tab(png.browser()) as t:
+    with tab(browser()) as t:
         t.open(run.report, before=early)
         kind, rows = t.eval("window.early")
         assert kind == "undefined" and rows == t.eval("document.querySelectorAll('tr').length") > 40
@@ -371,7 +309,7 @@ def test_printing_draws_the_figures_that_nobody_has_scrolled_to(run):
         dispatchEvent(new Event('beforeprint'));
         window.printed = document.querySelectorAll('.plot .main-svg:first-of-type').length;
     })"""
-    with tab(png.browser()) as t:
+    with tab(browser()) as t:
         t.open(run.report, before=early)
         assert t.eval("window.printed") == len(figures_of(run.report.read_text()))
         assert t.complaints() == []
@@ -382,6 +320,6 @@ def test_printing_draws_the_figures_that_nobody_has_scrolled_to(run):
 @pytest.mark.parametrize("width", [1280, 400])
 def test_room_is_kept_for_figures_so_that_drawing_them_moves_nothing(run, width):
     early = "addEventListener('load', () => { window.early = document.body.scrollHeight; })"
-    with tab(png.browser()) as t:
+    with tab(browser()) as t:
         t.open(run.report, width=width, before=early)
         assert t.eval("document.body.scrollHeight") == t.eval("window.early")

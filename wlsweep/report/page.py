@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from wlsweep import __version__
 from wlsweep.report.blocks import Drawn
 from wlsweep.report.figures.style import Figure
 from wlsweep.report.findings import lead
-from wlsweep.report.png import write_pngs
+from wlsweep.report.png import Renderer, write_pngs
 from wlsweep.report.report_input import ReportInput
 from wlsweep.report.sections import sections
 from wlsweep.run.layout import RunDir, atomic_file, read_json
@@ -35,9 +35,9 @@ class ReportFiles:
     page: Path
     pngs: list[Path]
     note: str
-    """Why PNGs are missing and how to get them; empty where none is."""
+    """Why PNGs are missing; empty where none is."""
     evaluation: Evaluation
-    """What the page tells."""
+    """What the page shows."""
 
 
 def write_report(run: RunDir, only: str | None = None, png: bool = True) -> ReportFiles:
@@ -46,25 +46,23 @@ def write_report(run: RunDir, only: str | None = None, png: bool = True) -> Repo
     Raises:
         WlsweepError: as `evaluate` does.
     """
+    if not png:
+        return _write_page(run, only)[0]
+    with Renderer() as renderer:  # it starts while pyarrow and SciPy are imported
+        files, figures = _write_page(run, only)
+        pngs, note = write_pngs(renderer, figures, run.plots)
+    return replace(files, pngs=pngs, note=note)
 
-    evaluated: list[Evaluation] = []
 
-    def make() -> list[Figure]:
-        # imported here, since pyarrow and SciPy take a second in which the browser can start already
-        from wlsweep.analysis.evaluate import current, evaluate, remembered_externals
+def _write_page(run: RunDir, only: str | None) -> tuple[ReportFiles, list[Figure]]:
+    """The page alone, and its figures."""
+    from wlsweep.analysis.evaluate import current, evaluate, remembered_externals
 
-        evaluated.append(current(run, only) or evaluate(run, only, remembered_externals(run)))
-        html, figures = page(report_input_of(run, evaluated[0]))
-        with atomic_file(run.report) as temporary:
-            temporary.write_text(html, encoding="utf-8")
-        return figures
-
-    if png:
-        pngs, note = write_pngs(make, run.plots)
-    else:
-        make()
-        pngs, note = [], ""
-    return ReportFiles(run.report, pngs, note, evaluated[0])
+    evaluation = current(run, only) or evaluate(run, only, remembered_externals(run))
+    html, figures = page(report_input_of(run, evaluation))
+    with atomic_file(run.report) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return ReportFiles(run.report, [], "", evaluation), figures
 
 
 def report_input_of(run: RunDir, evaluation: Evaluation) -> ReportInput:

@@ -1,140 +1,193 @@
-"""The page's figures as PNG, through kaleido and a browser of this machine; without a browser, how to get them.
+"""The page's figures as image files, drawn by the Plotly of the page in a renderer that a Python package brings.
 
-Kaleido starts the browser on a page that holds Plotly. Its own `write_fig` loads that page anew after every figure,
-which costs more than drawing; here two loaded pages, on two cores, draw them all.
+Kaleido 0.2.1 holds a small headless Chromium with the libraries and fonts that it needs, so that images are there on a
+bare machine, without a browser and without root. (Later versions of Kaleido look for a browser on the machine instead.)
+Of that package only the executable is used, which takes one figure as a line of JSON and answers with one.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+import os
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Literal
 
 from wlsweep.report.figures.style import Figure
 from wlsweep.run.layout import atomic_file
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-PATIENCE_S = 60
-"""Longest wait for the browser to start, and for each figure: one that hangs must not hold the sweep."""
+PATIENCE_S = 60.0
+"""Longest wait for the start of the renderer, and for each figure: one that hangs must not hold the sweep."""
 WIDTH, SCALE = 1100, 1.5
 """Width in CSS pixels, and device pixels per CSS pixel."""
 TITLE = 26
 """CSS pixels for the title, which on the page stands above the figure."""
-LEAN = (
-    # else the engine parses Plotly again for the place of every exception that Plotly catches itself: 0.4 s
-    "--js-flags=--no-enable-lazy-source-positions",
-    # the address bar's list, a page of its own that is loaded beside ours: half a CPU-s
-    "--disable-features=WebUIOmniboxPopup,WebUIOmniboxAimPopup",
+FLAGS = (
+    "--disable-gpu",
+    "--no-sandbox",
+    "--allow-file-access-from-files",
+    "--disable-breakpad",
+    "--disable-dev-shm-usage",
 )
-"""Flags of the browser, beside kaleido's, that make it start sooner; a browser ignores those that it does not know."""
-HOW = "no browser was found, so there are no PNGs: install Chromium (apt-get install chromium) and report again"
+"""Of the Chromium within: it draws our own figures from a file, and containers have neither a sandbox nor much /dev/shm."""
+
+Format = Literal["png", "svg", "pdf"]
 
 
-def browser() -> str | None:
-    """The browser that draws PNGs: the first of Chromium and Chrome on PATH."""
-    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
+class RendererError(Exception):
+    """The renderer gives no image: it did not start, ended, hung, or refused the figure."""
 
 
-def write_pngs(make: Callable[[], Sequence[Figure]], folder: Path) -> tuple[list[Path], str]:
+class Renderer(AbstractContextManager["Renderer"]):
+    """One process that draws figures, one after another. It starts with the object and is awaited with the first figure."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._over = ""
+        """Why there is no process any more; empty as long as there is one."""
+        self._ready = False
+        # a pipe that nobody reads would fill up, and hold the renderer
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        try:
+            command, environment, folder = _command()
+            self._process = subprocess.Popen(
+                command,
+                env=environment,
+                cwd=folder,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+            )
+        except (ImportError, OSError) as e:
+            self._over = f"the renderer of images does not start: {e}"
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the process, if it has not ended."""
+        self._end("the renderer of images was closed")
+        self._errors.close()
+
+    def _end(self, why: str) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process, self._over = None, why
+
+    def image(self, figure: Figure, format: Format = "png") -> bytes:
+        """One figure in its wide layout, with its title, as the contents of an image file.
+
+        Raises:
+            RendererError: saying why there is none.
+        """
+        if not self._ready:
+            try:
+                self._answer(b"")
+            except RendererError as e:
+                self._end(str(e))
+                raise
+            self._ready = True
+        layout = figure.wide | {
+            "title": {
+                "text": figure.title,
+                "x": 0.01,
+                "y": 1,
+                "yanchor": "top",
+                "pad": {"t": 10},
+                "font": {"size": 16},
+            },
+            "margin": figure.wide["margin"] | {"t": figure.wide["margin"]["t"] + TITLE},
+            "height": figure.height + TITLE,
+        }
+        wanted = {
+            "data": {"data": figure.data, "layout": layout},
+            "format": format,
+            "width": WIDTH,
+            "height": layout["height"],
+            "scale": SCALE,
+        }
+        result = self._answer(json.dumps(wanted, allow_nan=False).encode() + b"\n")["result"]
+        image: bytes = result.encode() if format == "svg" else base64.b64decode(result)
+        if len(image) < 100:
+            raise RendererError("the image is empty, as it is where it would be too large")
+        return image
+
+    def _answer(self, request: bytes) -> dict[str, Any]:
+        """What the renderer says next, after a request (none: what it says at its start)."""
+        if self._process is None or self._process.stdin is None or self._process.stdout is None:
+            raise RendererError(self._over)
+        clock = threading.Timer(PATIENCE_S, self._process.kill)
+        clock.start()
+        try:
+            self._process.stdin.write(request)
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        finally:
+            in_time = clock.is_alive()
+            clock.cancel()
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError:
+            self._end(self._last_words() if in_time else f"the renderer of images gave no answer in {PATIENCE_S:g} s")
+            raise RendererError(self._over) from None
+        if answer.get("code", 0) != 0:
+            raise RendererError(str(answer.get("message")).strip().splitlines()[0])
+        return answer
+
+    def _last_words(self) -> str:
+        """Why the process ended, as far as it said so."""
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f"the renderer of images ended{': ' + lines[-1] if lines else ''}"
+
+
+def _command() -> tuple[list[str], dict[str, str], Path]:
+    """The renderer's command line, environment and working directory, as its own start script sets them.
+
+    That script is not used: it splits paths at spaces.
+    """
+    import kaleido
+    import plotly
+
+    folder = Path(kaleido.__file__).parent / "executable"
+    plotly_js = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+    environment = os.environ | {
+        "LD_LIBRARY_PATH": f"{folder / 'lib'}:{os.environ.get('LD_LIBRARY_PATH', '')}",
+        "FONTCONFIG_PATH": str(folder / "etc" / "fonts"),
+        "XDG_DATA_HOME": str(folder / "xdg"),
+    }
+    environment.pop("LD_PRELOAD", None)
+    return [str(folder / "bin" / "kaleido"), "plotly", f"--plotlyjs='{plotly_js}'", *FLAGS], environment, folder
+
+
+def write_pngs(renderer: Renderer, figures: Sequence[Figure], folder: Path) -> tuple[list[Path], str]:
     """Write SLUG.png for every figure, and delete PNGs of earlier reports.
 
-    Args:
-        make: makes the figures; called exactly once, beside the start of the browser. What it raises is raised here.
-        folder: where to.
-
     Returns:
-        The files, and why some or all are missing (empty where none is): no browser, one that does not start, a figure
-        that it could not draw. The page is whole without them, so none of these is an error.
+        The files, and why some or all are missing (empty where none is). The page is whole without them, so that is no
+        error.
     """
-    path = browser()
-    if path is None:
-        make()
-    pngs, note = ({}, HOW) if path is None else asyncio.run(_draw(make, path))
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{slug}.png" for slug in pngs]
+    files: list[Path] = []
+    failed: dict[str, list[str]] = {}
+    for figure in figures:
+        try:
+            png = renderer.image(figure)
+        except RendererError as e:
+            failed.setdefault(str(e), []).append(figure.slug)
+            continue
+        files.append(folder / f"{figure.slug}.png")
+        with atomic_file(files[-1]) as temporary:
+            temporary.write_bytes(png)
     for stale in set(folder.glob("*.png")) - set(files):
         stale.unlink()
-    for file, png in zip(files, pngs.values(), strict=True):
-        with atomic_file(file) as temporary:
-            temporary.write_bytes(png)
-    return files, note
-
-
-async def _draw(make: Callable[[], Sequence[Figure]], path: str) -> tuple[dict[str, bytes], str]:
-    """The pictures by slug, and what went wrong."""
-    making = asyncio.create_task(asyncio.to_thread(make))
-    import kaleido
-    from choreographer.browsers.chromium import Chromium
-    from choreographer.errors import BrowserClosedError, BrowserFailedError, ChannelClosedError
-
-    class Lean(Chromium):
-        def get_cli(self) -> list[str]:
-            return [*super().get_cli(), *LEAN]
-
-    drawn: dict[str, bytes] = {}
-    failed: list[str] = []
-
-    async def draw(tab: Any, figures: Iterator[Figure]) -> None:
-        for figure in figures:
-            said = await asyncio.wait_for(_picture(tab, figure), PATIENCE_S)
-            if "exceptionDetails" in said:
-                failed.append(f"{figure.slug} ({said['exceptionDetails'].get('exception', {}).get('description')})")
-            else:
-                drawn[figure.slug] = base64.b64decode(said["result"]["value"])
-
-    chrome = kaleido.Kaleido(n=1, path=path, browser_cls=Lean, enable_sandbox=False, mathjax=False)
-    try:
-        try:
-            await asyncio.wait_for(chrome.open(), PATIENCE_S)
-            queue: asyncio.Future[Iterator[Figure]] = asyncio.get_running_loop().create_future()
-
-            async def beside(first: Any) -> None:
-                await draw(await asyncio.wait_for(_copy(chrome, first), PATIENCE_S), await queue)
-
-            async def at_once(first: Any) -> None:
-                queue.set_result(iter(await making))
-                await draw(first, await queue)
-
-            await asyncio.gather(at_once(chrome.get_tab()), beside(chrome.get_tab()))
-        finally:
-            await asyncio.wait_for(chrome.close(), PATIENCE_S)
-    except (BrowserFailedError, BrowserClosedError, ChannelClosedError, OSError, TimeoutError) as e:
-        failed.append(f"{type(e).__name__}: {e.args[0] if e.args else 'no answer'}")
-    figures = await making
-    note = f"{path} did not draw the PNGs ({'; '.join(failed)}); mend or replace it and report again" if failed else ""
-    return {figure.slug: drawn[figure.slug] for figure in figures if figure.slug in drawn}, note
-
-
-async def _copy(chrome: Any, tab: Any) -> Any:
-    """Another tab on the page of `tab`, with Plotly loaded; opened while `tab` draws, since loading takes half a second."""
-    page = (await _evaluate(tab, "location.href")).get("result", {}).get("value", "")
-    other = await chrome.create_tab(page)
-    loaded = "document.readyState === 'complete' && !!window.Plotly"
-    while not (await _evaluate(other, loaded)).get("result", {}).get("value"):
-        await asyncio.sleep(0.02)
-    return other
-
-
-async def _evaluate(tab: Any, expression: str) -> dict[str, Any]:
-    """What the browser answers to an expression, once its promise is kept; as an exception, too, if it cannot be asked."""
-    answer = await tab.send_command(
-        "Runtime.evaluate", params={"expression": expression, "awaitPromise": True, "returnByValue": True}
-    )
-    return dict(answer.get("result") or {"exceptionDetails": {"exception": {"description": answer.get("error")}}})
-
-
-async def _picture(tab: Any, figure: Figure) -> dict[str, Any]:
-    """What the browser answers to drawing one figure in its wide layout."""
-    room = figure.wide["margin"]["t"] + TITLE
-    layout = figure.wide | {
-        "title": {"text": figure.title, "x": 0.01, "y": 1, "yanchor": "top", "pad": {"t": 10}, "font": {"size": 16}},
-        "margin": figure.wide["margin"] | {"t": room},
-        "height": figure.height + TITLE,
-    }
-    drawn = json.dumps({"data": figure.data, "layout": layout}, allow_nan=False)
-    asked = {"format": "png", "width": WIDTH, "height": layout["height"], "scale": SCALE, "imageDataOnly": True}
-    return await _evaluate(tab, f"Plotly.toImage({drawn}, {json.dumps(asked)})")
+    why = "; ".join(f"{', '.join(slugs)}: {cause}" for cause, slugs in failed.items())
+    return files, f"not drawn as PNG: {why}" if failed else ""
