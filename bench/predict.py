@@ -44,7 +44,7 @@ def main() -> None:
         ]
     engine = Engine(run.model(chosen[0].name), sweep.predict, sweep.data.cutoff, test.answer)
     plain = SamplingParams(
-        max_tokens=sweep.predict.answer_tokens, temperature=0, seed=0, stop_token_ids=[test.answer.suffix[-1]]
+        max_tokens=sweep.predict.answer_tokens, temperature=0, seed=0, stop_token_ids=[test.answer.end]
     )
     engine.score(prompts[:64])
     seconds: dict[str, list[float]] = {"bare vLLM": [], "wlsweep": []}

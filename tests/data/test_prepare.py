@@ -403,3 +403,16 @@ def test_the_real_submissions_are_split_by_class_and_both_years_are_reported(run
     assert (record["test"]["accepts"], record["test"]["rejects"]) == (107, 148)
     assert {m["accepts"] + m["rejects"] for m in record["mixes"].values()} == {1020}
     assert set(record["truncated"]["test"]["by_year"]) == {"2017", "2018"}
+
+
+def test_another_choice_for_system_turns_makes_other_prompts_and_is_refused_after_training(files, run, model):
+    first = prepare_data(sweep_of(data_of(files)), run, model)
+    second = prepare_data(sweep_of(data_of(files, system="merge")), run, model)
+    assert first["fingerprint"] != second["fingerprint"] and first["system"] == "keep" and second["system"] == "merge"
+    assert "system turns" in second["notes"][0]
+    prompts = pq.read_table(run.test_parquet)["prompt"].to_pylist()
+    assert prompts and all("<|im_start|>user\nYou review.\n\n" in p for p in prompts)
+    run.trained("baseline_gamma1.0_prop1_2").parent.mkdir(parents=True)
+    run.trained("baseline_gamma1.0_prop1_2").write_text("{}")
+    with pytest.raises(WlsweepError, match=r"changed \(system\)"):
+        prepare_data(sweep_of(data_of(files)), run, model)

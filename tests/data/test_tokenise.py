@@ -1,15 +1,19 @@
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import papers, qwen_like
+from bench.smollm2 import FOLDER
 from tests.data.sharegpt import TASK, sharegpt
+from tests.real_model import needs_smollm2
 from wlsweep.data.rows import parse_row
 from wlsweep.data.tokenise import (
     CutoffError,
     chat_messages,
     find_answer_tokens,
     load_tokenizer,
+    place_system,
     smallest_cutoff,
     tokenise_rows,
     tokenizer_hash,
@@ -47,19 +51,57 @@ def test_prompt_and_answer_are_the_tokens_of_the_whole_chat(tokenizer):
         assert tokenizer.decode(whole[len(ids) :]) == "\n"  # what the template writes after the end of the turn
 
 
-def test_labels_that_share_their_first_token_are_refused_with_their_pieces():
-    without = qwen_like.build([], words=["boxed", "Acc", "ept", "Rej", "ect"], vocab=300)
-    with pytest.raises(WlsweepError, match=r"Acc \| ept .*where the one token 'Accept' is needed"):
-        find_answer_tokens(without)
-    shared = qwen_like.build([], words=["boxed", "Accept", "Re", "ject"], vocab=290)
-    with pytest.raises(WlsweepError, match=r"where the one token 'Re|where the one token 'Accept' is needed"):
-        find_answer_tokens(shared)
+SPLITS = {
+    "one token and two": (["boxed", "Accept", "Re", "ject"], 290),
+    "two tokens each": (["boxed", "Acc", "ept", "Rej", "ect"], 300),
+    "merged with the brace": (["boxed", "{Accept", "{Reject"], 400),
+    "letters": (["boxed"], 263),
+}
 
 
-def test_a_label_that_merges_with_its_brace_is_refused():
-    merged = qwen_like.build([], words=["boxed", "{Accept", "{Reject"], vocab=400)
-    with pytest.raises(WlsweepError, match=r"differ in \{Accept, where the one token 'Accept' is needed"):
-        find_answer_tokens(merged)
+@pytest.mark.parametrize(("words", "vocab"), SPLITS.values(), ids=SPLITS)
+def test_the_decision_is_the_first_token_in_which_the_answers_differ(words, vocab):
+    split = qwen_like.build([], words=words, vocab=vocab)
+    answer, r = find_answer_tokens(split), row("A paper.")
+    (prompt,) = tokenise_rows(split, [r], 500, answer)
+    for label in ("Accept", "Reject"):
+        chat = [*chat_messages(r), {"role": "assistant", "content": f"\\boxed{{{label}}}"}]
+        ids = prompt.ids + answer.ids(label)
+        assert split.apply_chat_template(chat, tokenize=True, return_dict=False)[: len(ids)] == ids
+        assert ids[-1] == answer.end == split.convert_tokens_to_ids("<|im_end|>")
+    accept, reject = answer.ids("Accept"), answer.ids("Reject")
+    at = len(answer.prefix)
+    assert accept[:at] == reject[:at] and (accept[at], reject[at]) == (answer.accept, answer.reject)
+    assert answer.accept != answer.reject and answer.length == max(len(accept), len(reject))
+    assert answer.lengths(np.array([True, False])).tolist() == [len(accept), len(reject)]
+
+
+def test_answers_of_different_lengths_are_told_apart_where_label_pieces_begin():
+    answer = find_answer_tokens(qwen_like.build([], words=SPLITS["one token and two"][0], vocab=290))
+    assert len(answer.ids("Reject")) == len(answer.ids("Accept")) + 1
+    assert answer.reject_suffix is not None and answer.reject_suffix[1:] == answer.suffix
+
+
+def test_a_prompt_leaves_room_for_the_longer_answer():
+    split = qwen_like.build([], words=SPLITS["one token and two"][0], vocab=290)
+    answer, r = find_answer_tokens(split), row("word " * 200)
+    (prompt,) = tokenise_rows(split, [r], 300, answer)
+    assert prompt.truncated and len(prompt.ids) + len(answer.ids("Reject")) <= 300
+
+
+def test_labels_that_the_tokenizer_writes_alike_are_refused(tokenizer, model):
+    alike = load_tokenizer(model)
+    alike.chat_template = qwen_like.TEMPLATE.replace("m['content']", "m['content'].replace('Reject', 'Accept')")
+    with pytest.raises(WlsweepError, match=r"writes \\boxed\{Accept\} and \\boxed\{Reject\} alike, as .*Accept"):
+        find_answer_tokens(alike)
+
+
+@needs_smollm2
+def test_smollm2_writes_reject_as_two_tokens_and_decides_at_the_first():
+    real = load_tokenizer(FOLDER)
+    answer = find_answer_tokens(real)
+    assert real.convert_ids_to_tokens(answer.ids("Reject")) == ["\\", "box", "ed", "{", "Re", "ject", "}", "<|im_end|>"]
+    assert real.convert_ids_to_tokens([answer.accept, answer.reject]) == ["Accept", "Re"]
 
 
 def test_templates_that_cannot_be_trained_on_are_refused(tokenizer, model):
@@ -72,8 +114,8 @@ def test_templates_that_cannot_be_trained_on_are_refused(tokenizer, model):
     )
     with pytest.raises(WlsweepError, match="assistant header"):
         find_answer_tokens(other)
-    other.chat_template = "{% for m in messages %}{{ raise_exception('only users') }}{% endfor %}"
-    with pytest.raises(WlsweepError, match=r"refuses turns .* only users"):
+    other.chat_template = "{% for m in messages %}{{ raise_exception('only tools') }}{% endfor %}"
+    with pytest.raises(WlsweepError, match=r"refuses turns .* only tools"):
         find_answer_tokens(other)
     other.chat_template = qwen_like.TEMPLATE.replace("m['content']", "(m['content'] | upper)")
     with pytest.raises(WlsweepError, match="changes the text"):
@@ -187,6 +229,43 @@ def test_templates_that_trim_turns_are_followed(tokenizer, model):
         assert prompt.ids == whole and not prompt.truncated
         (prompt,) = tokenise_rows(trimming, [r], len(whole) + answer.length - 1, answer)
         assert prompt.truncated and prompt.text.endswith("five<|im_end|>\n" + ASSISTANT) is False
+
+
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    + qwen_like.TEMPLATE.replace("{{ '<|im_start|>system\\n" + qwen_like.DEFAULT_SYSTEM + "<|im_end|>\\n' }}", "")
+)
+LEFT_OUT = "{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}" + NO_SYSTEM
+
+
+@pytest.fixture
+def without_system(model):
+    """A tokenizer whose template refuses system turns, as Gemma 2's and the first Mistral's."""
+    other = load_tokenizer(model)
+    other.chat_template = NO_SYSTEM
+    return other
+
+
+def test_rows_without_system_turns_need_no_template_that_takes_one(without_system):
+    answer, r = find_answer_tokens(without_system), row("A paper.", system=None)
+    (prompt,) = tokenise_rows(without_system, [r], 500, answer)
+    assert prompt.ids == direct(without_system, chat_messages(r)) and "system" not in prompt.text
+
+
+@pytest.mark.parametrize(("template", "said"), [(NO_SYSTEM, "not supported"), (LEFT_OUT, "leaves system turns out")])
+def test_a_template_without_a_system_role_is_refused_with_what_to_set(without_system, template, said):
+    without_system.chat_template = template
+    with pytest.raises(WlsweepError, match=said + '.*data.system = "merge".*data.system = "drop"'):
+        tokenise_rows(without_system, [row("A paper.", system="Be fair.")], 500, find_answer_tokens(without_system))
+
+
+@pytest.mark.parametrize(("how", "begins"), [("merge", "Be fair.\n\nTask:\n\nA paper."), ("drop", "Task:\n\nA paper.")])
+def test_system_turns_are_merged_or_dropped_as_the_search_space_says(without_system, how, begins):
+    answer = find_answer_tokens(without_system)
+    placed = place_system(row("A paper.", system="Be fair.", instruction="Task:\n\n"), how)
+    (prompt,) = tokenise_rows(without_system, [placed], 500, answer)
+    assert prompt.text == f"<|im_start|>user\n{begins}<|im_end|>\n{ASSISTANT}"
+    assert prompt.ids == direct(without_system, [{"role": "user", "content": begins}])
 
 
 def test_rows_of_a_batch_do_not_influence_each_other(tokenizer):

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A model that speaks the answer's format, and one with other weights that does not."""
+    """A model that speaks the answer's format, and one with other weights that does not; Reject is two tokens."""
     folder = tmp_path_factory.mktemp("models")
-    first = make_base(folder / "first")
+    first = make_base(folder / "first", split_labels=True)
     lm = AutoModelForCausalLM.from_pretrained(first, dtype=torch.float32)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -46,9 +46,9 @@ def said(model, rows):
     tokenizer, answer = AutoTokenizer.from_pretrained(model), rows.answer
     for prompt in rows.prompts:
         ids = prompt.tolist()
-        for _ in range(6):
+        for _ in range(answer.length):
             ids.append(int(lm(torch.tensor([ids])).logits[0, -1].argmax()))
-            if ids[-1] == answer.suffix[-1]:
+            if ids[-1] == answer.end:
                 break
         forced = lm(torch.tensor([[*prompt.tolist(), *answer.prefix]])).logits[0, -1]
         labels = torch.log_softmax(forced, -1)[[answer.accept, answer.reject]]
@@ -62,6 +62,12 @@ def test_each_checkpoint_is_served_with_its_own_text_and_exact_label_scores(mode
     assert found["sound"][turn] is None
     assert [s[0] for s in scored] == [e[0] for e in expected]
     assert [s[1:] for s in scored] == [pytest.approx(e[1:], abs=1e-4) for e in expected]
+
+
+def test_the_labels_of_these_models_are_of_different_lengths(models, found):
+    answer = drawn_rows(models[0]).answer
+    assert len(answer.ids("Reject")) == len(answer.ids("Accept")) + 1
+    assert {text for text, *_ in found["scores"][0]} >= {"\\boxed{Accept}", "\\boxed{Reject}"}
 
 
 def test_both_ways_of_scoring_were_tried(models, found):

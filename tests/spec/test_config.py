@@ -62,3 +62,11 @@ def test_what_does_not_change_results_does_not_change_the_fingerprint(tmp_path):
 def test_a_missing_search_space_names_the_shipped_ones():
     with pytest.raises(WlsweepError, match=r"no such search space; .*shipped one: .*demo"):
         load_sweep("search_spaces/dmo.toml")
+
+
+def test_the_default_for_system_turns_leaves_fingerprints_as_they_were_before_there_was_a_choice():
+    sweep = load_sweep("search_spaces/iclr19.toml")
+    assert sweep.fingerprint() == "3b21c046ae402984"
+    merged = sweep.model_copy(update={"data": sweep.data.model_copy(update={"system": "merge"})})
+    assert merged.fingerprint() != sweep.fingerprint()
+    assert sweep.data.notes == [] and "before the text of the user's turn" in merged.data.notes[0]

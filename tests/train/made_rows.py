@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench import qwen_like
 from wlsweep.data.rows import parse_row
 from wlsweep.data.synthetic import draw_papers
 from wlsweep.data.tokenise import AnswerTokens, chat_messages, find_answer_tokens, load_tokenizer
@@ -39,10 +40,15 @@ def papers(n):
     return [parse_row(draw_papers(1, 12 + 3 * i, [5, i])[0]) for i in range(n)]
 
 
-def make_base(folder: Path) -> Path:
+def make_base(folder: Path, split_labels: bool = False) -> Path:
+    """A tiny model that speaks the answer's format; with `split_labels` its tokenizer writes Reject as two tokens."""
     config = TinyBase(vocab=600, batch=4)
     rows = papers(24)
-    tokenizer = train_tokenizer(config, rows)
+    if split_labels:
+        words = ["Accept", "Re", "ject", "boxed", "system", "user", "assistant"]
+        tokenizer = qwen_like.build((row.paper for row in rows), 600, words)
+    else:
+        tokenizer = train_tokenizer(config, rows)
     teach(config, tokenizer, rows, lambda line: None).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

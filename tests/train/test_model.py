@@ -26,6 +26,56 @@ def made(vocab=4096, prompt=200, rows=4, attention="sdpa"):
     return model, batch
 
 
+SPLIT = {True: [5, 7, 6], False: [5, 8, 9, 9, 6]}
+"""Answers of different lengths; the decision is the second token."""
+
+
+def split_batch(rows=range(4), attention="sdpa", samples=4):
+    """Rows whose labels are of one and of three tokens; the row with the short answer is the longest."""
+    prompts = [np.arange(10, 60 - 9 * i, dtype=np.int32) for i in rows]
+    accept = [i % 2 == 0 for i in rows]
+    answers = [SPLIT[a] for a in accept]
+    some = [True] * len(answers)
+    return collate(prompts, answers, accept, (2.0, 1.0), some, samples, torch.device("cpu"), attention == "packed")
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "packed"])
+def test_at_gamma_1_the_loss_is_token_cross_entropy_of_answers_of_different_lengths(attention):
+    model, _ = made(attention=attention)
+    batch = split_batch(attention=attention)._replace(weights=torch.ones(4))
+    exact = []
+    model.lm.set_attn_implementation("sdpa")
+    for i in range(4):
+        prompt, answer = list(range(10, 60 - 9 * i)), SPLIT[i % 2 == 0]
+        logits = model.lm(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        exact.append(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum"))
+    model.lm.set_attn_implementation(attention)
+    out = run_forward(model, batch, 1.0)
+    assert out.loss.item() == pytest.approx(torch.stack(exact).mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "packed"])
+def test_answers_of_different_lengths_in_one_micro_batch_give_the_gradient_of_one_row_each(attention):
+    (together, _), (single, _) = made(attention=attention), made(attention=attention)
+    out = run_forward(together, split_batch(attention=attention), 1.0)
+    out.loss.backward()
+    losses, labels = [], []
+    for i in range(4):
+        one = run_forward(single, split_batch([i], attention), 1.0)
+        one.loss.backward()
+        losses.append(one.loss.item())
+        labels.append(one.label_logprobs[0])
+    assert out.loss.item() == pytest.approx(sum(losses), rel=1e-6)
+    assert torch.allclose(out.label_logprobs, torch.stack(labels), atol=1e-6)
+    for (name, a), (_, b) in zip(together.named_parameters(), single.named_parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, rtol=1e-4, atol=1e-7), name
+
+
+def test_answers_of_one_length_are_not_filled_up():
+    assert made()[1].counted is None
+    assert split_batch().counted.tolist() == [[1, 1, 1, 0, 0], [1] * 5] * 2
+
+
 def test_logits_are_computed_at_the_answer_positions_only():
     model, batch = made()
     shapes = []

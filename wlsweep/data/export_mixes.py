@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from wlsweep.data.rows import read_rows, to_sharegpt
 from wlsweep.data.sources import FileState, find_inputs, state_of
+from wlsweep.data.tokenise import place_system
 from wlsweep.errors import WlsweepError
 from wlsweep.run.layout import RunDir, atomic_file, read_json, write_json
 from wlsweep.spec.config import Sweep
@@ -59,7 +60,7 @@ def export_sharegpt(run: RunDir, sweep: Sweep, out: Path) -> list[Path]:
         files = {name: _Array(stack.enter_context(_opened(stack, path))) for name, path in paths.items()}
         for path in filter(None, inputs):
             for row in read_rows(path):
-                text = json.dumps(to_sharegpt(row), ensure_ascii=False)
+                text = json.dumps(to_sharegpt(place_system(row, sweep.data.system)), ensure_ascii=False)
                 for name, of in uses.items():
                     files[name].add(text, of.get(row.row_id, 0))
         for name, file in files.items():

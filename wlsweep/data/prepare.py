@@ -122,7 +122,8 @@ def prepare_data(
     if earlier is not None and earlier["identity"] == identity and _whole(run, earlier, ks):
         return earlier
     if earlier is not None:  # before anything is tokenised, and again when the mixes are known
-        _refuse_other_data(run, [n for n in identity if earlier["identity"].get(n) != identity[n]])
+        names = dict.fromkeys([*identity, *earlier["identity"]])
+        _refuse_other_data(run, [n for n in names if earlier["identity"].get(n) != identity.get(n)])
     parts = _tokenised(sweep, inputs, identity, model_path, run.cache, on_progress)
     _check_leakage(parts, inputs)
     table = sweep.data.table
@@ -217,6 +218,7 @@ def _identity(sweep: Sweep, states: Mapping[str, FileState], tokenizer: str, lim
         "seed": data.seed,
         "test_share": None if "test" in states else data.test_share,
         "limit": limit,
+        **({} if data.system == "keep" else {"system": data.system}),  # unnamed in data from before there was a choice
     }
 
 
@@ -247,7 +249,8 @@ def _tokenised(
     selection = "" if limit is None else f"limit={limit} seed={data.seed}" + (f" share={data.test_share}" * split)
 
     def table(role: str, path: Path, texts: bool, only: set[str] | None) -> TokenTable:
-        key = TableKey(identity[f"{role}_sha256"], identity["tokenizer_sha256"], data.cutoff, selection, texts)
+        sha256 = identity[f"{role}_sha256"]
+        key = TableKey(sha256, identity["tokenizer_sha256"], data.cutoff, selection, texts, data.system)
         return ensure_table(key, path, model, cache, on_progress, only)
 
     def chosen(path: Path, test: set[str] | None = None) -> set[str] | None:
@@ -335,10 +338,11 @@ def _record(
         "split_off": "test" not in states,
         "resampling": sweep.data.resampling,
         "cutoff": sweep.data.cutoff,
+        "system": sweep.data.system,
         "seed": sweep.data.seed,
         "limit": identity["limit"],
         "mixes": {f"1/{k}": mix(count, mixes[k]) for k, count in counts.items()},
-        "notes": shortfalls(sweep.data.resampling, counts, stock),
+        "notes": [*sweep.data.notes, *shortfalls(sweep.data.resampling, counts, stock)],
         "truncated": {name: _truncation(part) for name, part in named.items()},
         "tokens": {name: f"tokens/{part.table.folder.name}" for name, part in named.items()},
         "answer": _answer(parts.train.table.answer),
@@ -348,7 +352,8 @@ def _record(
 
 
 def _answer(answer: AnswerTokens) -> dict[str, Any]:
-    return {**answer._asdict(), "prefix": list(answer.prefix), "suffix": list(answer.suffix)}  # as JSON reads it back
+    # Lists, as JSON reads it back.
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in answer._asdict().items()}
 
 
 def _truncation(part: _Part) -> dict[str, Any]:
@@ -365,7 +370,7 @@ def _truncation(part: _Part) -> dict[str, Any]:
 
 def _lengths(part: _Part) -> dict[str, Any]:
     """Tokens of prompt and answer."""
-    n = part.table.lengths[part.rows].astype(np.int64) + part.table.answer.length
+    n = part.table.lengths[part.rows].astype(np.int64) + part.table.answer.lengths(part.table.accept[part.rows])
     return {"mean": float(n.mean()), "max": int(n.max()), "total": int(n.sum())}
 
 

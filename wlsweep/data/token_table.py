@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -27,8 +27,10 @@ from wlsweep.data.rows import Row, read_rows
 from wlsweep.data.tokenise import (
     AnswerTokens,
     CutoffError,
+    SystemTurns,
     find_answer_tokens,
     load_tokenizer,
+    place_system,
     smallest_cutoff,
     tokenise_rows,
 )
@@ -103,11 +105,14 @@ class TableKey(NamedTuple):
     """Names the subset that a trial run tokenises; empty for all rows."""
     texts: bool = False
     """Whether the prompts are kept as text too, as test sets need."""
+    system: SystemTurns = "keep"
+    """What becomes of the rows' system turns."""
 
     @property
     def fingerprint(self) -> str:
         """Name of the folder."""
-        return hashlib.sha256(json.dumps([FORMAT, *self]).encode()).hexdigest()[:20]
+        parts = self[:-1] if self.system == "keep" else self  # as named before there was a choice
+        return hashlib.sha256(json.dumps([FORMAT, *parts]).encode()).hexdigest()[:20]
 
 
 def ensure_table(
@@ -163,7 +168,6 @@ def open_table(folder: Path) -> TokenTable:
         values.append(column.values.to_numpy())
         lengths.append(np.diff(offsets).astype(np.int32))
         starts.append(np.stack([np.full(len(column), number), offsets[:-1]], axis=1).astype(np.int64))
-    answer = record["answer"]
     return TokenTable(
         folder=folder,
         row_ids=table["row_id"].to_pylist(),
@@ -173,10 +177,22 @@ def open_table(folder: Path) -> TokenTable:
         truncated=np.array(table["truncated"].to_pylist(), dtype=bool),
         lengths=np.concatenate(lengths),
         true_log_odds=table["true_log_odds"].to_pylist(),
-        answer=AnswerTokens(tuple(answer["prefix"]), answer["accept"], answer["reject"], tuple(answer["suffix"])),
+        answer=_answer_of(record["answer"]),
         cleaned=record["cleaned"],
         _values=tuple(values),
         _starts=np.concatenate(starts),
+    )
+
+
+def _answer_of(record: Mapping[str, Any]) -> AnswerTokens:
+    """From a table's record; tables of labels of one token each may lack `reject_suffix`."""
+    other = record.get("reject_suffix")
+    return AnswerTokens(
+        tuple(record["prefix"]),
+        record["accept"],
+        record["reject"],
+        tuple(record["suffix"]),
+        None if other is None else tuple(other),
     )
 
 
@@ -190,7 +206,8 @@ def _write(
 ) -> None:
     tokenizer = load_tokenizer(model)
     answer = find_answer_tokens(tokenizer)
-    rows = read_rows(source) if only is None else (row for row in read_rows(source) if row.row_id in only)
+    chosen = read_rows(source) if only is None else (row for row in read_rows(source) if row.row_id in only)
+    rows = (place_system(row, key.system) for row in chosen)
     count = tokens = cleaned = 0
     started = told = time.monotonic()
     with (

@@ -12,7 +12,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wlsweep.data.rows import Row
 from wlsweep.errors import WlsweepError
@@ -24,27 +27,49 @@ _MARK = "\u2402here goes the paper\u2403"
 _PROBE = " \n<b> a & b 'c' \n"  # white space at both ends and characters that templates trim or escape
 _CHARS_PER_TOKEN = 5
 """First guess of how many characters of a paper can matter, per token of the cutoff; doubled where it is too few."""
+_OTHER_PLACES = (
+    'set data.system = "merge" (the text of the system turn goes before the user\'s) '
+    'or data.system = "drop" (no system turn)'
+)
 _TOKENIZER_FILES = ("tokenizer*", "*.jinja", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt")
 
 
+SystemTurns = Literal["keep", "merge", "drop"]
+"""What becomes of the rows' system turns."""
+
+
 class AnswerTokens(NamedTuple):
-    """Token ids of the two answers, which differ in one token: the decision."""
+    """Token ids of the two answers. The decision is the first token in which they differ; p(accept) is defined there."""
 
     prefix: tuple[int, ...]
-    """What stands before the label (`\\boxed{`)."""
+    """What both begin with (`\\boxed{`)."""
     accept: int
+    """The decision's token in the answer Accept: the whole label, its first piece, or more than the label."""
     reject: int
     suffix: tuple[int, ...]
-    """What stands after it: `}` and the end-of-turn token."""
+    """What follows the decision: the rest of the label if there is any, `}` and the end-of-turn token."""
+    reject_suffix: tuple[int, ...] | None = None
+    """What follows it in the answer Reject; None: the same as in Accept."""
 
     def ids(self, label: str) -> list[int]:
         """All tokens of the answer with this label."""
-        return [*self.prefix, self.accept if label == ACCEPT else self.reject, *self.suffix]
+        if label == ACCEPT:
+            return [*self.prefix, self.accept, *self.suffix]
+        return [*self.prefix, self.reject, *(self.suffix if self.reject_suffix is None else self.reject_suffix)]
 
     @property
     def length(self) -> int:
-        """Tokens of an answer."""
-        return len(self.prefix) + 1 + len(self.suffix)
+        """Tokens of the longer answer."""
+        return max(len(self.ids(label)) for label in LABELS)
+
+    def lengths(self, accept: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """[n] int64: tokens of the answer of each row, given whether its label is Accept."""
+        return np.where(accept, len(self.ids(ACCEPT)), len(self.ids(REJECT)))
+
+    @property
+    def end(self) -> int:
+        """The end-of-turn token of both."""
+        return self.suffix[-1]
 
 
 class Prompt(NamedTuple):
@@ -127,19 +152,31 @@ def tokenizer_hash(model: Path | str) -> str:
     return digest.hexdigest()
 
 
+def place_system(row: Row, how: SystemTurns) -> Row:
+    """The row with its system turn kept, merged into the user's turn (before its text) or dropped."""
+    if how == "keep" or row.system is None:
+        return row
+    if how == "drop" or not row.system.strip():
+        return row._replace(system=None)
+    return row._replace(system=None, instruction=f"{row.system.strip()}\n\n{row.instruction}")
+
+
 def chat_messages(row: Row) -> list[dict[str, str]]:
     """The turns before the answer, as chat templates take them."""
     return _messages(row.system, row.instruction + row.paper)
 
 
 def find_answer_tokens(tokenizer: Any) -> AnswerTokens:
-    """Find the decision tokens in context: tokenise whole chats that end in either answer, and compare.
+    """Find the decision in context: tokenise whole chats that end in either answer, and compare.
+
+    The chats have no system turn: every template takes such chats, and whether it also takes the rows' own system turns is
+    tried with those (`tokenise_rows`).
 
     Raises:
-        WlsweepError: if the labels are not one token each there, the template does not end a turn with a special token,
-            or the prompt is not tokenised the same with and without an answer after it.
+        WlsweepError: if the tokenizer writes both labels alike, the template does not end a turn with a special token, or
+            the prompt is not tokenised the same with and without an answer after it.
     """
-    turns = _messages("Judge.", "Paper.")
+    turns = _messages(None, "Paper.")
     prompt = _render(tokenizer, turns, add_generation_prompt=True)
     prompt_ids = _encode(tokenizer, prompt)
     specials = set(tokenizer.all_special_ids) | {n for n, t in tokenizer.added_tokens_decoder.items() if t.special}
@@ -160,18 +197,21 @@ def find_answer_tokens(tokenizer: Any) -> AnswerTokens:
             )
         answers[label] = rest[: end + 1]
     accept, reject = answers[ACCEPT], answers[REJECT]
-    same = _common(accept, reject)
-    after = _common(accept[same:][::-1], reject[same:][::-1])
-    for label, ids in answers.items():
-        pieces = [tokenizer.decode([token]) for token in ids]
-        middle = pieces[same : len(pieces) - after]
-        if middle != [label]:
-            raise WlsweepError(
-                f"the tokenizer writes {ANSWER.format(label)} as {' | '.join(pieces)}: the answers differ in "
-                f"{' | '.join(middle) or 'nothing'}, where the one token {label!r} is needed; p(accept) is not defined "
-                "at one position with this tokenizer, use a model whose vocabulary holds both labels"
-            )
-    return AnswerTokens(tuple(accept[:same]), accept[same], reject[same], tuple(accept[same + 1 :]))
+    if accept == reject:
+        pieces = " | ".join(tokenizer.decode([token]) for token in accept)
+        raise WlsweepError(
+            f"the tokenizer writes {ANSWER.format(ACCEPT)} and {ANSWER.format(REJECT)} alike, as {pieces}: no model with "
+            "this tokenizer can tell the two labels apart; use another model"
+        )
+    same = _common(accept, reject)  # both end with a special token, so neither is the beginning of the other
+    after_accept, after_reject = tuple(accept[same + 1 :]), tuple(reject[same + 1 :])
+    return AnswerTokens(
+        tuple(accept[:same]),
+        accept[same],
+        reject[same],
+        after_accept,
+        None if after_reject == after_accept else after_reject,
+    )
 
 
 def tokenise_rows(tokenizer: Any, rows: Sequence[Row], cutoff: int, answer: AnswerTokens) -> list[Prompt]:
@@ -258,6 +298,8 @@ class _Frames:
             raise WlsweepError(
                 "the chat template changes the text of a user turn; wlsweep cannot tell where papers end"
             )
+        if system is not None and system.strip() not in head:
+            raise WlsweepError(f"the model's chat template leaves system turns out; {_OTHER_PLACES}")
         return frame
 
 
@@ -306,9 +348,9 @@ def _render(tokenizer: Any, turns: list[dict[str, str]], add_generation_prompt: 
     try:
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
     except TemplateError as e:
-        raise WlsweepError(
-            f"the model's chat template refuses turns {', '.join(t['role'] for t in turns)}: {e}"
-        ) from None
+        roles = [t["role"] for t in turns]
+        advice = f"; {_OTHER_PLACES}" if "system" in roles else ""
+        raise WlsweepError(f"the model's chat template refuses turns {', '.join(roles)}: {e}{advice}") from None
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

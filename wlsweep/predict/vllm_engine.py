@@ -73,7 +73,7 @@ class Engine:
         self.llm = LLM(
             str(checkpoint),
             dtype=config.dtype,
-            max_model_len=longest + max(config.answer_tokens, len(answer.ids("Accept"))),
+            max_model_len=longest + max(config.answer_tokens, answer.length),
             seed=0,
             enable_prefix_caching=True,
             hf_overrides={"head_dtype": "float32"},  # as in training: logits of a bfloat16 head lie on a coarse grid
@@ -91,7 +91,8 @@ class Engine:
             "flat_logprobs": True,
             "skip_clone": True,
         }
-        self._generate = SamplingParams(max_tokens=config.answer_tokens, stop_token_ids=[answer.suffix[-1]], **shared)
+        longest_answer = max(config.answer_tokens, answer.length)
+        self._generate = SamplingParams(max_tokens=longest_answer, stop_token_ids=[answer.end], **shared)
         self._decide = SamplingParams(max_tokens=1, **shared)
 
     def use(self, checkpoint: Path, probe: Sequence[Probe]) -> None:

@@ -108,6 +108,15 @@ class Data(_Model):
     """Rows of every set in a trial run (`wlsweep run --limit`); without it all."""
     cutoff: int = Field(4096, ge=8)
     """Longest row, in tokens; what does not fit is cut from the end of the paper."""
+    system: Literal["keep", "merge", "drop"] = "keep"
+    """What becomes of the rows' system turns: `keep` gives them to the chat template as such, and a template without a
+    system role is refused; `merge` puts their text before the user's; `drop` leaves them out."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of results should know of how prompts are made."""
+        done = {"merge": "put before the text of the user's turn", "drop": "left out"}
+        return [f'system turns are {done[self.system]} (data.system = "{self.system}")'] if self.system in done else []
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
@@ -322,6 +331,8 @@ class Sweep(_Model):
                 "predict": True,
             }
         )
+        if self.data.system == "keep":
+            del kept["data"]["system"]  # the fingerprint of sweeps from before there was a choice
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 

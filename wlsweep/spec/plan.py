@@ -57,7 +57,10 @@ def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
         if counts and counts.test_accepts
         else None,
         "rows_counted_in": counts.origin if counts else None,
-        "notes": shortfalls(sweep.data.resampling, mixes, counts.stock) if counts else [],
+        "notes": [
+            *sweep.data.notes,
+            *(shortfalls(sweep.data.resampling, mixes, counts.stock) if counts else []),
+        ],
         "tokens_at_most": tokens,
         "resources": {
             "workers": train.workers,

@@ -251,12 +251,12 @@ def _light_tokenizer(folder: Path) -> Any:
 
 def _tried(load: Any, sweep: Sweep, rows: Sequence[Row]) -> str | None:
     """Why chats cannot be made with a tokenizer; None if they can."""
-    from wlsweep.data.tokenise import find_answer_tokens, smallest_cutoff
+    from wlsweep.data.tokenise import find_answer_tokens, place_system, smallest_cutoff
 
     try:
         tokenizer = load()
         answer = find_answer_tokens(tokenizer)
-        needed = smallest_cutoff(tokenizer, rows, answer)
+        needed = smallest_cutoff(tokenizer, [place_system(row, sweep.data.system) for row in rows], answer)
     except WlsweepError as e:
         return str(e)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:

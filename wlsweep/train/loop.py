@@ -183,11 +183,8 @@ class Batcher:
         drawn = batches.global_batch_rows(step, n, self.train.global_batch, self.seed)
         cut = batches.cut(drawn, self.rows.lengths, self.place.world, self.accumulation, self.packed)
         mine = cut[self.place.rank]
-        width = len(self.rows.answer.ids("Accept"))
-        return [
-            (self.of(m.tolist(), len(drawn), self.weights), int(self.rows.lengths[m].sum()) + width * len(m))
-            for m in mine
-        ]
+        tokens = self.rows.lengths + self.rows.answer.lengths(self.rows.accept)
+        return [(self.of(m.tolist(), len(drawn), self.weights), int(tokens[m].sum())) for m in mine]
 
     @property
     def accumulation(self) -> int:
@@ -412,7 +409,6 @@ def _record(
     run, name = job.run, job.name
     lines = [json.loads(line) for line in run.metric_log(name).read_text().splitlines()]
     tail = lines[-max(1, len(lines) // 4) :]
-    width = len(rows.answer.ids("Accept"))
     write_json(
         run.trained(name),
         {
@@ -421,7 +417,7 @@ def _record(
             "base": job.base,
             "steps": steps,
             "samples": len(rows.accept) * job.sweep.train.epochs,
-            "tokens": int(rows.lengths.sum() + width * len(rows.accept)) * job.sweep.train.epochs,
+            "tokens": int((rows.lengths + rows.answer.lengths(rows.accept)).sum()) * job.sweep.train.epochs,
             "seconds": seconds,
             "attempts": job.attempt,
             "proof": proof,

@@ -48,22 +48,25 @@ class SampleLoss(NamedTuple):
     plain: Tensor
 
 
-def score_answers(logits: Tensor, answers: Tensor, decision: int, accept_id: int, reject_id: int) -> AnswerScores:
+def score_answers(
+    logits: Tensor, answers: Tensor, decision: int, accept_id: int, reject_id: int, counted: Tensor | None = None
+) -> AnswerScores:
     """Split the answers' token cross-entropy into decision, mass on neither label, and other tokens.
 
     Args:
         logits: [rows, answer tokens, vocabulary], any float dtype; position t predicts answer token t.
         answers: [rows, answer tokens] int64.
-        decision: which answer token is the label.
-        accept_id: token of Accept.
-        reject_id: token of Reject.
+        decision: which answer token is the decision.
+        accept_id: the decision's token in Accept.
+        reject_id: the decision's token in Reject.
+        counted: [rows, answer tokens] float32, 0 where a shorter answer is filled up; None: all count.
     """
     logits = logits.float()
     total = torch.logsumexp(logits, dim=-1)
     nll = total - logits.gather(-1, answers.unsqueeze(-1)).squeeze(-1)
     at = logits[:, decision]
     accept, reject = at[:, accept_id], at[:, reject_id]
-    other = nll.sum(-1) - nll[:, decision]
+    other = (nll if counted is None else nll * counted).sum(-1) - nll[:, decision]
     return AnswerScores(accept - reject, total[:, decision] - torch.logaddexp(accept, reject), other)
 
 

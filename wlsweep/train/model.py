@@ -41,7 +41,7 @@ class MicroBatch(NamedTuple):
     prompt_lengths: Tensor
     """[rows] int64: where each answer begins."""
     answers: Tensor
-    """[rows, answer tokens] int64."""
+    """[rows, answer tokens] int64; answers that are shorter than the longest are filled up with 0."""
     accept: Tensor
     """[rows] float32, 1 for Accept."""
     weights: Tensor
@@ -56,6 +56,8 @@ class MicroBatch(NamedTuple):
     """Packed: int32, where each row begins, and the end of the last; filler is one more row."""
     longest: int = 0
     """Packed: tokens of the longest row."""
+    counted: Tensor | None = None
+    """[rows, answer tokens] float32, 0 where an answer is filled up; None where all have one length."""
 
 
 class Forward(NamedTuple):
@@ -94,6 +96,7 @@ class AnswerModel(nn.Module):
         positions: Tensor | None,
         boundaries: Tensor | None,
         longest: int,
+        counted: Tensor | None,
         format_weight: float,
     ) -> tuple[Tensor, ...]:
         """The fields of a `MicroBatch` in, those of a `Forward` out, as plain tensors: ZeRO's hooks look for them."""
@@ -110,7 +113,7 @@ class AnswerModel(nn.Module):
         hidden = self.lm.model(input_ids=input_ids, position_ids=positions, use_cache=False, **more).last_hidden_state
         picked = hidden if self.short else hidden.flatten(0, 1)[places.token]
         logits = self.lm.lm_head(picked).float()
-        scores = score_answers(logits, answers, self.decision, self.accept_id, self.reject_id)
+        scores = score_answers(logits, answers, self.decision, self.accept_id, self.reject_id, counted)
         parts = sample_loss(scores, accept, self.condition)
         loss = global_loss(parts, weights, present, samples, format_weight)
         with torch.no_grad():
@@ -139,7 +142,7 @@ def collate(
 
     Args:
         prompts: token ids of each row up to the answer.
-        answers: token ids of each row's answer, all of one length.
+        answers: token ids of each row's answer.
         accept: the labels.
         weights: of an Accept and of a Reject sample.
         present: False for a row that only fills a ragged batch.
@@ -147,7 +150,10 @@ def collate(
         device: where the tensors go.
         packed: for a model whose attention knows the rows' boundaries.
     """
-    rows = [np.concatenate([prompt, answer]) for prompt, answer in zip(prompts, answers, strict=True)]
+    sizes = np.array([len(a) for a in answers])
+    width = int(sizes.max())
+    filled = [[*a, *[0] * (width - len(a))] for a in answers]
+    rows = [np.concatenate([prompt, answer]) for prompt, answer in zip(prompts, filled, strict=True)]
     longest = max(map(len, rows))
     if packed:
         rows.append(np.zeros(-sum(map(len, rows)) % packed_rows.MULTIPLE, dtype=np.int64))
@@ -159,11 +165,14 @@ def collate(
     batch = MicroBatch(
         input_ids=torch.from_numpy(ids).to(device, non_blocking=True),
         prompt_lengths=torch.tensor([len(p) for p in prompts], device=device),
-        answers=torch.tensor([list(a) for a in answers], device=device),
+        answers=torch.tensor(filled, device=device),
         accept=torch.tensor([float(a) for a in accept], device=device),
         weights=torch.tensor([weights[0] if a else weights[1] for a in accept], device=device),
         present=torch.tensor([float(p) for p in present], device=device),
         samples=samples,
+        counted=None
+        if (sizes == width).all()
+        else torch.from_numpy((np.arange(width) < sizes[:, None]).astype(np.float32)).to(device, non_blocking=True),
     )
     if not packed:
         return batch
