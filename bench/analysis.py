@@ -24,11 +24,19 @@ from pathlib import Path
 from tests.made_run import THE_19, make_run
 from tests.report.browser import browser, tab
 
+_REPORT = """
+from wlsweep.report.png import Renderer
+with Renderer() as renderer:
+    from wlsweep.analysis.evaluate import up_to_date
+    from wlsweep.report.page import write_report
+    write_report(run, up_to_date(run), renderer)
+"""
 STAGES = {
-    "both": "from wlsweep.report.page import write_report; write_report(run)",  # nothing is evaluated yet
+    "both": _REPORT,  # nothing is evaluated yet
     "evaluate": "from wlsweep.analysis.evaluate import evaluate; evaluate(run)",
-    "page": "from wlsweep.report.page import write_report; write_report(run, png=False)",
-    "report": "from wlsweep.report.page import write_report; write_report(run)",
+    "page": "from wlsweep.analysis.evaluate import up_to_date; from wlsweep.report.page import write_report;"
+    " write_report(run, up_to_date(run))",
+    "report": _REPORT,
     "forecast": "from wlsweep.analysis.forecast import forecast_run; forecast_run(run).text()",
 }
 

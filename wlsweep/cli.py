@@ -242,14 +242,16 @@ def evaluate(folder: RunFolder, only: Only = None, external: External = None) ->
 def report(folder: RunFolder, only: Only = None, external: External = None) -> None:
     """Write the HTML page and the figures from the predictions alone."""
     from wlsweep.report.page import write_report
+    from wlsweep.report.png import Renderer
     from wlsweep.run.layout import existing_run
 
     run = existing_run(folder)
-    if external:
+    with Renderer() as renderer:  # it starts while the run is evaluated
         from wlsweep.analysis.evaluate import evaluate as evaluate_run
+        from wlsweep.analysis.evaluate import up_to_date
 
-        evaluate_run(run, only, _externals(external))
-    files = write_report(run, only)
+        found = evaluate_run(run, only, _externals(external)) if external else up_to_date(run, only)
+        files = write_report(run, found, renderer)
     plots = [str(run.plots)] if files.pngs else []
     typer.echo(f"report:  {files.page}\nplots:   {'; '.join([*plots, *([files.note] if files.note else [])])}")
 

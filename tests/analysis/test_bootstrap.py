@@ -3,9 +3,10 @@ import pytest
 from sklearn import metrics as sk
 
 from wlsweep.analysis import bootstrap as bs
-from wlsweep.analysis.comparisons import ece_apart
+from wlsweep.analysis.comparisons import difference_of_ece
 from wlsweep.analysis.condition_metrics import calibration_noise
 from wlsweep.analysis.metrics import calibration_error, equal_width_edges, probability, reliability
+from wlsweep.estimate import Estimate
 
 
 def world(seed, n, d=1.2):
@@ -136,8 +137,8 @@ def test_the_interval_of_a_difference_of_eces_covers(shift):
     for seed in range(100):
         accept, log_odds = world(seed, 500)
         (one, at), (other, base_at) = (ece_of(accept, log_odds + s, 250) for s in (shift, 0.0))
-        found = ece_apart(one, other, at, base_at)
-        covered += found["low"] <= truth <= found["high"]
+        found = difference_of_ece(Estimate(one, *at), Estimate(other, *base_at))
+        covered += found.low <= truth <= found.high
     assert covered / 100 >= 0.93
 
 

@@ -28,7 +28,7 @@ def test_known_coefficients_are_found_within_their_intervals():
     inside = np.zeros(4)
     for seed in range(60):
         found = fitted(decisions(beta, 400, seed))
-        inside += [t["low"] <= b <= t["high"] for t, b in zip(found["terms"], beta, strict=True)]
+        inside += [t.estimate.low <= b <= t.estimate.high for t, b in zip(found.terms, beta, strict=True)]
     assert (inside >= 51).all(), inside
 
 
@@ -40,15 +40,15 @@ def test_intervals_agree_with_the_sandwich_clustered_by_paper():
     fit = sm.GLM(decided.astype(float).ravel(), x, family=sm.families.Binomial()).fit(
         cov_type="cluster", cov_kwds={"groups": papers}
     )
-    for term, value, error in zip(found["terms"], fit.params, fit.bse, strict=True):
-        assert term["value"] == pytest.approx(value, abs=1e-6)
-        assert (term["high"] - term["low"]) / (2 * 1.96) == pytest.approx(error, rel=0.08)
+    for term, value, error in zip(found.terms, fit.params, fit.bse, strict=True):
+        assert term.estimate.value == pytest.approx(value, abs=1e-6)
+        assert (term.estimate.high - term.estimate.low) / (2 * 1.96) == pytest.approx(error, rel=0.08)
 
 
 def test_explained_shares_add_up_to_the_whole_in_a_balanced_design():
     names = [f"{v}_gamma{g}_prop1_{k}" for v in ("accept", "reject") for g in ("2.0", "4.0") for k in (2, 4)]
     conditions = [parse_name(n) for n in names]
-    found = fitted(decisions([0.0, 0.9, 0.5, 0.0], 3000, 0, conditions), conditions)["explained"]
+    found = fitted(decisions([0.0, 0.9, 0.5, 0.0], 3000, 0, conditions), conditions).explained
     assert found["ln gamma"] + found["logit proportion"] + found["interaction"] == pytest.approx(found["all"], abs=0.1)
     assert found["interaction"] < 0.01 < found["logit proportion"] < found["ln gamma"]
 
@@ -65,7 +65,7 @@ def test_a_mix_without_effect_is_not_called_separable():
 def test_conditions_that_vary_only_gamma_cannot_be_fitted_and_say_so():
     only = CONDITIONS[:7]
     found = fitted(decisions([0, 1, 1, 0], 100, 0, only), only)
-    assert "do not vary" in found["note"]
+    assert "do not vary" in found.note
     assert separable(found, 12).verdict == "not testable"
 
 
@@ -74,8 +74,9 @@ def test_seeds_that_matter_are_reported_and_seeds_that_do_not_are_near_zero():
     same = np.hstack([decisions([0, 0.9, 0.8, 0], 2000, 4)] * 2)
     moved = same.copy()
     moved[:, 19:] = decisions([0.6, 0.9, 0.8, 0], 2000, 4)
-    assert fitted(same, two)["seeds"] == {"count": 2, "explained": pytest.approx(0, abs=1e-9)}
-    assert fitted(moved, two)["seeds"]["explained"] > 0.005
+    assert fitted(same, two).seeds.count == 2
+    assert fitted(same, two).seeds.explained == pytest.approx(0, abs=1e-9)
+    assert fitted(moved, two).seeds.explained > 0.005
 
 
 def test_rates_of_all_or_nothing_fit_coefficients_of_any_size_and_are_not_judged():
@@ -83,7 +84,7 @@ def test_rates_of_all_or_nothing_fit_coefficients_of_any_size_and_are_not_judged
     decided[:, [i for i, c in enumerate(CONDITIONS) if c.variant == "accept" and c.k == 2]] = True
     decided[:70, 0] = True
     found = fitted(decided)
-    assert "18 of 19 conditions accept every paper or none" in found["note"]
+    assert "18 of 19 conditions accept every paper or none" in found.note
     assert separable(found, 0).verdict == "not testable"
 
 
@@ -93,4 +94,4 @@ def test_conditions_between_all_and_nothing_must_tell_the_effects_apart_by_thems
     accepted += np.arange(len(accepted)) * (accepted > 0)
     draws = np.tile(accepted, (50, 1)).astype(float)
     found = effects(conditions, accepted, 600, draws)
-    assert (accepted > 0).sum() == 4 and "do not vary enough" in found["note"]
+    assert (accepted > 0).sum() == 4 and "do not vary enough" in found.note

@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,8 @@ from rich.console import Console
 from tests.made_run import THE_19, make_run, shift_of, write_predictions
 from wlsweep.analysis.evaluate import current, evaluate, remembered_externals, training_curve
 from wlsweep.analysis.predictions import load_predictions
-from wlsweep.analysis.summary_table import percent, summary_table
+from wlsweep.analysis.summary_table import summary_table
+from wlsweep.estimate import percent
 from wlsweep.spec.condition import parse_name
 
 DRAWS = 400
@@ -37,44 +39,43 @@ def test_the_19_give_19_entries_in_the_order_of_the_sweep(whole):
 def test_years_partition_the_papers_and_their_rates_average_to_the_whole(whole):
     run, found = whole
     years = pd.read_parquet(run.by_year_parquet)
-    for e in found.entries:
-        mine = years[years["name"] == e["name"]]
-        assert mine["n"].sum() == e["n"]
+    for e in found.conditions:
+        mine = years[years["name"] == e.name]
+        assert mine["n"].sum() == e.metrics.n
         for metric in ("accuracy", "predicted_accept_rate", "brier"):
-            assert np.average(mine[metric], weights=mine["n"]) == pytest.approx(e[metric], rel=1e-12)
+            assert np.average(mine[metric], weights=mine["n"]) == pytest.approx(e[metric].value, rel=1e-12)
 
 
 def test_differences_equal_the_difference_of_the_metrics_and_their_intervals_hold_them(whole):
     _, found = whole
-    entries = {e["name"]: e for e in found.entries}
-    assert len(found.analysis["comparisons"]) == 18
-    for c in found.analysis["comparisons"]:
-        for metric, d in c["difference"].items():
-            value = entries[c["name"]][metric] - entries[c["baseline"]][metric]
-            assert d["value"] == pytest.approx(value, abs=1e-15)
-            assert d["low"] - 2e-3 <= d["value"] <= d["high"] + 2e-3, (c["name"], metric)
+    results = {r.name: r for r in found.conditions}
+    assert len(found.analysis.comparisons) == 18
+    for c in found.analysis.comparisons:
+        for metric, d in c.difference.items():
+            value = results[c.name][metric].value - results[c.baseline][metric].value
+            assert d.value == pytest.approx(value, abs=1e-15)
+            assert d.low - 2e-3 <= d.value <= d.high + 2e-3, (c.name, metric)
 
 
 def test_theory_is_recovered_from_a_world_that_follows_it(whole):
     _, found = whole
-    for row in found.analysis["theory"]:
-        assert row["expected_shift"] == pytest.approx(shift_of(parse_name(row["name"])), abs=2e-3)
-        assert row["observed_shift_low"] - 0.02 <= row["expected_shift"] <= row["observed_shift_high"] + 0.02
-    slope = found.analysis["slope"]
-    assert slope["slope"] == pytest.approx(1.0, abs=0.02) and slope["n"] == 18
-    assert found.analysis["oracle"]["slope"] == pytest.approx(1.0, abs=0.03)
-    assert found.analysis["oracle"]["correlation"] > 0.98
-    assert [v["verdict"] for v in found.analysis["verdicts"]] == ["pass"] * 9
-    assert [v["key"] for v in found.analysis["verdicts"]] == ["H1", "H2", "H3", "S1", "S2", "S3", "S4", "S5", "C1"]
+    for row in found.analysis.theory:
+        assert row.expected_shift == pytest.approx(shift_of(parse_name(row.name)), abs=2e-3)
+        assert row.observed_shift.low - 0.02 <= row.expected_shift <= row.observed_shift.high + 0.02
+    slope = found.analysis.slope
+    assert slope.slope.value == pytest.approx(1.0, abs=0.02) and slope.n == 18
+    assert found.analysis.oracle.slope == pytest.approx(1.0, abs=0.03)
+    assert found.analysis.oracle.correlation > 0.98
+    assert [v.verdict for v in found.analysis.verdicts] == ["pass"] * 9
+    assert [v.key for v in found.analysis.verdicts] == ["H1", "H2", "H3", "S1", "S2", "S3", "S4", "S5", "C1"]
 
 
 def test_conditions_that_move_half_as_far_show_it_in_the_slope(tmp_path):
     found = evaluate(make_run(tmp_path, n=600, shrink=0.5), draws=DRAWS).analysis
-    assert found["slope"]["low"] < 0.5 < found["slope"]["high"] or found["slope"]["slope"] == pytest.approx(
-        0.5, abs=0.02
-    )
-    assert found["slope"]["high"] < 0.6
-    inside = [t["inside"] for t in found["theory"] if abs(t["expected_shift"]) > 1.5]
+    slope = found.slope.slope
+    assert slope.low < 0.5 < slope.high or slope.value == pytest.approx(0.5, abs=0.02)
+    assert slope.high < 0.6
+    inside = [t.inside for t in found.theory if abs(t.expected_shift) > 1.5]
     assert not any(inside)
 
 
@@ -86,25 +87,25 @@ def test_retraining_that_only_shifts_never_beats_a_moved_threshold_and_better_sc
     write_predictions(run, names[1], base + 0.7)
     write_predictions(run, names[2], true + 0.7)
     write_predictions(run, names[3], np.random.default_rng(0).normal(size=1200))
-    at = {c["name"]: c["moved_threshold"] for c in evaluate(run, draws=DRAWS).analysis["comparisons"]}
+    at = {c.name: c.moved_threshold for c in evaluate(run, draws=DRAWS).analysis.comparisons}
     same, better, worse = (at[n] for n in names[1:])
-    assert same["papers_decided_differently"] == 0 and same["p"] == 1.0 and same["difference"] == 0
-    assert better["low"] > 0 and better["p_holm"] < 0.01
-    assert worse["high"] < 0 and worse["p_holm"] < 0.01
+    assert same.papers_decided_differently == 0 and same.test.p == 1.0 and same.difference.value == 0
+    assert better.difference.low > 0 and better.test.p_holm < 0.01
+    assert worse.difference.high < 0 and worse.test.p_holm < 0.01
 
 
 def test_an_unfinished_sweep_is_evaluated_and_says_what_is_missing(tmp_path):
     run = make_run(tmp_path, THE_19[:8], n=200, failed=[THE_19[3]], leave_out=[THE_19[5]])
     found = evaluate(run, draws=DRAWS)
     assert found.missing == [THE_19[3], THE_19[5]]
-    states = {e["name"]: (e["state"], e["cause"]) for e in found.entries}
+    states = {r.name: (r.state, r.cause) for r in found.conditions}
     assert states[THE_19[3]] == ("failed", "train: RuntimeError: loss is not finite at step 7")
     assert states[THE_19[5]] == ("missing", "not yet trained")
-    assert found.analysis["family"] == 7
+    assert found.analysis.family == 7
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(summary_table(found))
     text = console.export_text()
-    assert all(e["name"] in text for e in found.entries)
+    assert all(r.name in text for r in found.conditions)
     assert "loss is not finite at step 7" in text
 
 
@@ -116,60 +117,60 @@ def test_in_80_columns_a_long_name_folds_and_no_number_is_cut(tmp_path):
     text = console.export_text()
     assert "…" not in text and all(len(line) <= 80 for line in text.splitlines())
     folded = "".join(line[:44].split(" ")[0] for line in text.splitlines()[-2:])
-    assert folded == long and percent(found.entries[1], "accuracy") in text
+    assert folded == long and percent(found.conditions[1]["accuracy"]) in text
 
 
 def test_nothing_predicted_yet_is_no_error(tmp_path):
     found = evaluate(make_run(tmp_path, THE_19[:3], n=20, leave_out=THE_19[:3]), draws=DRAWS)
     assert found.missing == THE_19[:3]
-    assert {v["verdict"] for v in found.analysis["verdicts"]} == {"not testable"}
+    assert {v.verdict for v in found.analysis.verdicts} == {"not testable"}
 
 
 def test_a_selection_without_the_baseline_has_metrics_but_no_comparison(tmp_path):
     found = evaluate(make_run(tmp_path, THE_19[:4], n=60), only="accept_*", draws=DRAWS)
-    assert [e["name"] for e in found.entries] == THE_19[1:4]
-    assert found.analysis["comparisons"] == []
+    assert [r.name for r in found.conditions] == THE_19[1:4]
+    assert found.analysis.comparisons == ()
 
 
 @pytest.mark.parametrize("said", [50.0, -50.0, 0.0])
 def test_models_that_say_one_thing_have_metrics_where_they_exist(tmp_path, said):
     run = make_run(tmp_path, THE_19[:3], n=40)
     write_predictions(run, THE_19[1], np.full(40, said))
-    entry = evaluate(run, draws=DRAWS).entries[1]
-    assert entry["predicted_accept_rate"] == (1.0 if said > 0 else 0.0)
-    assert entry["accuracy"] == 0.5 and entry["auc"] == 0.5
-    assert (entry["precision"] is None) == (said <= 0)
-    assert entry["ties"] == (40 if said == 0 else 0)
+    result = evaluate(run, draws=DRAWS).conditions[1]
+    assert result["predicted_accept_rate"].value == (1.0 if said > 0 else 0.0)
+    assert result["accuracy"].value == 0.5 and result["auc"].value == 0.5
+    assert (result["precision"].value is None) == (said <= 0)
+    assert result.metrics.ties == (40 if said == 0 else 0)
 
 
 def test_one_test_paper_is_enough_not_to_break(tmp_path):
     found = evaluate(make_run(tmp_path, THE_19[:3], n=1), draws=DRAWS)
-    assert found.entries[0]["n"] == 1 and found.entries[0]["auc"] is None
+    assert found.conditions[0].metrics.n == 1 and found.conditions[0]["auc"].value is None
 
 
 def test_several_seeds_are_joined_into_cells(tmp_path):
     names = [*THE_19[:3], *(f"{n}_seed{s}" for n in THE_19[:3] for s in (1, 2))]
     found = evaluate(make_run(tmp_path, names, n=300), draws=DRAWS).analysis
-    assert [s["name"] for s in found["seeds"]] == THE_19[:3]
-    assert all(len(s["members"]) == 3 for s in found["seeds"])
-    partners = {c["name"]: c["baseline"] for c in found["comparisons"]}
+    assert [s.name for s in found.seeds] == THE_19[:3]
+    assert all(len(s.members) == 3 for s in found.seeds)
+    partners = {c.name: c.baseline for c in found.comparisons}
     assert partners["accept_gamma2.0_prop1_2_seed2"] == "baseline_gamma1.0_prop1_2_seed2"
-    baseline, accept, _ = found["seeds"]
-    assert "difference" not in baseline
-    apart = accept["difference"]["predicted_accept_rate"]
-    mean = {s["name"]: s["metrics"]["predicted_accept_rate"]["mean"] for s in found["seeds"]}
-    assert apart["mean"] == pytest.approx(mean[accept["name"]] - mean[baseline["name"]], abs=1e-12)
-    assert apart["low"] < apart["mean"] < apart["high"] and apart["seeds"] == 3
+    baseline, accept, _ = found.seeds
+    assert baseline.difference == {}
+    apart = accept.difference["predicted_accept_rate"]
+    mean = {s.name: s.metrics["predicted_accept_rate"].mean.value for s in found.seeds}
+    assert apart.mean.value == pytest.approx(mean[accept.name] - mean[baseline.name], abs=1e-12)
+    assert apart.mean.low < apart.mean.value < apart.mean.high and apart.seeds == 3
 
 
 def test_an_external_model_is_measured_and_compared_in_the_family(tmp_path):
     run = make_run(tmp_path, THE_19[:4], n=200)
     path = run.prediction(THE_19[1]) / "part-0.parquet"
     found = evaluate(run, externals=[("copy", path)], draws=DRAWS)
-    (external,) = found.analysis["externals"]
-    assert external["accuracy"] == found.entries[1]["accuracy"]
-    assert found.analysis["comparisons"][-1]["name"] == "copy"
-    assert found.analysis["family"] == 4
+    (external,) = found.externals
+    assert external["accuracy"] == found.conditions[1]["accuracy"]
+    assert found.analysis.comparisons[-1].name == "copy"
+    assert found.analysis.family == 4
     write_predictions(run, THE_19[2], np.linspace(-1, 1, 200))
     assert current(run) is None and remembered_externals(run) == [("copy", path)]
     run.predictions.rename(tmp_path / "elsewhere")
@@ -179,8 +180,8 @@ def test_an_external_model_is_measured_and_compared_in_the_family(tmp_path):
 def test_an_evaluation_is_current_until_predictions_change(tmp_path):
     run = make_run(tmp_path, THE_19[:2], n=30)
     assert current(run) is None
-    evaluate(run, draws=DRAWS)
-    assert current(run) is not None
+    found = evaluate(run, externals=[("copy", run.prediction(THE_19[1]) / "part-0.parquet")], draws=DRAWS)
+    assert current(run) == replace(found, files=[])
     assert current(run, only="0") is None
     write_predictions(run, THE_19[1], np.linspace(-1, 1, 30))
     assert current(run) is None

@@ -16,23 +16,23 @@ DRAWS = 1000
 
 def test_the_baseline_alone_forecasts_what_the_others_then_do(tmp_path):
     early = forecast_run(make_run(tmp_path / "early", n=800, leave_out=THE_19[1:]), draws=DRAWS)
-    later = {e["name"]: e for e in evaluate(make_run(tmp_path / "later", n=800), draws=DRAWS).entries}
+    later = {r.name: r for r in evaluate(make_run(tmp_path / "later", n=800), draws=DRAWS).conditions}
     assert [row.name for row in early.rows] == THE_19[1:]
     inside = 0
     for row in early.rows:
         for metric in ("predicted_accept_rate", "accuracy", "recall", "f1"):
-            at, seen = row.metrics[metric], later[row.name][metric]
-            inside += at["low"] <= seen <= at["high"]
-            assert abs(at["value"] - seen) < 0.06
+            at, seen = row.metrics[metric], later[row.name][metric].value
+            inside += at.low <= seen <= at.high
+            assert abs(at.value - seen) < 0.06
     assert inside >= 0.95 * 4 * 18
 
 
 def test_a_finished_sweep_shows_what_was_measured(tmp_path):
     run = make_run(tmp_path, THE_19[:4], n=200)
     made = forecast_run(run, draws=DRAWS)
-    entries = {e["name"]: e for e in evaluate(run, draws=DRAWS).entries}
+    results = {r.name: r for r in evaluate(run, draws=DRAWS).conditions}
     for row in made.rows:
-        assert row.measured["accuracy"] == pytest.approx(entries[row.name]["accuracy"], abs=1e-12)
+        assert row.measured["accuracy"] == pytest.approx(results[row.name]["accuracy"].value, abs=1e-12)
     assert json.loads(json.dumps(made.as_dict(), allow_nan=False))["baseline"] == THE_19[0]
     assert all(name in made.text() for name in THE_19[:4])
 
@@ -75,9 +75,9 @@ def test_a_tested_theory_forecasts_verdicts_and_calls_them_forecasts(tmp_path):
     assert said["H1"].decided is None and said["H1"].forecast == "would pass"
     assert "H1  The predicted accept rate follows gamma: forecast: would pass" in made.text()
     assert said["S3"].decided == "pass", "rates on either side are measured"
-    later = {e["name"]: e for e in evaluate(make_run(tmp_path / "later", n=1500), draws=DRAWS).entries}
+    later = {r.name: r for r in evaluate(make_run(tmp_path / "later", n=1500), draws=DRAWS).conditions}
     inside = [
-        row.metrics[m]["low"] <= later[row.name][m] <= row.metrics[m]["high"]
+        row.metrics[m].low <= later[row.name][m].value <= row.metrics[m].high
         for row in made.rows
         if row.metrics
         for m in ("predicted_accept_rate", "accuracy")

@@ -30,9 +30,10 @@ def test_evaluating_and_reporting_a_run_loads_no_engine(tmp_path):
 from pathlib import Path
 from wlsweep.run.layout import RunDir
 from wlsweep.analysis.forecast import forecast_run
+from wlsweep.analysis.evaluate import evaluate
 from wlsweep.report.page import write_report
 run = RunDir(Path({str(run.root)!r}))
-write_report(run, png=False)
+write_report(run, evaluate(run, draws=100))
 forecast_run(run, draws=100)
 """
     assert not loaded_after(code, tmp_path) & set(ENGINES)

@@ -70,10 +70,10 @@ def test_intervals_cover_the_true_value_about_95_times_in_100(metric):
         log_odds = rng.normal(np.where(accept, d * d / 2, -d * d / 2), d)
         return accept, Scores(log_odds, (log_odds > 0).astype(np.int8), np.zeros(n))
 
-    truth = measure(*draw(np.random.default_rng(99), 400_000))[metric]
+    truth = measure(*draw(np.random.default_rng(99), 400_000))[metric].value
     rng = np.random.default_rng(5)
     covered = 0
     for _ in range(400):
-        found = measure(*draw(rng, 250))
-        covered += found[f"{metric}_low"] <= truth <= found[f"{metric}_high"]
+        found = measure(*draw(rng, 250))[metric]
+        covered += found.low <= truth <= found.high
     assert 0.92 <= covered / 400 <= 0.985

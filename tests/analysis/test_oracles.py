@@ -73,10 +73,10 @@ def test_each_brier_part_equals_its_definition_row_by_row(drawn):
 def test_the_reliability_curve_equals_scikit_learn(seed):
     rng = np.random.default_rng(seed)
     accept, log_odds = rng.random(300) < 0.4, rng.normal(0, 2, 300)
-    found = curves(accept, scored(log_odds))["reliability"]
+    found = curves(accept, scored(log_odds)).reliability
     share, said = calibration_curve(accept, m.probability(log_odds), n_bins=10)
-    assert [b["share"] for b in found] == pytest.approx(share, **CLOSE)
-    assert [b["mean_p"] for b in found] == pytest.approx(said, **CLOSE)
+    assert [b.share.value for b in found] == pytest.approx(share, **CLOSE)
+    assert [b.mean_p for b in found] == pytest.approx(said, **CLOSE)
 
 
 @given(rows)
@@ -126,7 +126,7 @@ def test_over_seeds_adds_both_variances_with_satterthwaites_degrees():
     degrees = (between + papers) ** 2 / (between**2 / 2)  # papers: so many that their variance counts as known
     half = stats.t.ppf(0.975, degrees) * math.sqrt(between + papers)
     found = over_seeds(values, draws)
-    assert (found["low"], found["high"]) == pytest.approx((0.55 - half, 0.55 + half), **CLOSE)
+    assert (found.mean.low, found.mean.high) == pytest.approx((0.55 - half, 0.55 + half), **CLOSE)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -160,14 +160,14 @@ def test_calibration_is_where_the_likelihood_is_largest_with_errors_from_its_cur
 )
 def test_edges_have_every_number_that_exists_and_none_that_does_not(accept, log_odds):
     found = measure(np.array(accept), scored(np.array(log_odds)))
-    assert found["auc"] is None
-    assert (found["average_precision"] is None) == (not any(accept))
-    assert (found["recall"] is None) == (not any(accept))
-    for key, value in found.items():
+    assert found["auc"].value is None
+    assert (found["average_precision"].value is None) == (not any(accept))
+    assert (found["recall"].value is None) == (not any(accept))
+    for key, value in found.flat().items():
         if isinstance(value, float):
             assert math.isfinite(value), key
     for metric in ("accuracy", "predicted_accept_rate"):
-        assert 0 <= found[f"{metric}_low"] <= found[metric] <= found[f"{metric}_high"] <= 1
+        assert 0 <= found[metric].low <= found[metric].value <= found[metric].high <= 1
 
 
 def test_where_the_variance_says_nothing_there_is_no_interval():

@@ -15,8 +15,8 @@ def test_seeds_of_one_condition_share_a_cell_and_other_axes_do_not():
 def test_identical_seeds_leave_only_the_papers_variance():
     draws = np.random.default_rng(0).normal(0.6, 0.02, (20_000, 1))
     found = over_seeds(np.array([0.6, 0.6, 0.6]), np.repeat(draws, 3, axis=1))
-    assert found["between_seed_sd"] == 0
-    assert (found["high"] - found["low"]) / 2 == pytest.approx(1.96 * 0.02, rel=0.02)
+    assert found.between_seed_sd == 0
+    assert (found.mean.high - found.mean.low) / 2 == pytest.approx(1.96 * 0.02, rel=0.02)
 
 
 @pytest.mark.parametrize("seed_sd", [0.0, 0.03, 0.2])
@@ -36,15 +36,15 @@ def test_intervals_over_seeds_cover_the_true_mean_for_new_seeds_and_new_papers(s
         picked = rng.integers(0, 200, (400, 200))
         draws = said[picked].mean(axis=1)
         found = over_seeds(said.mean(axis=0), draws)
-        covered += found["low"] <= truth <= found["high"]
+        covered += found.mean.low <= truth <= found.mean.high
     assert covered / 300 >= 0.93
 
 
 def test_intervals_over_seeds_end_where_the_metric_does_and_need_draws():
     found = over_seeds(np.array([0.5, 0.6]), np.full((100, 2), 0.55))
-    assert found["low"] == 0 and found["high"] == 1  # two seeds tell next to nothing
+    assert found.mean.low == 0 and found.mean.high == 1  # two seeds tell next to nothing
     draws = np.random.default_rng(0).normal(0.5, 0.01, (100, 2))
     draws[0] = np.nan
-    assert over_seeds(np.array([0.5, 0.5]), draws)["low"] == pytest.approx(0.5, abs=0.03)
+    assert over_seeds(np.array([0.5, 0.5]), draws).mean.low == pytest.approx(0.5, abs=0.03)
     draws[:20] = np.nan
-    assert over_seeds(np.array([0.5, 0.5]), draws)["low"] is None
+    assert over_seeds(np.array([0.5, 0.5]), draws).mean.low is None

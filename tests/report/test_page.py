@@ -10,9 +10,9 @@ import pytest
 from tests.made_run import THE_19, make_run
 from tests.report.browser import browser, tab
 from wlsweep.analysis.evaluate import evaluate
-from wlsweep.report.findings import forecast_section
+from wlsweep.estimate import PERCENT
 from wlsweep.report.page import page, report_input_of, write_report
-from wlsweep.report.report_input import pct_interval
+from wlsweep.report.sections import forecast_section
 from wlsweep.report.tables import tables
 from wlsweep.run.layout import read_json, write_json
 
@@ -41,8 +41,7 @@ FULL36 = [f"baseline_gamma1.0_prop1_{k}" for k in (2, 3, 4, 8)] + [
 def run(tmp_path_factory):
     made = make_run(tmp_path_factory.mktemp("page"), n=400, failed=[THE_19[6]], leave_out=[THE_19[16]])
     external = made.prediction(THE_19[7]) / "part-0.parquet"
-    evaluate(made, externals=[("<tf-idf> & co", external)], draws=DRAWS)
-    write_report(made, png=False)
+    write_report(made, evaluate(made, externals=[("<tf-idf> & co", external)], draws=DRAWS))
     return made
 
 
@@ -105,7 +104,7 @@ def test_failed_and_missing_conditions_stay_in_with_their_cause(run):
 
 
 def test_the_page_says_how_wide_the_intervals_are_that_the_forecast_hit(run, tmp_path):
-    theory = [t for t in json.loads(run.analysis_json.read_text())["theory"] if t["inside"] is not None]
+    theory = [t for t in read_json(run.analysis_json)["theory"] if t["inside"] is not None]
     rates = [t["forecast"]["predicted_accept_rate"] for t in theory]
     widths = sorted(100 * (r["high"] - r["low"]) for r in rates)
     middle = (widths[(len(widths) - 1) // 2] + widths[len(widths) // 2]) / 2
@@ -114,8 +113,7 @@ def test_the_page_says_how_wide_the_intervals_are_that_the_forecast_hit(run, tmp
         Text(run.report.read_text())
     )
     few = make_run(tmp_path / "few", n=24)
-    evaluate(few, draws=DRAWS)
-    write_report(few, png=False)
+    write_report(few, evaluate(few, draws=DRAWS))
     assert "too wide to be told wrong by much" in str(Text(few.report.read_text()))
 
 
@@ -165,7 +163,7 @@ def test_a_proportion_has_one_colour_in_every_figure(run):
 
 def test_a_page_of_a_selection_says_so_and_calls_nothing_done_or_not_run_that_it_leaves_out(tmp_path):
     made = make_run(tmp_path, THE_19[:10], n=80)
-    html, figures = page(report_input_of(made, write_report(made, only="0-2,7", png=False).evaluation))
+    html, figures = page(report_input_of(made, evaluate(made, only="0-2,7", draws=DRAWS)))
     assert "This page shows 4 of the sweep&#39;s 10 conditions (--only 0-2,7)." in html and "not selected" in html
     words = {a["text"] for f in figures if f.slug == "heatmap_accuracy" for a in f.wide["annotations"]}
     assert "not shown" in words and "not run" not in words
@@ -173,14 +171,14 @@ def test_a_page_of_a_selection_says_so_and_calls_nothing_done_or_not_run_that_it
 
 def test_a_table_downloads_in_the_unit_of_its_headings(run):
     report_input = report_input_of(run, evaluate(run, draws=DRAWS))
-    compared = report_input.analysis["comparisons"][0]["difference"]["accuracy"]
+    compared = report_input.analysis.comparisons[0].difference["accuracy"]
     (differences,) = [b for b in tables(report_input).blocks if b.slug == "differences"]
     cell = differences.rows[0].cells[differences.headings.index("accuracy (points)")]
-    assert cell.value == pytest.approx(100 * compared["value"]) and cell.low == pytest.approx(100 * compared["low"])
+    assert cell.value == pytest.approx(100 * compared.value) and cell.low == pytest.approx(100 * compared.low)
     (forecast,) = [b for b in forecast_section(report_input).blocks if getattr(b, "slug", "") == "forecast"]
     cell = forecast.rows[0].cells[forecast.headings.index("measured accuracy %")]
-    entry = next(e for e in report_input.done if e["name"] == forecast.rows[0].cells[0].text)
-    assert cell.value == pytest.approx(100 * entry["accuracy"]) and cell.text == f"{cell.value:.1f}"
+    result = next(r for r in report_input.done if r.name == forecast.rows[0].cells[0].text)
+    assert cell.value == pytest.approx(100 * result["accuracy"].value) and cell.text == f"{cell.value:.1f}"
 
 
 def test_the_page_names_the_model_every_launch_and_what_the_forecast_chose(tmp_path):
@@ -207,7 +205,7 @@ def test_an_external_model_worse_than_all_is_inside_the_fitted_axis(tmp_path):
     html, figures = page(report_input_of(made, found))
     assert f"worst from {tmp_path / 'worst.parquet'}" in html
     (grid,) = [f for f in figures if f.slug == "heatmap_accuracy"]
-    assert f"Outside of the grid: worst {pct_interval(found.analysis['externals'][0], 'accuracy')}." in grid.caption
+    assert f"Outside of the grid: worst {PERCENT.full(found.externals[0]['accuracy'])}." in grid.caption
 
 
 def test_names_from_outside_are_escaped(run):
@@ -247,8 +245,8 @@ def test_other_seeds_losses_and_gammas_below_one_make_a_page(tmp_path):
     assert "Over seeds" in html and "circles are single seeds" in html and "Of several seeds, seed 0." in html
     (rates,) = [f for f in figures if f.slug == "acceptance_rate_vs_gamma"]
     theory = [y for t in rates.data if t["name"].startswith("theory") for y in t["y"]]
-    foreseen = {t["name"]: t["forecast"] for t in evaluate(made, draws=DRAWS).analysis["theory"] if t["forecast"]}
-    both = [foreseen[n]["predicted_accept_rate"]["value"] for n in (THE_19[1], f"{THE_19[1]}_seed1")]
+    foreseen = {t.name: t.forecast for t in evaluate(made, draws=DRAWS).analysis.theory if t.forecast}
+    both = [foreseen[n]["predicted_accept_rate"].value for n in (THE_19[1], f"{THE_19[1]}_seed1")]
     assert any(y == pytest.approx(sum(both) / 2) for y in theory)
     for f in figures:
         go.Figure(data=f.data, layout=f.wide | f.narrow)

@@ -5,6 +5,7 @@ import struct
 import pytest
 
 from tests.made_run import THE_19, make_run
+from wlsweep.analysis.evaluate import evaluate
 from wlsweep.report import png
 from wlsweep.report.figures.style import Figure
 from wlsweep.report.page import write_report
@@ -35,8 +36,13 @@ def broken(tmp_path, monkeypatch):
     return replace
 
 
+def report(run):
+    with png.Renderer() as renderer:
+        return write_report(run, evaluate(run, draws=100), renderer)
+
+
 def test_pngs_are_drawn_without_a_browser_on_the_machine(without_a_browser, tmp_path):
-    files = write_report(make_run(tmp_path / "run", THE_19[:8], n=100))
+    files = report(make_run(tmp_path / "run", THE_19[:8], n=100))
     assert files.note == "" and {"accuracy_vs_gamma", "heatmap_f1", "reliability"} <= {p.stem for p in files.pngs}
     for path in files.pngs:
         head = path.read_bytes()[:24]
@@ -75,7 +81,7 @@ def test_a_figure_that_cannot_be_drawn_is_named_and_the_others_are_drawn(tmp_pat
 def test_a_renderer_that_fails_is_named_and_the_page_is_whole(broken, monkeypatch, tmp_path, script, why):
     monkeypatch.setattr(png, "PATIENCE_S", 0.2 if "sleep" in script else 20.0)
     broken(script)
-    files = write_report(make_run(tmp_path / "run", THE_19[:2], n=20))
+    files = report(make_run(tmp_path / "run", THE_19[:2], n=20))
     assert files.page.exists() and files.pngs == []
     assert files.note.startswith("not drawn as PNG: acceptance_rate_vs_gamma") and why in files.note
 

@@ -1,99 +1,137 @@
 """What the conditions say together: comparisons, theory against observation, effects, seeds and verdicts.
 
-    >>> compare_conditions(loaded, entries, draws=10_000)["verdicts"][0]["verdict"]    # doctest: +SKIP
+    >>> compare_conditions(loaded, measured, draws=10_000).verdicts[0].verdict    # doctest: +SKIP
     'pass'
 
-Pure: a loaded in, plain data out. All models share one set of bootstrap resamples of the test papers.
+Pure: predictions in, records out. All models share one set of bootstrap resamples of the test papers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from wlsweep.analysis import bootstrap as bs
-from wlsweep.analysis.comparisons import against_moved_threshold, differences, ece_apart, holm, mcnemar
+from wlsweep.analysis.comparisons import (
+    against_moved_threshold,
+    difference_of_ece,
+    differences,
+    holm,
+    mcnemar,
+    with_interval,
+)
 from wlsweep.analysis.effects import effects
 from wlsweep.analysis.hypotheses import hypotheses, judge
 from wlsweep.analysis.intervals import Interval
-from wlsweep.analysis.predictions import FloatArray, RunPredictions, Scores, Truth
+from wlsweep.analysis.predictions import FloatArray, RunPredictions
+from wlsweep.analysis.records import (
+    BaselineCalibration,
+    Comparison,
+    Effects,
+    Findings,
+    Judged,
+    MetricName,
+    Metrics,
+    OracleFit,
+    PairedTest,
+    SeedGroup,
+    SeedMean,
+    Slope,
+    TheoryRow,
+)
 from wlsweep.analysis.seeds import cell, cells, over_seeds
 from wlsweep.analysis.separable import separable
-from wlsweep.analysis.theory import calibration, expected_shift, forecast, moved_threshold, slope_of_observed
+from wlsweep.analysis.theory import Shift, calibration, expected_shift, forecast, moved_threshold, slope_of_observed
+from wlsweep.estimate import Estimate
 from wlsweep.spec.condition import Condition, baseline_of, parse_name
 
 _BLOCK = 64  # models per matrix product: 64 x 19 columns of 20,000 rows are 97 MB
-_FORECAST = ("predicted_accept_rate", "accuracy", "precision", "recall", "f1")
-_COMPARED_OVER_SEEDS = ("predicted_accept_rate", "accuracy")
-_SEEDED = ("predicted_accept_rate", "accuracy", "f1", "auc", "brier", "ece")
-
-Entry = dict[str, Any]
+_FORECAST: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy", "precision", "recall", "f1")
+_COMPARED_OVER_SEEDS: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy")
+_SEEDED: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy", "f1", "auc", "brier", "ece")
 
 
-def compare_conditions(loaded: RunPredictions, entries: Sequence[Entry], draws: int, seed: int = 0) -> dict[str, Any]:
+def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], draws: int, seed: int = 0) -> Findings:
     """Everything that needs more than one model.
 
     Args:
         loaded: truth and predictions.
-        entries: metrics of every condition, as in `all_metrics.json`.
+        measured: metrics of every model that has predictions, by name.
         draws: bootstrap draws.
         seed: of the resamples.
     """
-    truth, measured = loaded.truth, {e["name"]: e for e in entries if e["state"] == "done"}
-    resamples = bs.Resamples(truth.n, draws, seed)
-    accepts = resamples.sums(truth.accept[:, None].astype(np.float32))[:, 0].astype(np.float64)
+    resamples = bs.Resamples(loaded.truth.n, draws, seed)
     partners = _partners(loaded)
     shifts = {c.name: expected_shift(c, loaded.data, effective_beta(loaded.sweep)) for c in loaded.declared}
-    kept: dict[str, bs.Draws] = {}
-    comparisons: list[Entry] = []
-    theory: list[Entry] = []
     forecasts = _forecasts(loaded, partners, {n: s.value for n, s in shifts.items() if s.covered}, resamples)
-    ece: dict[str, Interval | None] = {}
-    for name, scores, found in _drawn(loaded, partners, resamples, accepts):
-        entry = measured[name]
-        ece[name] = bs.ece_interval(found["ece"], entry["ece"], entry["ece_by_chance"])
+    kept: dict[str, bs.Draws] = {}
+    comparisons: list[Comparison] = []
+    theory: list[TheoryRow] = []
+    ece: dict[str, Estimate] = {}
+    for name, found in _drawn(loaded, partners, resamples):
+        value = measured[name]["ece"].value
+        assert value is not None  # a model has rows
+        ece[name] = with_interval(value, bs.ece_interval(found["ece"], value, measured[name].ece_by_chance))
         kept[name] = {metric: found[metric] for metric in (*_SEEDED, "log_odds")}
         base = partners.get(name)
         if base is None:
             if name in loaded.scores and name in set(partners.values()):
                 kept[name] = found
             continue
-        apart = ece_apart(entry["ece"], measured[base]["ece"], ece[name], ece[base])
-        comparisons.append(_comparison(truth, name, base, loaded, scores, measured, found, kept[base], apart))
+        difference = differences(measured[name], measured[base], found, kept[base])
+        difference["ece"] = difference_of_ece(ece[name], ece[base])
+        comparisons.append(_comparison(name, base, loaded, difference, found))
         if name in shifts:
-            theory.append(
-                _theory(name, base, shifts[name], scores, loaded.scores[base], entry, found, kept[base], forecasts)
-            )
+            at = bs.percentile(found["log_odds"] - kept[base]["log_odds"])
+            rate = measured[name]["predicted_accept_rate"]
+            theory.append(_theory_row(loaded, name, base, shifts[name], at, rate, forecasts.get(name)))
     family = len([c for c in loaded.declared if baseline_of(c).name != c.name]) + len(loaded.externals)
-    for test in ("mcnemar", "moved_threshold"):
-        adjusted = holm([c[test]["p"] for c in comparisons], family)
-        for c, p in zip(comparisons, adjusted, strict=True):
-            c[test]["p_holm"] = p
-    covered = [t for t in theory if t["covered"]]
+    covered = [t for t in theory if t.covered]
     observed = {c.name: kept[c.name] for c in loaded.done}
     fitted = _effects(loaded, measured, observed)
-    return {
-        "ece_intervals": {name: [None, None] if at is None else list(at) for name, at in ece.items()},
-        "family": family,
-        "comparisons": comparisons,
-        "theory": theory,
-        "slope": slope_of_observed(
-            np.array([t["expected_shift"] for t in covered]),
-            np.array([t["observed_shift"] for t in covered]),
-            [parse_name(t["name"]).proportion_text for t in covered],
-        ),
-        "calibration": _calibration(loaded, partners),
-        "oracle": oracle(loaded),
-        "effects": fitted,
-        "seeds": _seeds(loaded, measured, observed, partners),
-        "verdicts": _verdicts(loaded, measured, observed, {n: s.value for n, s in shifts.items()}, fitted),
-    }
+    return Findings(
+        family,
+        _corrected(comparisons, family),
+        tuple(theory),
+        _slope(covered),
+        _calibration(loaded, partners),
+        oracle(loaded),
+        fitted,
+        _seeds(loaded, measured, observed, partners),
+        _verdicts(loaded, measured, observed, {n: s.value for n, s in shifts.items()}, fitted),
+        ece,
+    )
 
 
-def oracle(loaded: RunPredictions) -> dict[str, float] | None:
+def _corrected(comparisons: list[Comparison], family: int) -> tuple[Comparison, ...]:
+    """With Holm's correction of both tests, each over the family."""
+    against_baseline = holm([c.mcnemar.p for c in comparisons], family)
+    against_moved = holm([c.moved_threshold.test.p for c in comparisons], family)
+
+    def known(test: PairedTest, p_holm: float | None) -> PairedTest:
+        return replace(test, p_holm=p_holm)
+
+    return tuple(
+        replace(c, mcnemar=known(c.mcnemar, p), moved_threshold=replace(m, test=known(m.test, q)))
+        for c, p, q in zip(comparisons, against_baseline, against_moved, strict=True)
+        for m in (c.moved_threshold,)
+    )
+
+
+def _slope(covered: list[TheoryRow]) -> Slope:
+    found = slope_of_observed(
+        np.array([t.expected_shift for t in covered]),
+        np.array([t.observed_shift.value for t in covered], dtype=np.float64),
+        [parse_name(t.name).proportion_text for t in covered],
+    )
+    slope = Estimate(found["slope"], found["low"], found["high"])
+    return Slope(slope, found["intercept"], found["r2"], len(covered))
+
+
+def oracle(loaded: RunPredictions) -> OracleFit | None:
     """Baseline log-odds against the true ones, where the world is synthetic: slope, intercept, correlation."""
     from scipy.stats import linregress
 
@@ -102,7 +140,7 @@ def oracle(loaded: RunPredictions) -> dict[str, float] | None:
     if base is None or true is None or loaded.truth.n < 3 or np.ptp(true) == 0:
         return None
     fit = linregress(true, loaded.scores[base.name].log_odds)
-    return {"slope": float(fit.slope), "intercept": float(fit.intercept), "correlation": float(fit.rvalue)}
+    return OracleFit(float(fit.slope), float(fit.intercept), float(fit.rvalue))
 
 
 def effective_beta(sweep: Mapping[str, Any]) -> float:
@@ -122,9 +160,11 @@ def _partners(loaded: RunPredictions) -> dict[str, str]:
 
 
 def _drawn(
-    loaded: RunPredictions, partners: Mapping[str, str], resamples: bs.Resamples, accepts: FloatArray
-) -> Iterator[tuple[str, Scores, bs.Draws]]:
+    loaded: RunPredictions, partners: Mapping[str, str], resamples: bs.Resamples
+) -> Iterator[tuple[str, bs.Draws]]:
     """Every model with its metrics in every draw, baselines first; a block of models at a time in memory."""
+    accept = loaded.truth.accept
+    accepts = resamples.sums(accept[:, None].astype(np.float32))[:, 0].astype(np.float64)
     models = {**loaded.scores, **loaded.externals}
     order = sorted(models, key=lambda name: name in partners)
     for start in range(0, len(order), _BLOCK):
@@ -135,42 +175,33 @@ def _drawn(
             moved = None
             if base is not None:
                 moved = moved_threshold(models[base].log_odds, int(models[name].decision.sum()))
-            made.append(bs.columns(loaded.truth.accept, models[name].log_odds, moved))
+            made.append(bs.columns(accept, models[name].log_odds, moved))
         sums = resamples.sums(np.concatenate([m.values for m in made], axis=1))
         width = made[0].values.shape[1]
         for i, name in enumerate(block):
-            mine = sums[:, i * width : (i + 1) * width]
-            yield name, models[name], bs.draws_of(mine, accepts, loaded.truth.n, made[i])
+            yield name, bs.draws_of(sums[:, i * width : (i + 1) * width], accepts, len(accept), made[i])
 
 
 def _comparison(
-    truth: Truth,
-    name: str,
-    base: str,
-    loaded: RunPredictions,
-    scores: Scores,
-    measured: Mapping[str, Entry],
-    found: bs.Draws,
-    base_found: bs.Draws,
-    ece: Entry,
-) -> Entry:
-    other = loaded.scores[base]
-    test = mcnemar(scores.decision == truth.accept, other.decision == truth.accept)
+    name: str, base: str, loaded: RunPredictions, difference: Mapping[MetricName, Estimate], found: bs.Draws
+) -> Comparison:
+    accept, other = loaded.truth.accept, loaded.scores[base]
+    scores = loaded.scores[name] if name in loaded.scores else loaded.externals[name]
     moved = moved_threshold(other.log_odds, int(scores.decision.sum()))
-    return {
-        "name": name,
-        "baseline": base,
-        "difference": differences(measured[name], measured[base], found, base_found) | {"ece": ece},
-        "mcnemar": {"only_this": test.only_this, "only_baseline": test.only_other, "p": test.p},
-        "moved_threshold": against_moved_threshold(truth.accept, scores.decision, moved, found),
-    }
+    return Comparison(
+        name,
+        base,
+        difference,
+        mcnemar(scores.decision == accept, other.decision == accept),
+        against_moved_threshold(accept, scores.decision, moved, found),
+    )
 
 
 def _forecasts(
     loaded: RunPredictions, partners: Mapping[str, str], shifts: Mapping[str, float], resamples: bs.Resamples
-) -> dict[str, Entry]:
+) -> dict[str, dict[MetricName, Estimate]]:
     """Forecast of every covered, finished condition from its own baseline."""
-    out: dict[str, Entry] = {}
+    out: dict[str, dict[MetricName, Estimate]] = {}
     for base in sorted({b for n, b in partners.items() if n in shifts}):
         wanted = {n: shifts[n] for n, b in partners.items() if b == base and n in shifts}
         log_odds = loaded.scores[base].log_odds
@@ -179,97 +210,79 @@ def _forecasts(
     return out
 
 
-def summarised(point: bs.Draws, draws: bs.Draws) -> Entry:
-    """Metric -> {"value", "low", "high"} of a forecast."""
-    out = {}
+def summarised(point: bs.Draws, draws: bs.Draws) -> dict[MetricName, Estimate]:
+    """The metrics of a forecast with their intervals."""
+    out: dict[MetricName, Estimate] = {}
     for metric in _FORECAST:
         value, at = float(point[metric][0]), bs.percentile(draws[metric])
-        out[metric] = {
-            "value": value if np.isfinite(value) else None,
-            "low": at.low if at else None,
-            "high": at.high if at else None,
-        }
+        out[metric] = Estimate(value if np.isfinite(value) else None, *(at or (None, None)))
     return out
 
 
-def _theory(
+def _theory_row(
+    loaded: RunPredictions,
     name: str,
     base: str,
-    shift: Any,
-    scores: Scores,
-    other: Scores,
-    entry: Entry,
-    found: bs.Draws,
-    base_found: bs.Draws,
-    forecasts: Mapping[str, Entry],
-) -> Entry:
-    at = bs.percentile(found["log_odds"] - base_found["log_odds"])
-    said = forecasts.get(name)
-    rate = said["predicted_accept_rate"] if said else None
-    return {
-        "name": name,
-        "baseline": base,
-        "expected_shift": shift.value,
-        "covered": shift.covered,
-        "note": shift.note,
-        "observed_shift": float(np.mean(scores.log_odds - other.log_odds)),
-        "observed_shift_low": at.low if at else None,
-        "observed_shift_high": at.high if at else None,
-        "forecast": said,
-        "inside": None if not rate else bool(rate["low"] <= entry["predicted_accept_rate"] <= rate["high"]),
-    }
+    shift: Shift,
+    at: Interval | None,
+    measured: Estimate,
+    foreseen: Mapping[MetricName, Estimate] | None,
+) -> TheoryRow:
+    moved = float(np.mean(loaded.scores[name].log_odds - loaded.scores[base].log_odds))
+    inside = None
+    if foreseen is not None and measured.value is not None and (span := foreseen["predicted_accept_rate"].interval):
+        inside = span[0] <= measured.value <= span[1]
+    return TheoryRow(name, base, shift.value, shift.covered, shift.note, with_interval(moved, at), foreseen, inside)
 
 
-def _calibration(loaded: RunPredictions, partners: Mapping[str, str]) -> Entry | None:
+def _calibration(loaded: RunPredictions, partners: Mapping[str, str]) -> BaselineCalibration | None:
     bases = [b for n, b in partners.items() if n in loaded.scores] or [
         c.name for c in loaded.done if baseline_of(c).name == c.name
     ]
     found = calibration(loaded.truth.accept, loaded.scores[bases[0]].log_odds) if bases else None
-    return None if found is None else {"baseline": bases[0], **found._asdict()}
+    return None if found is None else BaselineCalibration(bases[0], *found)
 
 
-def _effects(loaded: RunPredictions, measured: Mapping[str, Entry], observed: Mapping[str, bs.Draws]) -> Entry:
+def _effects(loaded: RunPredictions, measured: Mapping[str, Metrics], observed: Mapping[str, bs.Draws]) -> Effects:
     comparable = [c for c in loaded.done if replace(c, seed=0).group == ""]
     if not comparable:
-        return {"note": "no condition is done"}
+        return Effects("no condition is done")
     n = loaded.truth.n
-    counts = [measured[c.name]["counts"] for c in comparable]
-    accepted = np.array([at["tp"] + at["fp"] for at in counts])
+    counts = [measured[c.name].counts for c in comparable]
+    accepted = np.array([at.tp + at.fp for at in counts])
     draws = np.column_stack([observed[c.name]["predicted_accept_rate"] for c in comparable]) * n
     return effects(comparable, accepted, n, draws)
 
 
 def _seeds(
-    loaded: RunPredictions, measured: Mapping[str, Entry], observed: Mapping[str, bs.Draws], partners: Mapping[str, str]
-) -> list[Entry]:
-    """By condition with several seeds: its metrics over them, and its differences to the baselines of the same seeds."""
+    loaded: RunPredictions,
+    measured: Mapping[str, Metrics],
+    observed: Mapping[str, bs.Draws],
+    partners: Mapping[str, str],
+) -> tuple[SeedGroup, ...]:
+    """Conditions with several seeds: metrics over them, and differences to the baselines of the same seeds."""
     out = []
     for name, members in cells(loaded.done).items():
         if len(members) < 2:
             continue
-        metrics = {}
+        metrics: dict[MetricName, SeedMean] = {}
         for metric in _SEEDED:
-            values = [measured[m].get(metric) for m in members]
+            values = [measured[m][metric].value for m in members]
             if all(v is not None for v in values):
                 at = np.column_stack([observed[m][metric] for m in members])
                 # the draws of ECE are off by more than they spread (see `bootstrap.ece_interval`): no interval of its mean
                 at = np.full_like(at, np.nan) if metric == "ece" else at
                 metrics[metric] = over_seeds(np.array(values, dtype=np.float64), at)
-        out.append({"name": name, "members": members, "metrics": metrics})
-        if all(m in partners for m in members):
-            bases = [partners[m] for m in members]
-            out[-1]["baselines"] = bases
-            out[-1]["difference"] = {
-                metric: over_seeds(
-                    np.array([measured[m][metric] - measured[b][metric] for m, b in zip(members, bases, strict=True)]),
-                    np.column_stack(
-                        [observed[m][metric] - observed[b][metric] for m, b in zip(members, bases, strict=True)]
-                    ),
-                    least=-1.0,
-                )
-                for metric in _COMPARED_OVER_SEEDS
-            }
-    return out
+        difference: dict[MetricName, SeedMean] = {}
+        bases = [partners[m] for m in members if m in partners]
+        if len(bases) == len(members):
+            for metric in _COMPARED_OVER_SEEDS:
+                pairs = list(zip(members, bases, strict=True))
+                each = [(measured[m][metric].value or 0.0) - (measured[b][metric].value or 0.0) for m, b in pairs]
+                at = np.column_stack([observed[m][metric] - observed[b][metric] for m, b in pairs])
+                difference[metric] = over_seeds(np.array(each), at, least=-1.0)
+        out.append(SeedGroup(name, tuple(members), metrics, tuple(bases) if difference else (), difference))
+    return tuple(out)
 
 
 def mean_over_seeds(conditions: Sequence[Condition], values: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
@@ -284,19 +297,18 @@ def mean_over_seeds(conditions: Sequence[Condition], values: Mapping[str, FloatA
 
 def _verdicts(
     loaded: RunPredictions,
-    measured: Mapping[str, Entry],
+    measured: Mapping[str, Metrics],
     observed: Mapping[str, bs.Draws],
     shifts: Mapping[str, float],
-    fitted: Entry,
-) -> list[Entry]:
+    fitted: Effects,
+) -> tuple[Judged, ...]:
     by_cell = {cell(c): shifts[c.name] for c in loaded.declared}
     out = []
     for h in hypotheses(loaded.declared, by_cell):
-        point = mean_over_seeds(
-            loaded.declared, {n: np.array([e[h.metric]]) for n, e in measured.items() if e.get(h.metric) is not None}
-        )
+        values = {n: m[h.metric].value for n, m in measured.items()}
+        point = mean_over_seeds(loaded.declared, {n: np.array([v]) for n, v in values.items() if v is not None})
         at = mean_over_seeds(loaded.declared, {n: d[h.metric] for n, d in observed.items()})
-        out.append(asdict(judge(h, {n: float(v[0]) for n, v in point.items()}, at)))
+        out.append(judge(h, {n: float(v[0]) for n, v in point.items()}, at))
     missing = len([c for c in loaded.declared if c.name not in measured])
-    out.insert(4, asdict(separable(fitted, missing)))
-    return out
+    out.insert(4, separable(fitted, missing))
+    return tuple(out)

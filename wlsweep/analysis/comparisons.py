@@ -7,24 +7,17 @@ done or not: an unfinished sweep does not earn itself a milder correction.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from wlsweep.analysis.bootstrap import METRICS, Draws, percentile
 from wlsweep.analysis.intervals import Interval
 from wlsweep.analysis.predictions import BoolArray
+from wlsweep.analysis.records import MetricName, Metrics, MovedThreshold, PairedTest
+from wlsweep.estimate import Estimate
 
 
-class McNemar(NamedTuple):
-    """Papers that only one of two models decides correctly, and the exact two-sided p value."""
-
-    only_this: int
-    only_other: int
-    p: float
-
-
-def mcnemar(correct: BoolArray, other: BoolArray) -> McNemar:
+def mcnemar(correct: BoolArray, other: BoolArray) -> PairedTest:
     """Exact McNemar test of two models on the same rows (binomial over the rows where just one is correct).
 
     Args:
@@ -34,7 +27,7 @@ def mcnemar(correct: BoolArray, other: BoolArray) -> McNemar:
     from statsmodels.stats.contingency_tables import mcnemar as exact
 
     b, c = int((correct & ~other).sum()), int((~correct & other).sum())
-    return McNemar(b, c, 1.0 if b + c == 0 else min(1.0, float(exact([[0, b], [c, 0]], exact=True).pvalue)))
+    return PairedTest(b, c, 1.0 if b + c == 0 else min(1.0, float(exact([[0, b], [c, 0]], exact=True).pvalue)))
 
 
 def holm(p: Sequence[float | None], family: int) -> list[float | None]:
@@ -54,33 +47,38 @@ def holm(p: Sequence[float | None], family: int) -> list[float | None]:
     return [None if x is None else float(next(adjusted)) for x in p]
 
 
-def differences(this: dict[str, Any], base: dict[str, Any], draws: Draws, base_draws: Draws) -> dict[str, Any]:
-    """Metric -> {"value", "low", "high"} of this minus baseline, with paired percentile intervals; None where either
-    has no value."""
-    out: dict[str, Any] = {}
+def with_interval(value: float, at: Interval | None) -> Estimate:
+    """A number with its interval, where it has one."""
+    return Estimate(value) if at is None else Estimate(value, at.low, at.high)
+
+
+def differences(this: Metrics, base: Metrics, draws: Draws, base_draws: Draws) -> dict[MetricName, Estimate]:
+    """This minus baseline by metric, with paired percentile intervals; no value where either has none."""
+    out: dict[MetricName, Estimate] = {}
     for metric in METRICS:
-        a, b = this.get(metric), base.get(metric)
+        a, b = this[metric].value, base[metric].value
         if a is None or b is None:
-            out[metric] = None
-            continue
-        change = draws[metric] - base_draws[metric]
-        at = percentile(change)
-        out[metric] = {"value": a - b, "low": at.low if at else None, "high": at.high if at else None}
+            out[metric] = Estimate(None)
+        else:
+            out[metric] = with_interval(a - b, percentile(draws[metric] - base_draws[metric]))
     return out
 
 
-def ece_apart(this: float, base: float, at: Interval | None, base_at: Interval | None) -> dict[str, Any]:
+def difference_of_ece(this: Estimate, base: Estimate) -> Estimate:
     """Difference of two ECEs with the interval that their own intervals leave it.
 
     Both values are too large by different amounts, which no resampling of their difference shows: paired percentile and
     basic intervals cover it in 20 to 90% of simulated samples, this one in 95 to 100%.
     """
-    if at is None or base_at is None:
-        return {"value": this - base, "low": None, "high": None}
-    return {"value": this - base, "low": at.low - base_at.high, "high": at.high - base_at.low}
+    if this.value is None or base.value is None:
+        return Estimate(None)
+    a, b = this.interval, base.interval
+    if a is None or b is None:
+        return Estimate(this.value - base.value)
+    return Estimate(this.value - base.value, a[0] - b[1], a[1] - b[0])
 
 
-def against_moved_threshold(accept: BoolArray, decision: BoolArray, moved: BoolArray, draws: Draws) -> dict[str, Any]:
+def against_moved_threshold(accept: BoolArray, decision: BoolArray, moved: BoolArray, draws: Draws) -> MovedThreshold:
     """Did re-training do better than moving the baseline's threshold to the same accept rate?
 
     Args:
@@ -90,16 +88,11 @@ def against_moved_threshold(accept: BoolArray, decision: BoolArray, moved: BoolA
         draws: of the condition, with `accuracy` and `moved_accuracy`.
     """
     mine, theirs = decision == accept, moved == accept
-    test = mcnemar(mine, theirs)
     at = percentile(draws["accuracy"] - draws["moved_accuracy"])
-    return {
-        "accuracy": float(mine.mean()),
-        "moved_accuracy": float(theirs.mean()),
-        "difference": float(mine.mean() - theirs.mean()),
-        "low": at.low if at else None,
-        "high": at.high if at else None,
-        "only_retrained": test.only_this,
-        "only_moved": test.only_other,
-        "p": test.p,
-        "papers_decided_differently": int(np.sum(decision != moved)),
-    }
+    return MovedThreshold(
+        accuracy=float(mine.mean()),
+        moved_accuracy=float(theirs.mean()),
+        difference=with_interval(float(mine.mean() - theirs.mean()), at),
+        test=mcnemar(mine, theirs),
+        papers_decided_differently=int(np.sum(decision != moved)),
+    )

@@ -1,23 +1,21 @@
-"""Everything that is said about one model on one set of rows, as flat plain data: the bridge from arrays to JSON.
+"""All metrics of one model on one set of rows: the step from arrays to records.
 
->>> measure(truth.accept, scores)["accuracy_low"]    # doctest: +SKIP
+>>> measure(truth.accept, scores)["accuracy"].low    # doctest: +SKIP
 0.641
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from wlsweep.analysis.intervals import (
-    Estimate,
     auc_estimate,
     average_precision_estimate,
     estimate_of_mean,
     estimates_of_counts,
-    flat,
+    wilson,
 )
 from wlsweep.analysis.metrics import (
     BINS,
@@ -35,6 +33,8 @@ from wlsweep.analysis.metrics import (
     reliability,
 )
 from wlsweep.analysis.predictions import BoolArray, FloatArray, Scores
+from wlsweep.analysis.records import CoveragePoint, Curves, MetricName, Metrics, ReliabilityBin
+from wlsweep.estimate import Estimate
 
 COVERAGES = np.arange(1, 21) / 20
 """Shares of rows at which the coverage-accuracy curve is read."""
@@ -45,14 +45,14 @@ def subset(scores: Scores, rows: BoolArray) -> Scores:
     return Scores(scores.log_odds[rows], scores.parsed[rows], scores.p_other[rows])
 
 
-def readings(accept: BoolArray, scores: Scores) -> dict[str, dict[str, Estimate]]:
+def readings(accept: BoolArray, scores: Scores) -> dict[str, dict[MetricName, Estimate]]:
     """Rates and F1 by reading: `margin`, `strict` (unknown = wrong), `parsed` (unknown left out)."""
     margin = count(accept, read_as(scores, "margin"))
     strict = count(accept, read_as(scores, "strict"))
     return estimates_of_counts({"margin": margin, "strict": strict, "parsed": known_only(strict)})
 
 
-def probabilistic(accept: BoolArray, log_odds: FloatArray) -> dict[str, Estimate]:
+def probabilistic(accept: BoolArray, log_odds: FloatArray) -> dict[MetricName, Estimate]:
     """Ranking and calibration metrics that need the probability, each with its interval where one is known."""
     n = len(accept)
     p = probability(log_odds)
@@ -86,60 +86,45 @@ def _standard_gaps(bins: int) -> FloatArray:
     return np.abs(np.random.default_rng(0).standard_normal((2_500, bins)))
 
 
-def measure(accept: BoolArray, scores: Scores) -> dict[str, Any]:
-    """All metrics of one model on the rows given: headline (margin) numbers flat, text readings nested.
+def measure(accept: BoolArray, scores: Scores) -> Metrics:
+    """All metrics of one model on the rows given.
 
     Args:
-        accept: labels, shape (n,).
+        accept: labels, shape (n,), n > 0.
         scores: predictions of the same rows.
     """
     n = len(accept)
-    if n == 0:
-        return {"n": 0}
     by_reading = readings(accept, scores)
+    margin, strict, parsed = (by_reading[reading] for reading in ("margin", "strict", "parsed"))
     p = probability(scores.log_odds)
     noise, by_chance = calibration_noise(p)
     text_differs = (scores.parsed >= 0) & (scores.parsed != scores.decision)
-    return {
-        "n": n,
-        **flat(by_reading["margin"] | {"unknown_rate": by_reading["strict"]["unknown_rate"]}),
-        **flat(probabilistic(accept, scores.log_odds)),
-        **{f"brier_{part}": value for part, value in brier_parts(accept, p, equal_width_edges())._asdict().items()},
-        "ece_noise": noise,
-        "ece_by_chance": by_chance,
-        "counts": count(accept, read_as(scores, "margin"))._asdict(),
-        "unknown": int((scores.parsed < 0).sum()),
-        "ties": int((scores.log_odds == 0).sum()),
-        "text_differs": int(text_differs.sum()),
-        "p_other_mean": None if np.isnan(scores.p_other).any() else float(scores.p_other.mean()),
-        "strict": flat(by_reading["strict"]),
-        "parsed": flat(by_reading["parsed"]),
-    }
+    return Metrics(
+        n,
+        {**margin, "unknown_rate": strict["unknown_rate"], **probabilistic(accept, scores.log_odds)},
+        strict,
+        parsed,
+        brier_parts(accept, p, equal_width_edges()),
+        noise,
+        by_chance,
+        count(accept, read_as(scores, "margin")),
+        unknown=int((scores.parsed < 0).sum()),
+        ties=int((scores.log_odds == 0).sum()),
+        text_differs=int(text_differs.sum()),
+        p_other_mean=None if np.isnan(scores.p_other).any() else float(scores.p_other.mean()),
+    )
 
 
-def curves(accept: BoolArray, scores: Scores) -> dict[str, Any]:
-    """Reliability (equal width and equal mass) with Wilson intervals, and coverage-accuracy, as plain lists."""
-    from wlsweep.analysis.intervals import wilson
-
+def curves(accept: BoolArray, scores: Scores) -> Curves:
+    """Reliability (equal width and equal mass) and coverage-accuracy, with Wilson intervals."""
     p = probability(scores.log_odds)
 
-    def with_intervals(edges: FloatArray) -> list[dict[str, Any]]:
+    def binned(edges: FloatArray) -> tuple[ReliabilityBin, ...]:
         bins = reliability(accept, p, edges)
         at = wilson([b.accepts for b in bins], [b.n for b in bins])
-        return [
-            {**b._asdict(), "share": b.accepts / b.n, "share_low": i.low, "share_high": i.high}
-            for b, i in zip(bins, at, strict=True)
-            if i
-        ]
+        return tuple(ReliabilityBin(*b, Estimate(b.accepts / b.n, *i)) for b, i in zip(bins, at, strict=True) if i)
 
     covered = coverage_accuracy(accept, scores.log_odds, COVERAGES)
     at = wilson([share * k for _, k, share in covered], [k for _, k, _ in covered])
-    return {
-        "reliability": with_intervals(equal_width_edges()),
-        "reliability_equal_mass": with_intervals(equal_mass_edges(p)),
-        "coverage": [
-            {"coverage": c, "n": k, "accuracy": share, "accuracy_low": i.low, "accuracy_high": i.high}
-            for (c, k, share), i in zip(covered, at, strict=True)
-            if i
-        ],
-    }
+    coverage = [CoveragePoint(c, k, Estimate(s, *i)) for (c, k, s), i in zip(covered, at, strict=True) if i]
+    return Curves(binned(equal_width_edges()), binned(equal_mass_edges(p)), tuple(coverage))

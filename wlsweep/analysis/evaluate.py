@@ -10,37 +10,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from wlsweep import __version__
 from wlsweep.analysis.compare_conditions import compare_conditions
 from wlsweep.analysis.condition_metrics import curves, measure, subset
 from wlsweep.analysis.metrics import rows_of_year
 from wlsweep.analysis.predictions import RunPredictions, Scores, load_predictions
+from wlsweep.analysis.records import Analysis, Inputs, LogLine, ModelResult, YearMetrics
 from wlsweep.run.layout import RunDir, atomic_file, read_json, write_json
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found and wrote."""
+    """All that is known of a run's models."""
 
-    entries: list[dict[str, Any]]
-    """One per condition, in order: what `all_metrics.json` holds."""
-    analysis: dict[str, Any]
-    """What `analysis.json` holds: comparisons, verdicts, curves, externals."""
-    files: list[Path]
-    """Written files."""
+    conditions: list[ModelResult]
+    """In the order of the sweep: what `all_metrics.json` holds."""
+    externals: list[ModelResult]
+    """Models from outside of the sweep."""
+    analysis: Analysis
+    files: list[Path] = field(default_factory=list)
+    """What was written."""
 
     @property
     def missing(self) -> list[str]:
         """Names of conditions that have no metrics."""
-        return [e["name"] for e in self.entries if e["state"] != "done"]
+        return [c.name for c in self.conditions if not c.done]
 
 
 def evaluate(
@@ -58,32 +61,48 @@ def evaluate(
         WlsweepError: if predictions do not fit the test set, naming files and rows.
     """
     loaded = load_predictions(run, only, externals)
-    entries = [_entry(loaded, c.name) | c.as_dict() for c in loaded.conditions]
-    external = [{"name": name, "state": "done", **_measured(loaded, s)} for name, s in loaded.externals.items()]
-    found = compare_conditions(loaded, [*entries, *external], draws)
-    for entry in [*entries, *external]:
-        if at := found["ece_intervals"].get(entry["name"]):
-            entry["ece_low"], entry["ece_high"] = at
-    analysis: dict[str, Any] = {
-        **found,
-        "inputs": inputs_of(run, only, externals),
-        "draws": draws,
-        "rows": loaded.truth.n,
-        "years": loaded.truth.years,
-        "curves": {name: curves(loaded.truth.accept, s) for name, s in {**loaded.scores, **loaded.externals}.items()},
-        "externals": external,
-        "training": {c.name: training_curve(run, c.name) for c in loaded.conditions},
-    }
-    write_json(run.metrics_json, entries)
-    write_json(run.analysis_json, analysis)
-    _write_table(run.metrics_parquet, [_scalars(e) for e in entries])
-    _write_table(run.by_year_parquet, _by_year(entries))
-    return Evaluation(
-        entries, analysis, [run.metrics_json, run.metrics_parquet, run.by_year_parquet, run.analysis_json]
+    truth, scores = loaded.truth, {**loaded.scores, **loaded.externals}
+    measured = {name: measure(truth.accept, s) for name, s in scores.items()}
+    found = compare_conditions(loaded, measured, draws)
+    for name, ece in found.ece.items():
+        measured[name] = replace(measured[name], estimates={**measured[name].estimates, "ece": replace(ece, n=truth.n)})
+    years = {name: _by_year(loaded, s) for name, s in scores.items()}
+    conditions = []
+    for c in loaded.conditions:
+        state, cause = loaded.states[c.name]
+        conditions.append(ModelResult(c.name, state, cause or None, c, measured.get(c.name), years.get(c.name, ())))
+    outside = [ModelResult(name, "done", None, None, measured[name], years[name]) for name in loaded.externals]
+    analysis = Analysis(
+        **vars(found),
+        inputs=inputs_of(run, only, externals),
+        draws=draws,
+        rows=truth.n,
+        years=tuple(truth.years),
+        curves={name: curves(truth.accept, s) for name, s in scores.items()},
+        training={c.name: training_curve(run, c.name) for c in loaded.conditions},
     )
+    evaluation = Evaluation(conditions, outside, analysis)
+    return replace(evaluation, files=_write(run, evaluation))
 
 
-def inputs_of(run: RunDir, only: str | None, externals: Sequence[tuple[str, Path]]) -> dict[str, Any]:
+def _by_year(loaded: RunPredictions, scores: Scores) -> tuple[YearMetrics, ...]:
+    truth = loaded.truth
+    masks = [(year, rows_of_year(truth, year)) for year in truth.years]
+    return tuple(YearMetrics(year, measure(truth.accept[rows], subset(scores, rows))) for year, rows in masks)
+
+
+def _write(run: RunDir, evaluation: Evaluation) -> list[Path]:
+    entries = [c.flat() for c in evaluation.conditions]
+    plain = TypeAdapter(Analysis).dump_python(evaluation.analysis, mode="json")
+    write_json(run.metrics_json, entries)
+    write_json(run.analysis_json, plain | {"externals": [e.flat() for e in evaluation.externals]})
+    _write_table(run.metrics_parquet, [_scalars(e) for e in entries])
+    by_year = [{"name": e["name"], **_scalars(year)} for e in entries for year in e.get("by_year", [])]
+    _write_table(run.by_year_parquet, by_year)
+    return [run.metrics_json, run.metrics_parquet, run.by_year_parquet, run.analysis_json]
+
+
+def inputs_of(run: RunDir, only: str | None, externals: Sequence[tuple[str, Path]]) -> Inputs:
     """What an evaluation was made from; equal for two evaluations when nothing that they read was added or rewritten."""
     files = [run.sweep_json, run.data_json, run.test_parquet, *sorted(run.predictions.glob("*/*.parquet"))]
     records = ("trained.json", "failed.json", "metrics.jsonl")
@@ -91,50 +110,55 @@ def inputs_of(run: RunDir, only: str | None, externals: Sequence[tuple[str, Path
     files += [run.skipped_json]
     files += [path for _, path in externals]
     seen = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.exists()]
-    return {
-        "only": only,
-        "externals": [[name, str(path.resolve())] for name, path in externals],
-        "files": hashlib.sha256(json.dumps([__version__, seen]).encode()).hexdigest()[:16],
-    }
+    hashed = hashlib.sha256(json.dumps([__version__, seen]).encode()).hexdigest()[:16]
+    return Inputs(only, tuple((name, str(path.resolve())) for name, path in externals), hashed)
 
 
 def current(run: RunDir, only: str | None = None) -> Evaluation | None:
     """The evaluation on disk, if it was made from what lies there now and covers the same selection."""
     if not (run.analysis_json.exists() and run.metrics_json.exists()):
         return None
-    analysis = read_json(run.analysis_json)
-    if analysis["inputs"] != inputs_of(run, only, remembered_externals(run)):
+    plain = read_json(run.analysis_json)
+    known = _inputs(plain)
+    if known is None or known != inputs_of(run, only, _existing(known)):
         return None
-    return Evaluation(read_json(run.metrics_json), analysis, [])
+    externals = [ModelResult.from_flat(row) for row in plain.pop("externals")]
+    analysis = TypeAdapter(Analysis).validate_python(plain)
+    return Evaluation([ModelResult.from_flat(row) for row in read_json(run.metrics_json)], externals, analysis)
+
+
+def up_to_date(run: RunDir, only: str | None = None) -> Evaluation:
+    """The evaluation on disk where it is current, else a new one with the external models of the last one.
+
+    Raises:
+        WlsweepError: as `evaluate` does.
+    """
+    return current(run, only) or evaluate(run, only, remembered_externals(run))
 
 
 def remembered_externals(run: RunDir) -> list[tuple[str, Path]]:
     """The external predictions of the last evaluation that still exist, so that a report that evaluates again keeps them."""
-    if not run.analysis_json.exists():
-        return []
-    known = [(name, Path(path)) for name, path in read_json(run.analysis_json)["inputs"]["externals"]]
-    return [(name, path) for name, path in known if path.is_file()]
+    known = _inputs(read_json(run.analysis_json)) if run.analysis_json.exists() else None
+    return [] if known is None else _existing(known)
 
 
-def _entry(loaded: RunPredictions, name: str) -> dict[str, Any]:
-    state, cause = loaded.states[name]
-    entry: dict[str, Any] = {"state": state, "cause": cause or None}
-    return entry | _measured(loaded, loaded.scores[name]) if name in loaded.scores else entry
+def _inputs(plain: Mapping[str, Any]) -> Inputs | None:
+    """None where another version wrote them."""
+    try:
+        return TypeAdapter(Inputs).validate_python(plain.get("inputs"))
+    except ValueError:
+        return None
 
 
-def _measured(loaded: RunPredictions, scores: Scores) -> dict[str, Any]:
-    truth = loaded.truth
-    years = [(year, rows_of_year(truth, year)) for year in truth.years]
-    return measure(truth.accept, scores) | {
-        "by_year": [{"year": year, **measure(truth.accept[rows], subset(scores, rows))} for year, rows in years]
-    }
+def _existing(known: Inputs) -> list[tuple[str, Path]]:
+    return [(name, Path(path)) for name, path in known.externals if Path(path).is_file()]
 
 
-def training_curve(run: RunDir, name: str, points: int = 200) -> list[dict[str, Any]]:
+def training_curve(run: RunDir, name: str, points: int = 200) -> tuple[LogLine, ...]:
     """The metric log of a condition, thinned to at most about `points` lines; a half-written last line is left out."""
     path = run.metric_log(name)
     if not path.exists():
-        return []
+        return ()
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -142,7 +166,7 @@ def training_curve(run: RunDir, name: str, points: int = 200) -> list[dict[str, 
         except ValueError:
             break
     step = max(1, -(-len(lines) // points))
-    return lines[::step]
+    return tuple(lines[::step])
 
 
 def _scalars(entry: dict[str, Any]) -> dict[str, Any]:
@@ -153,10 +177,6 @@ def _scalars(entry: dict[str, Any]) -> dict[str, Any]:
         elif not isinstance(value, list):
             out[key] = value
     return out
-
-
-def _by_year(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"name": e["name"], **_scalars(slice_)} for e in entries for slice_ in e.get("by_year", [])]
 
 
 def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:

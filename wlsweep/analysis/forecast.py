@@ -20,15 +20,17 @@ from wlsweep.analysis.compare_conditions import effective_beta, mean_over_seeds,
 from wlsweep.analysis.doubts import Prospect, prospects
 from wlsweep.analysis.hypotheses import Hypothesis, hypotheses
 from wlsweep.analysis.predictions import BoolArray, FloatArray, load_predictions
+from wlsweep.analysis.records import MetricName
 from wlsweep.analysis.seeds import cell, cells
 from wlsweep.analysis.tested_forecast import forecast_unmeasured
 from wlsweep.analysis.theory import Calibration, Shift, calibration, expected_shift, forecast
 from wlsweep.analysis.theory_test import TheoryTest, judge_theory
 from wlsweep.errors import WlsweepError
+from wlsweep.estimate import Estimate, percent
 from wlsweep.run.layout import RunDir
 from wlsweep.spec.condition import Condition, baseline_of
 
-METRICS = ("predicted_accept_rate", "accuracy", "precision", "recall", "f1")
+METRICS: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy", "precision", "recall", "f1")
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,8 @@ class ForecastRow:
     """Whether theory covers its loss."""
     note: str
     """Why there is no forecast; empty where there is one."""
-    metrics: dict[str, dict[str, float | None]] | None
-    """Metric -> value, low, high."""
-    measured: dict[str, float | None] | None
+    metrics: dict[MetricName, Estimate] | None
+    measured: dict[MetricName, float | None] | None
     """Metric -> measured value, where the condition is done."""
 
     def as_dict(self) -> dict[str, Any]:
@@ -53,7 +54,8 @@ class ForecastRow:
             "name": self.name,
             "shift": self.shift,
             "note": self.note or None,
-            "forecast": self.metrics,
+            "forecast": self.metrics
+            and {m: {"value": e.value, "low": e.low, "high": e.high} for m, e in self.metrics.items()},
             "measured": self.measured,
         }
 
@@ -104,13 +106,13 @@ class RunForecast:
             if row.metrics is None:
                 lines.append(f"{row.name:34} {row.shift:+6.2f}  no forecast: {row.note}{_measured_text(row)}")
                 continue
-            rate, accuracy = _shown(row.metrics["predicted_accept_rate"]), _shown(row.metrics["accuracy"])
+            rate, accuracy = percent(row.metrics["predicted_accept_rate"]), percent(row.metrics["accuracy"])
             seen = "" if row.measured is None else f"{100 * (row.measured['predicted_accept_rate'] or 0):.1f}"
             lines.append(f"{row.name:34} {row.shift:+6.2f}  {rate:>19}  {accuracy:>18}  {seen:>10}")
         lines += ["", f"{'condition':34} {'precision %':>19}  {'recall %':>19}  {'F1 %':>19}"]
         for row in self.rows:
             if row.metrics is not None:
-                shown = "  ".join(f"{_shown(row.metrics[m]):>19}" for m in ("precision", "recall", "f1"))
+                shown = "  ".join(f"{percent(row.metrics[m]):>19}" for m in METRICS[2:])
                 lines.append(f"{row.name:34} {shown}")
         lines.append("")
         lines += [f"{p.key}  {p.title}: {p.sentence()}" for p in self.prospects]
@@ -120,13 +122,6 @@ class RunForecast:
 
 def _measured_text(row: ForecastRow) -> str:
     return "" if row.measured is None else f"; measured {100 * (row.measured['predicted_accept_rate'] or 0):.1f}"
-
-
-def _shown(at: Mapping[str, float | None]) -> str:
-    value, low, high = at["value"], at["low"], at["high"]
-    if value is None:
-        return "-"
-    return f"{100 * value:.1f}" + ("" if low is None or high is None else f" ({100 * low:.1f}-{100 * high:.1f})")
 
 
 def forecast_run(run: RunDir, draws: int = 10_000) -> RunForecast:

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from wlsweep.analysis.predictions import FloatArray
+from wlsweep.analysis.records import Judged, Verdict
 from wlsweep.analysis.seeds import cell
 from wlsweep.spec.condition import Condition
 
-Verdict = Literal["pass", "fail", "not testable"]
 Metric = Literal["predicted_accept_rate", "accuracy"]
 Rule = Literal["all", "most", "covers"]
 Values = Mapping[str, FloatArray]
@@ -60,19 +60,6 @@ class Hypothesis:
     """What the sweep does not declare but the hypothesis is about; such a hypothesis can fail but not pass."""
     beside: str = ""
     """What the sweep declares but the hypothesis is not about."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A verdict with its numbers."""
-
-    key: str
-    title: str
-    verdict: Verdict
-    sentence: str
-    numbers: list[str]
-    support: float | None
-    """Share of bootstrap draws with the same verdict; None where it is not testable."""
 
 
 def hypotheses(declared: Sequence[Condition], shifts: Mapping[str, float]) -> list[Hypothesis]:

@@ -11,12 +11,14 @@ linear in `bootstrap`, where sorting 10,000 times would be out of reach. For AUC
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from wlsweep.analysis.metrics import Counts, Rate, placements, rates
+from wlsweep.analysis.metrics import Rate, placements, rates
 from wlsweep.analysis.predictions import BoolArray, FloatArray
+from wlsweep.analysis.records import Counts, MetricName
+from wlsweep.estimate import Estimate
 
 LEVEL = 0.95
 """Level of every interval."""
@@ -27,15 +29,6 @@ class Interval(NamedTuple):
 
     low: float
     high: float
-
-
-class Estimate(NamedTuple):
-    """A number with its interval and the rows that it rests on; None where it does not exist."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
 
 
 def wilson(hits: Sequence[float], n: Sequence[int]) -> list[Interval | None]:
@@ -53,7 +46,7 @@ def wilson(hits: Sequence[float], n: Sequence[int]) -> list[Interval | None]:
     ]
 
 
-def estimates_of_counts(counts: dict[str, Counts]) -> dict[str, dict[str, Estimate]]:
+def estimates_of_counts(counts: dict[str, Counts]) -> dict[str, dict[MetricName, Estimate]]:
     """Shares and F1 of several cross-tables with their Wilson intervals, worked out together because calls are dear.
 
     F1 = 2J / (1 + J) grows with the share J = hits / (hits + misses + false alarms), so J's Wilson interval is carried
@@ -65,7 +58,7 @@ def estimates_of_counts(counts: dict[str, Counts]) -> dict[str, dict[str, Estima
     return {name: {key: _estimate(key, r, next(at)) for key, r in mine.items()} for name, mine in shares.items()}
 
 
-def _overlaps(c: Counts) -> dict[str, Rate]:
+def _overlaps(c: Counts) -> dict[MetricName, Rate]:
     """By name of the F1, the share J behind it."""
     accepts, rejects = c.tp + c.fn + c.unknown_accept, c.fp + c.tn + c.unknown_reject
     return {"f1": Rate(c.tp, c.fp + accepts), "f1_reject": Rate(c.tn, c.fn + rejects)}
@@ -157,11 +150,3 @@ def _normal(value: float, variance: float, n: int) -> Estimate:
 
     half = float(norm.ppf((1 + LEVEL) / 2)) * variance**0.5
     return Estimate(value, max(value - half, 0.0), min(value + half, 1.0), n)
-
-
-def flat(estimates: dict[str, Estimate]) -> dict[str, Any]:
-    """`{"accuracy": ..., "accuracy_low": ..., "accuracy_high": ..., "accuracy_n": ...}` for JSON and Parquet."""
-    out: dict[str, Any] = {}
-    for name, e in estimates.items():
-        out |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high, f"{name}_n": e.n}
-    return out

@@ -19,23 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from wlsweep.analysis.predictions import BoolArray, FloatArray, Scores, Truth
+from wlsweep.analysis.records import BrierParts, Counts, MetricName
 
 Reading = Literal["margin", "strict", "parsed"]
 READINGS: tuple[Reading, ...] = ("margin", "strict", "parsed")
 BINS = 10
 """Bins of the reliability curve and of both expected calibration errors."""
 _LOSS_CAP = -math.log(np.finfo(np.float64).eps)  # scikit-learn's log_loss clips probabilities at the same eps
-
-
-class Counts(NamedTuple):
-    """How labels (accept, reject) meet readings (accept, reject, unknown)."""
-
-    tp: int
-    fn: int
-    unknown_accept: int
-    fp: int
-    tn: int
-    unknown_reject: int
 
 
 class Rate(NamedTuple):
@@ -60,15 +50,6 @@ class Bin(NamedTuple):
     accepts: int
 
 
-class BrierParts(NamedTuple):
-    """Brier score = reliability - resolution + uncertainty + within-bin part (Murphy 1973, Stephenson et al. 2008)."""
-
-    reliability: float
-    resolution: float
-    uncertainty: float
-    within: float
-
-
 def count(accept: BoolArray, reading: npt.NDArray[np.int8]) -> Counts:
     """Cross-table of labels and a reading coded 1 Accept, 0 Reject, -1 unknown; both of shape (n,)."""
     table = np.bincount((~accept).astype(np.int64) * 3 + (1 - reading.astype(np.int64)), minlength=6)
@@ -85,7 +66,7 @@ def known_only(c: Counts) -> Counts:
     return c._replace(unknown_accept=0, unknown_reject=0)
 
 
-def rates(c: Counts) -> dict[str, Rate]:
+def rates(c: Counts) -> dict[MetricName, Rate]:
     """All shares that have a binomial interval; an unknown reading counts as wrong and as neither label."""
     accepts, rejects = c.tp + c.fn + c.unknown_accept, c.fp + c.tn + c.unknown_reject
     n = accepts + rejects

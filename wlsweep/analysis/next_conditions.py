@@ -64,10 +64,10 @@ def undecided(made: RunForecast) -> Decision:
 
 def _why_not(made: RunForecast, name: str) -> str:
     row = next((r for r in made.rows if r.name == name), None)
-    at = None if row is None or row.metrics is None else row.metrics["predicted_accept_rate"]
-    if at is None or at["low"] is None or at["high"] is None:
+    at = None if row is None or row.metrics is None else row.metrics["predicted_accept_rate"].interval
+    if at is None:
         return "no open hypothesis hangs on it"
     return (
-        f"forecast to accept {at['low']:.0%} to {at['high']:.0%} of the papers, and with that every comparison that an"
+        f"forecast to accept {at[0]:.0%} to {at[1]:.0%} of the papers, and with that every comparison that an"
         " open hypothesis needs of it is sure"
     )

@@ -14,6 +14,8 @@ import numpy as np
 
 from wlsweep.analysis.intervals import LEVEL
 from wlsweep.analysis.predictions import FloatArray
+from wlsweep.analysis.records import SeedMean
+from wlsweep.estimate import Estimate
 from wlsweep.spec.condition import Condition
 
 
@@ -22,9 +24,7 @@ def cell(c: Condition) -> str:
     return replace(c, seed=0).name
 
 
-def over_seeds(
-    values: FloatArray, draws: FloatArray, least: float = 0.0, most: float = 1.0
-) -> dict[str, float | int | None]:
+def over_seeds(values: FloatArray, draws: FloatArray, least: float = 0.0, most: float = 1.0) -> SeedMean:
     """Mean over seeds with a 95% interval for new seeds' mean on new papers.
 
     Args:
@@ -40,21 +40,19 @@ def over_seeds(
     between = float(values.var(ddof=1)) / s
     means = draws.mean(axis=1)
     known = means[np.isfinite(means)]
-    told = len(known) >= LEVEL * len(means) and len(known) > 1
-    papers = float(known.var(ddof=1)) if told else np.nan
+    known_well = len(known) >= LEVEL * len(means) and len(known) > 1
+    papers = float(known.var(ddof=1)) if known_well else np.nan
     total = between + papers
     # papers are many, so their variance counts as known; the few seeds carry the degrees of freedom
     degrees = (s - 1) * (total / between) ** 2 if between > 0 else np.inf
     half = float(t.ppf(0.975, degrees)) * total**0.5
     mean = float(values.mean())
-    return {
-        "seeds": s,
-        "mean": mean,
-        "low": max(mean - half, least) if told else None,
-        "high": min(mean + half, most) if told else None,
-        "between_seed_sd": float(values.std(ddof=1)),
-        "paper_sd": papers**0.5 if told else None,
-    }
+    return SeedMean(
+        seeds=s,
+        mean=Estimate(mean, max(mean - half, least), min(mean + half, most)) if known_well else Estimate(mean),
+        between_seed_sd=float(values.std(ddof=1)),
+        paper_sd=papers**0.5 if known_well else None,
+    )
 
 
 def cells(conditions: Sequence[Condition]) -> dict[str, list[str]]:

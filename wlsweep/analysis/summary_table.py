@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.table import Table
 from rich.text import Text
 
 from wlsweep.analysis.evaluate import Evaluation
+from wlsweep.analysis.records import MetricName
+from wlsweep.estimate import Format, percent
 
-_WITH_INTERVAL = (("predicted_accept_rate", "accept rate"), ("accuracy", "accuracy"))
+_WITH_INTERVAL: tuple[tuple[MetricName, str], ...] = (
+    ("predicted_accept_rate", "accept rate"),
+    ("accuracy", "accuracy"),
+)
+_SHORT = Format(2)
 
 
 def summary_table(evaluation: Evaluation) -> Table:
@@ -28,27 +32,17 @@ def summary_table(evaluation: Evaluation) -> Table:
     for _, heading in (*_WITH_INTERVAL, ("auc", "AUC"), ("ece", "ECE"), ("unknown", "?")):
         table.add_column(heading, justify="right", no_wrap=True)
     causes = []
-    for entry in [*evaluation.entries, *evaluation.analysis.get("externals", [])]:
-        if entry["state"] != "done":
-            table.add_row(Text(entry["name"]), Text(entry["state"], style="red"))
-            causes.append(f"{entry['name']}: {entry['cause']}")
+    for result in [*evaluation.conditions, *evaluation.externals]:
+        if result.metrics is None:
+            table.add_row(Text(result.name), Text(result.state, style="red"))
+            causes.append(f"{result.name}: {result.cause}")
             continue
         table.add_row(
-            Text(entry["name"]),
-            *(percent(entry, key) for key, _ in _WITH_INTERVAL),
-            *("-" if entry[key] is None else f"{entry[key]:.2f}" for key in ("auc", "ece")),
-            str(entry["unknown"]),
+            Text(result.name),
+            *(percent(result[metric]) for metric, _ in _WITH_INTERVAL),
+            *(_SHORT.value(result[metric].value) for metric in ("auc", "ece")),
+            str(result.metrics.unknown),
         )
     if causes:
         table.caption = Text("\n".join(causes), style="red")
     return table
-
-
-def percent(entry: dict[str, Any], key: str) -> str:
-    """`48.3 (46.1-50.5)`: a share and its interval in percent; `-` where it does not exist."""
-    value, low, high = (entry.get(k) for k in (key, f"{key}_low", f"{key}_high"))
-    if value is None:
-        return "-"
-    if low is None or high is None:
-        return f"{100 * value:.1f}"
-    return f"{100 * value:.1f} ({100 * low:.1f}-{100 * high:.1f})"

@@ -417,20 +417,23 @@ class Runner:
 
     def _report(self) -> None:
         from wlsweep.report.page import write_report
+        from wlsweep.report.png import Renderer
 
-        files = write_report(self.run)  # evaluates, too, while its browser starts
-        self.evaluation, self.plots_note = files.evaluation, files.note
+        with Renderer() as renderer:  # it starts while the run is evaluated
+            from wlsweep.analysis.evaluate import up_to_date
+
+            self.evaluation = up_to_date(self.run)
+            self.plots_note = write_report(self.run, self.evaluation, renderer).note
 
     def _closing(self) -> None:
         """The table, where everything lies, and the next command."""
         if not self.closing:
             return
         if self.last in ("evaluate", "report"):
-            from wlsweep.analysis.evaluate import current, evaluate, remembered_externals
+            from wlsweep.analysis.evaluate import up_to_date
             from wlsweep.analysis.summary_table import summary_table
 
-            evaluation = getattr(self, "evaluation", None) or current(self.run)
-            evaluation = evaluation or evaluate(self.run, None, remembered_externals(self.run))
+            evaluation = getattr(self, "evaluation", None) or up_to_date(self.run)
             self.view.console.print(summary_table(evaluation))
         self.view.say(f"run:     {self.run.root}")
         if self.last == "report":

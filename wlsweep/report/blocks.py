@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from wlsweep.analysis.records import Judged
+from wlsweep.estimate import NONE, Estimate, Format
 from wlsweep.report.figures.style import Figure
-
-Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Drawn:
 class Verdicts:
     """Judged claims."""
 
-    verdicts: list[dict[str, Any]]
+    verdicts: Sequence[Judged]
     kind: str = "verdicts"
 
 
@@ -93,34 +92,14 @@ class Section:
     blocks: list[Block] = field(default_factory=list)
 
 
-def share(entry: Entry, key: str) -> Cell:
-    """A share in percent with its interval."""
-    return number(entry, key, lambda v: f"{100 * v:.1f}%")
-
-
-def plain(entry: Entry, key: str, digits: int = 3) -> Cell:
-    """A number with its interval."""
-    return number(entry, key, lambda v: f"{v:.{digits}f}")
-
-
-def number(entry: Entry, key: str, show: Callable[[float], str]) -> Cell:
-    """The number under `key` with the interval under `key_low` and `key_high`, or a dash."""
-    value, low, high = (entry.get(k) for k in (key, f"{key}_low", f"{key}_high"))
-    if value is None:
-        return Cell("-", "", number=True)
-    if low is None or high is None:
-        return Cell(show(value), value, number=True)
-    return Cell(show(value), value, low, high, f"{show(low)} to {show(high)}", number=True)
+def number(e: Estimate, form: Format, ci: Format | None = None) -> Cell:
+    """A number with its interval, which is written in the format `ci` where another is given."""
+    if e.value is None:
+        return Cell(NONE, "", number=True)
+    at = e.scaled(form.scale if not form.unit else 1)  # with a unit in the cell, the value stays a share
+    return Cell(form.value(e.value), at.value, at.low, at.high, (ci or form).range(e), number=True)
 
 
 def text(value: object) -> Cell:
     """A word or a count."""
     return Cell(str(value), value if isinstance(value, int | float) else None, number=isinstance(value, int | float))
-
-
-def metric_row(lead: Sequence[Cell], entry: Entry, columns: Sequence[tuple[str, str]]) -> Row:
-    """Leading cells, then one cell a metric, empty where the entry has none."""
-    if entry.get("state", "done") != "done":
-        return Row([*lead, *([Cell("", "")] * len(columns))], "bad")
-    kinds = {"share": share, "plain": plain}
-    return Row([*lead, *(kinds[kind](entry, key) for key, kind in columns)])

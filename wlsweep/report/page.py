@@ -1,6 +1,6 @@
 """`wlsweep report`: one HTML file that needs nothing but a browser, and its figures as PNG.
 
->>> write_report(existing_run("runs/demo"), png=False).page    # doctest: +SKIP
+>>> write_report(run, evaluate(run)).page    # doctest: +SKIP
 PosixPath('runs/demo/report/index.html')
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 from wlsweep import __version__
 from wlsweep.report.blocks import Drawn
 from wlsweep.report.figures.style import Figure
-from wlsweep.report.findings import lead
 from wlsweep.report.png import Renderer, write_pngs
 from wlsweep.report.report_input import ReportInput
-from wlsweep.report.sections import sections
+from wlsweep.report.sections import lead, sections
 from wlsweep.run.layout import RunDir, atomic_file, read_json
 
 if TYPE_CHECKING:
@@ -36,39 +35,22 @@ class ReportFiles:
     pngs: list[Path]
     note: str
     """Why PNGs are missing; empty where none is."""
-    evaluation: Evaluation
-    """What the page shows."""
 
 
-def write_report(run: RunDir, only: str | None = None, png: bool = True) -> ReportFiles:
-    """Write `report/index.html` and `report/plots/*.png` from what `evaluate` wrote (evaluating first if stale).
-
-    Raises:
-        WlsweepError: as `evaluate` does.
-    """
-    if not png:
-        return _write_page(run, only)[0]
-    with Renderer() as renderer:  # it starts while pyarrow and SciPy are imported
-        files, figures = _write_page(run, only)
-        pngs, note = write_pngs(renderer, figures, run.plots)
-    return replace(files, pngs=pngs, note=note)
-
-
-def _write_page(run: RunDir, only: str | None) -> tuple[ReportFiles, list[Figure]]:
-    """The page alone, and its figures."""
-    from wlsweep.analysis.evaluate import current, evaluate, remembered_externals
-
-    evaluation = current(run, only) or evaluate(run, only, remembered_externals(run))
+def write_report(run: RunDir, evaluation: Evaluation, renderer: Renderer | None = None) -> ReportFiles:
+    """Write `report/index.html`, and with a renderer the figures as `report/plots/*.png`."""
     html, figures = page(report_input_of(run, evaluation))
     with atomic_file(run.report) as temporary:
         temporary.write_text(html, encoding="utf-8")
-    return ReportFiles(run.report, [], "", evaluation), figures
+    pngs, note = ([], "") if renderer is None else write_pngs(renderer, figures, run.plots)
+    return ReportFiles(run.report, pngs, note)
 
 
 def report_input_of(run: RunDir, evaluation: Evaluation) -> ReportInput:
     """What the page of a run is made from."""
     data = read_json(run.data_json) if run.data_json.exists() else {}
-    return ReportInput(read_json(run.sweep_json), data, evaluation.entries, evaluation.analysis)
+    sweep = read_json(run.sweep_json)
+    return ReportInput(sweep, data, evaluation.conditions, evaluation.externals, evaluation.analysis)
 
 
 def page(report_input: ReportInput) -> tuple[str, list[Figure]]:

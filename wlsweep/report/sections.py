@@ -1,14 +1,362 @@
-"""The order of the page: a reader's questions, one section each."""
+"""The page in the order of a reader's questions: the answer, gamma, theory, cost; `tables` holds the rest."""
 
 from __future__ import annotations
 
-from wlsweep.report.blocks import Section
-from wlsweep.report.findings import answer, cost, forecast_section, gamma_section
+from dataclasses import replace
+from statistics import median
+
+from wlsweep.analysis.records import Comparison, MetricName, ModelResult
+from wlsweep.estimate import CHANGE, PERCENT, PERCENT_BARE, PLAIN, SHIFT, SLOPE, Estimate, count
+from wlsweep.report.blocks import Block, Drawn, Listing, Row, Section, Table, Verdicts, number, text
+from wlsweep.report.figures.gamma import gamma_figure
+from wlsweep.report.figures.heatmap import CELLS, heatmap
+from wlsweep.report.figures.scatter import forecast_observed, forest, precision_recall
+from wlsweep.report.figures.small_multiples import coverage, reliability
 from wlsweep.report.report_input import ReportInput
 from wlsweep.report.tables import curves, provenance, tables, warnings, years
 
+_NOTHING = "No condition has predictions yet."
 
-def sections(report_input: ReportInput) -> list[Section]:
+WIDE_POINTS = 40
+"""A forecast interval wider than this holds most rates that a sweep can reach, so that hitting it shows little."""
+
+
+def sections(report: ReportInput) -> list[Section]:
     """The whole page, in order."""
     parts = (answer, gamma_section, forecast_section, cost, tables, years, curves, warnings, provenance)
-    return [part(report_input) for part in parts]
+    return [part(report) for part in parts]
+
+
+def lead(report: ReportInput) -> str:
+    """What was done, in one paragraph with the numbers."""
+    test, source = report.data.get("test", {}), report.data.get("source", {})
+    conditions = [c.condition for c in report.conditions if c.condition]
+    ks, seeds = sorted({c.k for c in conditions}), {c.seed for c in conditions}
+    done, total = len(report.done), len(report.conditions)
+    mixes = ", ".join(f"1/{k}" for k in ks)
+    parts = [
+        f"One model ({_base_model(report)}) was fine-tuned under {count(total, 'condition')}: a weight gamma on the"
+        f" accepts or on the rejects of the loss, and training mixes in which {mixes} of the papers are accepts"
+        + (f", with {len(seeds)} seeds in all" if len(seeds) > 1 else ", with one seed each")
+    ]
+    single = len({replace(c, seed=0).name for c in conditions}) - len(report.analysis.seeds)
+    if single and len(seeds) > 1:
+        parts[0] += f", but one alone of {count(single, 'condition')}"
+    parts[0] += ": what another seed would have changed is in no interval of theirs." if single else "."
+    if chosen := report.analysis.inputs.only:
+        declared = len(report.sweep.get("conditions", report.conditions))
+        parts.append(f"This page shows {total} of the sweep's {count(declared, 'condition')} (--only {chosen}).")
+    if source:
+        parts.append(
+            f"The training rows come from {source['rows']:,} papers ({source['accepts']:,} accepts, "
+            f"{source['rejects']:,} rejects)."
+        )
+    picked = any("--until-decided" in at.get("command", "") for at in report.sweep.get("launches", []))
+    accepts = f" ({test['accepts']:,} accepts, {test['rejects']:,} rejects)" if "accepts" in test else ""
+    parts.append(
+        f"All are judged on the same {count(report.analysis.rows, 'test paper')}{accepts}, which chose no model"
+        + ("; the forecast from the baseline's scores on them chose which conditions to run." if picked else ".")
+    )
+    parts.append(
+        f"All {total} are done." if done == total else f"{done} of {total} are done; the others are named below."
+    )
+    return " ".join(parts)
+
+
+def _base_model(report: ReportInput) -> str:
+    """Its name, or what it is where the sweep made it."""
+    model = report.sweep.get("sweep", {}).get("model", {})
+    if tiny := model.get("tiny"):
+        return f"a Qwen2 of {tiny.get('layers')} layers and width {tiny.get('width')}, made for this sweep"
+    return str(model.get("path") or report.sweep.get("base", "unknown"))
+
+
+def answer(report: ReportInput) -> Section:
+    """The verdicts, plainest sentence first."""
+    verdicts = report.analysis.verdicts
+    passed, failed, unknown = (sum(v.verdict == kind for v in verdicts) for kind in ("pass", "fail", "not testable"))
+    paragraphs = []
+    if report.done:
+        ranked = sorted(report.done, key=lambda r: r["predicted_accept_rate"].value or 0.0)
+        low, high = ((PERCENT.value(r["predicted_accept_rate"].value), r.name) for r in (ranked[0], ranked[-1]))
+        paragraphs.append(
+            f"The predicted accept rate ran from {low[0]} ({low[1]}) to {high[0]} ({high[1]});"
+            f" {PERCENT.value(report.done[0]['actual_accept_rate'].value)} of the test papers were accepted in truth."
+        )
+    if base := report.baseline:
+        paragraphs.append(_baseline_sentence(base))
+    paragraphs.append(
+        f"Of {count(len(verdicts), 'hypothesis', 'hypotheses and criteria')}, {passed} pass, {failed} fail"
+        f" and {unknown} cannot be tested. Verdicts go by the measured values; the share of bootstrap"
+        " resamples with the same verdict says how firm they are."
+    )
+    return Section("answer", "The answer", paragraphs, [Verdicts(verdicts)])
+
+
+def _baseline_sentence(base: ModelResult) -> str:
+    true = base["actual_accept_rate"].value or 0.0
+    larger = PERCENT.value(max(true, 1 - true))
+    sentence = (
+        f"The baseline accepts {PERCENT.full(base['predicted_accept_rate'])} of the papers and is right on "
+        f"{PERCENT.full(base['accuracy'])}"
+    )
+    if (base["accuracy"].low or 0.0) <= max(true, 1 - true):
+        return sentence + (
+            f": that cannot be told from always naming the more frequent label ({larger}), so differences in "
+            "accuracy below say little."
+        )
+    return sentence + f"; always naming the more frequent label would be right on {larger}."
+
+
+def gamma_section(report: ReportInput) -> Section:
+    """The two gamma plots."""
+    title = "What gamma and the mix did"
+    if not report.done:
+        return Section("gamma", title, [_NOTHING])
+    forecasts = {
+        t.name: rate.value
+        for t in report.reached
+        if t.forecast is not None and (rate := t.forecast["predicted_accept_rate"]).value is not None
+    }
+    several = (
+        " Conditions with several seeds are their mean, with an interval of seeds and papers; circles are single seeds."
+        if report.analysis.seeds
+        else ""
+    )
+    reference = ("true accept rate of the test set", report.done[0]["actual_accept_rate"].value or 0.0)
+    rates = gamma_figure(
+        "predicted_accept_rate",
+        "Predicted accept rate",
+        "acceptance_rate_vs_gamma",
+        "Weighting accepts (first panel) should raise the share of papers that the model accepts, weighting rejects"
+        " should lower it, and fewer accepts in training should move a whole line down. The star is the baseline, drawn"
+        " in both panels; pale bars are what theory expects from the baseline alone; whiskers are 95% Wilson"
+        " intervals. Points at one gamma are set slightly apart." + several,
+        report,
+        reference,
+        forecasts,
+    )
+    accuracy = gamma_figure(
+        "accuracy",
+        "Accuracy",
+        "accuracy_vs_gamma",
+        "What moving the accept rate costs: a line that falls away from the baseline (star) traded accuracy for a rate"
+        " far from the test set's own. The axis is fitted to the data; whiskers are 95% Wilson intervals." + several,
+        report,
+        zoom=True,
+    )
+    return Section("gamma", title, [], [Drawn(rates), Drawn(accuracy)])
+
+
+def forecast_section(report: ReportInput) -> Section:
+    """Theory against measurement, and whether re-training beat moving a threshold."""
+    title = "Could it have been known beforehand?"
+    analysis = report.analysis
+    done = {r.name for r in report.done}
+    compared = [c for c in analysis.comparisons if c.name in done]
+    if not compared:
+        return Section("forecast", title, ["No condition besides a baseline is done, so there is nothing to compare."])
+    better = [c.name for c in compared if _beats(c, +1)]
+    worse = [c.name for c in compared if _beats(c, -1)]
+    paragraphs = [
+        f"Re-training with weights or another mix decided better than simply moving the baseline's threshold to the"
+        f" same accept rate in {len(better)} of {len(compared)} conditions, and worse in {len(worse)} (exact McNemar"
+        f" test, Holm-corrected over {analysis.family}, at 5%)."
+    ]
+    if better:
+        paragraphs.append("Better: " + ", ".join(better) + ".")
+    if worse:
+        paragraphs.append("Worse: " + ", ".join(worse) + ".")
+    foreseen = [t for t in report.reached if t.inside is not None and t.forecast is not None]
+    if foreseen:
+        slope = analysis.slope
+        spans = [t.forecast["predicted_accept_rate"].interval or (0.0, 1.0) for t in foreseen if t.forecast]
+        width = median(100 * (high - low) for low, high in spans)
+        sentence = (
+            "From the baseline's predictions alone, theory foresaw the predicted accept rate of"
+            f" {sum(t.inside or False for t in foreseen)} of {len(foreseen)} conditions within its 95% interval, which is"
+            f" {width:.0f} points wide in the median"
+            + (", too wide to be told wrong by much." if width > WIDE_POINTS else ".")
+        )
+        if slope.slope.value is not None:
+            sentence += (
+                f" Log-odds moved {SLOPE.value(slope.slope.value)} times as far as expected"
+                f" ({SLOPE.range(slope.slope)}, over {slope.n} conditions; 1 is theory)."
+            )
+        paragraphs.append(sentence)
+    if (at := analysis.calibration) is not None:
+        paragraphs.append(
+            f"The baseline's own calibration, which the forecast rests on: offset {SHIFT.value(at.offset)} (standard error"
+            f" {SLOPE.value(at.offset_error)}), slope {SLOPE.value(at.slope)} ({SLOPE.value(at.slope_error)}); 0 and 1 are"
+            " perfect."
+        )
+    elif foreseen:
+        paragraphs.append(
+            "How well the baseline is calibrated cannot be told from its predictions, so the forecast's intervals count"
+            " only which papers were drawn and are too narrow."
+        )
+    if (true := analysis.oracle) is not None:
+        paragraphs.append(
+            "The papers are made, so their true log-odds are known: the baseline's have a correlation of "
+            f"{PLAIN.value(true.correlation)} with them and a slope of {SLOPE.value(true.slope)}."
+        )
+    blocks: list[Block] = []
+    if report.reached:
+        figure = forecast_observed(
+            report,
+            "On the dotted line, what was measured is what theory expected from the baseline alone. Horizontal"
+            " whiskers: forecast intervals (sampling and calibration error); vertical: measured, 95%. A fit flatter"
+            " than the dotted line in the second panel means that training moved the log-odds less than weights and"
+            " mixes ask for.",
+        )
+        blocks.append(Drawn(figure))
+    blocks += [_theory_table(report), _effects_block(report)]
+    return Section("forecast", title, paragraphs, blocks)
+
+
+def _beats(comparison: Comparison, sign: int) -> bool:
+    at = comparison.moved_threshold
+    return at.test.p_holm is not None and at.test.p_holm < 0.05 and sign * (at.difference.value or 0.0) > 0
+
+
+def _theory_table(report: ReportInput) -> Table:
+    measured = {r.name: r for r in report.done}
+    rows = []
+    for t in report.analysis.theory:
+        if (r := measured.get(t.name)) is None:
+            continue
+        rate, accuracy = (
+            (t.forecast or {}).get(metric, Estimate(None)) for metric in ("predicted_accept_rate", "accuracy")
+        )
+        rows.append(
+            Row(
+                [
+                    text(t.name),
+                    number(Estimate(t.expected_shift), SHIFT),
+                    number(t.observed_shift, SHIFT),
+                    number(rate, PERCENT_BARE),
+                    number(r["predicted_accept_rate"], PERCENT_BARE),
+                    text({True: "yes", False: "no", None: t.note or "-"}[t.inside]),
+                    number(accuracy, PERCENT_BARE),
+                    number(r["accuracy"], PERCENT_BARE),
+                ]
+            )
+        )
+    headings = [
+        "condition",
+        "expected shift",
+        "measured shift",
+        "forecast accept rate %",
+        "measured accept rate %",
+        "inside the interval",
+        "forecast accuracy %",
+        "measured accuracy %",
+    ]
+    return Table("forecast", "Forecast and measured, by condition", headings, rows, "In grey: 95% intervals.")
+
+
+def _effects_block(report: ReportInput) -> Block:
+    fitted = report.analysis.effects
+    if fitted.note:
+        return Listing([f"A logistic model of all conditions cannot be fitted: {fitted.note}."])
+    explained = fitted.explained
+    lines = [
+        f"A logistic model of the accept rates of {fitted.conditions} conditions explains {explained['all']:.1%} of"
+        f" their differences (deviance): added last, ln gamma carries {explained['ln gamma']:.1%}, the logit of the"
+        f" proportion {explained['logit proportion']:.1%}, their interaction {explained['interaction']:.1%}."
+    ]
+    lines += [f"{t.name}: {CHANGE.full(t.estimate)}" for t in fitted.terms]
+    if fitted.seeds:
+        lines.append(
+            f"Which of the {fitted.seeds.count} seeds was drawn explains a further {fitted.seeds.explained:.2%}."
+        )
+    return Listing(lines)
+
+
+def _outside_of_the_grid(externals: list[ModelResult], metric: MetricName) -> str:
+    """Models that have no gamma, for the caption of a heatmap."""
+    known = [f"{e.name} {PERCENT.full(e[metric])}" for e in externals if e[metric].value is not None]
+    return f" Outside of the grid: {'; '.join(known)}." if known else ""
+
+
+def cost(report: ReportInput) -> Section:
+    """Accuracy and calibration: what moving the rate took."""
+    title = "What it cost in accuracy and calibration"
+    if not report.done:
+        return Section("cost", title, [_NOTHING])
+    analysis = report.analysis
+    outside = [e.name for e in report.externals]
+    blocks: list[Block] = []
+    if analysis.comparisons:
+        blocks.append(
+            Drawn(
+                forest(
+                    analysis.comparisons,
+                    "Filled: accuracy minus the baseline's. Open: accuracy minus that of the baseline with its"
+                    " threshold moved to the same accept rate; where it sits on zero, re-training bought nothing that a"
+                    " threshold would not. Whiskers: paired bootstrap, 95%.",
+                    outside,
+                )
+            )
+        )
+    only_first = " Of several seeds, seed 0." if analysis.seeds else ""
+    empty = "not shown" if analysis.inputs.only else "not run"  # a selection may leave out what was run
+    shown: tuple[tuple[MetricName, str, str, bool], ...] = (
+        ("predicted_accept_rate", "Predicted accept rate", "Rises to the right, falls downwards.", True),
+        ("accuracy", "Accuracy", "Colours span what was measured, not 0 to 100%.", False),
+        ("f1", "F1 of accepts", "High where many papers are accepted; it does not punish accepting too many.", True),
+        ("precision", "Precision of accepts", "Falls as more papers are accepted.", True),
+        ("recall", "Recall of accepts", "Rises as more papers are accepted.", True),
+    )
+    blocks += [
+        Drawn(
+            heatmap(
+                report.conditions,
+                key,
+                f"{name} by gamma and proportion",
+                CELLS + see + only_first + _outside_of_the_grid(report.externals, key),
+                full,
+                empty,
+            )
+        )
+        for key, name, see, full in shown
+    ]
+    blocks.append(
+        Drawn(
+            precision_recall(
+                report.conditions,
+                report.externals,
+                "Weights and mixes slide a model along its precision-recall trade; grey lines join points of equal F1."
+                " A condition off the others' curve would have learned something else, not just moved its threshold."
+                " Filled: accept variants, open: reject variants, star: baseline; whiskers: 95% Wilson intervals.",
+            )
+        )
+    )
+    blocks.append(
+        Drawn(
+            reliability(
+                report,
+                "On the diagonal, papers that the model accepts with 70% probability are accepted 70% of the time."
+                " Weighted conditions must leave it: the dotted curve is where a calibrated baseline lands when it is"
+                " shifted as expected. Whiskers: 95% Wilson intervals.",
+            )
+        )
+    )
+    blocks.append(
+        Drawn(
+            coverage(
+                report,
+                "Accuracy if only the most confident share of the papers is decided. A curve that rises to the left"
+                " knows what it does not know. Black: baseline; solid: accept variants, dashed: reject variants, paler"
+                " for smaller gamma; whiskers: 95% Wilson intervals.",
+            )
+        )
+    )
+    paragraphs = []
+    if report.baseline is not None and report.baseline.metrics is not None:
+        base = report.baseline.metrics
+        paragraphs.append(
+            f"Expected calibration error of the baseline: {PLAIN.value(base['ece'].value)}; a perfectly calibrated model"
+            f" would show about {PLAIN.value(base.ece_noise)} on so few papers by chance."
+        )
+    return Section("cost", title, paragraphs, blocks)

@@ -5,10 +5,11 @@ A panel a variant, a line a proportion, the baseline in both panels, a 95% inter
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from wlsweep.analysis.records import MetricName, ModelResult, SeedGroup
+from wlsweep.estimate import Estimate
 from wlsweep.report.figures.style import (
     FAINT,
     INK,
@@ -21,51 +22,51 @@ from wlsweep.report.figures.style import (
     panels,
     share_axis,
 )
-from wlsweep.spec.condition import Condition, parse_name
-
-Entry = dict[str, Any]
+from wlsweep.report.report_input import ReportInput
+from wlsweep.spec.condition import Condition
 
 
 @dataclass(frozen=True)
 class Point:
     """A measured condition, or the mean over the seeds of one."""
 
+    name: str
     condition: Condition
-    entry: Entry
-    seeds: tuple[Entry, ...] = ()
-    """The single seeds, where this is their mean."""
+    estimate: Estimate
+    """Of the metric that is drawn."""
+    seeds: tuple[tuple[str, float], ...] = ()
+    """(name, value) of the single seeds, where this is their mean."""
 
-    def foreseen(self, forecast: dict[str, float]) -> float | None:
+    def forecast(self, forecasts: Mapping[str, float]) -> float | None:
         """What was forecast for it, or for its seeds on average; None where nothing was."""
-        known = [forecast[e["name"]] for e in self.seeds or (self.entry,) if e["name"] in forecast]
+        names = [name for name, _ in self.seeds] or [self.name]
+        known = [forecasts[name] for name in names if name in forecasts]
         return sum(known) / len(known) if known else None
 
 
-def points(entries: Sequence[Entry]) -> list[Point]:
-    """The conditions that have metrics, in order."""
-    return [Point(parse_name(e["name"]), e) for e in entries if e["state"] == "done"]
-
-
-def over_seeds(measured: Sequence[Point], seeds: Sequence[Entry], metric: str) -> list[Point]:
-    """The same with all seeds of a condition drawn as one point, their mean with its interval.
+def points(results: Sequence[ModelResult], seeds: Sequence[SeedGroup], metric: MetricName) -> list[Point]:
+    """The conditions that have the metric, all seeds of a condition as one point: their mean with its interval.
 
     Args:
-        measured: single conditions.
-        seeds: `seeds` of the analysis.
-        metric: which to average.
+        results: conditions.
+        seeds: conditions with several seeds.
+        metric: which to draw.
     """
-    by_name = {p.entry["name"]: p for p in measured}
-    out = dict(by_name)
+    out = {
+        r.name: Point(r.name, r.condition, r[metric])
+        for r in results
+        if r.condition is not None and r[metric].value is not None
+    }
     for s in seeds:
-        at = s["metrics"].get(metric)
-        members = [by_name[m] for m in s["members"] if m in by_name]
-        if at is None or len(members) < len(s["members"]):
+        at = s.metrics.get(metric)
+        members = [out[m] for m in s.members if m in out]
+        if at is None or len(members) < len(s.members):
             continue
         for m in members:
-            out.pop(m.entry["name"])
-        joined = {"name": f"{s['name']} ({at['seeds']} seeds)", metric: at["mean"]}
-        joined |= {f"{metric}_low": at["low"], f"{metric}_high": at["high"]}
-        out[s["name"]] = Point(replace(members[0].condition, seed=0), joined, tuple(m.entry for m in members))
+            del out[m.name]
+        single = tuple((m.name, m.estimate.value) for m in members if m.estimate.value is not None)
+        plain = replace(members[0].condition, seed=0)
+        out[s.name] = Point(f"{s.name} ({at.seeds} seeds)", plain, at.mean, single)
     return list(out.values())
 
 
@@ -75,118 +76,101 @@ def family(c: Condition) -> str:
 
 
 def gamma_figure(
-    entries: Sequence[Entry],
-    metric: str,
+    metric: MetricName,
     title: str,
     slug: str,
     caption: str,
-    externals: Sequence[Entry] = (),
+    report: ReportInput,
     reference: tuple[str, float] | None = None,
-    forecast: dict[str, float] | None = None,
+    forecasts: Mapping[str, float] | None = None,
     zoom: bool = False,
-    seeds: Sequence[Entry] = (),
 ) -> Figure:
-    """One metric against gamma.
+    """One metric against gamma; a condition with several seeds is drawn as their mean, single seeds as dots.
 
     Args:
-        entries: as in `all_metrics.json`.
-        metric: a share with `_low` and `_high` beside it.
+        metric: a share.
         title: of the figure, also the y axis.
         slug: file name of the PNG.
         caption: what to see.
-        externals: entries that are drawn as horizontal lines.
+        report: what to draw; models from outside of the sweep are horizontal lines.
         reference: (label, value) of a horizontal line.
-        forecast: expected value by condition name, drawn as small open marks.
+        forecasts: expected value by condition name, drawn as pale bars.
         zoom: fit the y axis to the data instead of 0 to 1.
-        seeds: `seeds` of the analysis; a condition with several is drawn as their mean, single seeds as dots.
     """
-    measured = over_seeds([p for p in points(entries) if p.entry.get(metric) is not None], seeds, metric)
-    gammas = [1.0, *(p.condition.gamma for p in measured)]
+    drawn = points(report.conditions, report.analysis.seeds, metric)
+    externals = [(e.name, e[metric]) for e in report.externals if e[metric].value is not None]
+    gammas = [1.0, *(p.condition.gamma for p in drawn)]
+    lines = sorted({(p.condition.k, family(p.condition)) for p in drawn})
+    flats = [(reference[0], reference[1], "dot", FAINT)] if reference else []
+    flats += [(name, e.value or 0.0, "longdashdot", INK) for name, e in externals]
+    span = [min(gammas) / 1.2, max(gammas) * 1.2]
     data: list[Trace] = []
-    shown: set[str] = set()
-    lines = sorted({(p.condition.k, family(p.condition)) for p in measured})
     for panel, variant in enumerate(("accept", "reject")):
         axes = {"xaxis": f"x{panel + 1}" if panel else "x", "yaxis": f"y{panel + 1}" if panel else "y"}
         for place, (k, kind) in enumerate(lines):
-            on = [
-                p
-                for p in measured
-                if p.condition.k == k and family(p.condition) == kind and p.condition.variant in (variant, "baseline")
-            ]
-            on = sorted(on, key=lambda p: (p.condition.gamma, p.condition.seed))
-            if any(p.condition.variant == variant for p in on) or (on and kind == ""):
-                name = f"1/{k} accepts" + (f", {kind}" if kind else "")
-                dodge = place - (len(lines) - 1) / 2
-                if forecast and any(p.foreseen(forecast) is not None for p in on):
-                    data.insert(0, _expected(on, forecast, k, dodge, "theory" not in shown) | axes)
-                    shown.add("theory")
-                data.append(_line(on, metric, k, name, name not in shown, dodge, faint=bool(kind)) | axes)
-                shown.add(name)
-                stars = [p for p in on if p.condition.variant == "baseline"]
-                if stars:
-                    data.append(_stars(stars, metric, k, dodge, "baseline" not in shown) | axes)
-                    shown.add("baseline")
-                data += [t | axes for t in _single_seeds(on, metric, k, dodge)]
-        span = [min(gammas) / 1.2, max(gammas) * 1.2]
-        flats = [(reference[0], reference[1], "dot", FAINT)] if reference else []
-        flats += [(e["name"], e[metric], "longdashdot", INK) for e in externals if e.get(metric) is not None]
-        data += [t | axes for e in externals if e.get(metric) is not None for t in _band(e, metric, span)]
-        for name, value, dash, colour in flats:
-            data.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines",
-                    "x": span,
-                    "y": [value, value],
-                    "name": name,
-                    "legendgroup": name,
-                    "showlegend": name not in shown,
-                    "line": {"dash": dash, "color": colour, "width": 1.3},
-                    "hovertemplate": f"{name}: %{{y:.1%}}<extra></extra>",
-                }
-                | axes
-            )
-            shown.add(name)
-    shown_entries = [*(p.entry for p in measured), *(e for e in externals if e.get(metric) is not None)]
-    y = share_axis(title, **({"range": _fit(shown_entries, metric)} if zoom else {}))
+            of_line = [p for p in drawn if p.condition.k == k and family(p.condition) == kind]
+            on = [p for p in of_line if p.condition.variant in (variant, "baseline")]
+            on.sort(key=lambda p: (p.condition.gamma, p.condition.seed))
+            if not (any(p.condition.variant == variant for p in on) or (on and kind == "")):
+                continue
+            x = [p.condition.gamma * 2 ** (0.035 * (place - (len(lines) - 1) / 2)) for p in on]
+            if forecasts:
+                data[:0] = [t | axes for t in _expected(on, x, forecasts, k)]
+            data.append(_line(on, x, k, f"1/{k} accepts" + (f", {kind}" if kind else ""), bool(kind)) | axes)
+            data += [t | axes for t in (*_stars(on, x, k), *_single_seeds(on, x, k))]
+        data += [t | axes for _, e in externals for t in _band(e, span)]
+        data += [_flat(*flat, span) | axes for flat in flats]
+    named: set[str] = set()
+    for t in data:
+        t.setdefault("showlegend", t["name"] not in named)
+        named.add(t["name"])
+    ends = [*(p.estimate for p in drawn), *(e for _, e in externals)]
+    y = share_axis(title, **({"range": _fit(ends)} if zoom else {}))
     titles = ["accept variant: accepts weigh gamma", "reject variant: rejects weigh gamma"]
-    x = gamma_axis(gammas)
+    x_axis = gamma_axis(gammas)
     return Figure(
         slug,
         title,
         caption,
         data,
-        base_layout(440) | panels(titles, 2, x, y),
-        base_layout(760, legend={"orientation": "h", "y": -0.1, "yanchor": "top"}) | panels(titles, 1, x, y),
+        base_layout(440) | panels(titles, 2, x_axis, y),
+        base_layout(760, legend={"orientation": "h", "y": -0.1, "yanchor": "top"}) | panels(titles, 1, x_axis, y),
     )
 
 
-def _line(on: list[Point], metric: str, k: int, name: str, legend: bool, dodge: float, faint: bool) -> Trace:
+def _line(on: list[Point], x: list[float], k: int, name: str, faint: bool) -> Trace:
     look = mark(k)
-    values = [p.entry[metric] for p in on]
-    lows, highs = ([p.entry.get(f"{metric}_{end}") for p in on] for end in ("low", "high"))
+    estimates = [p.estimate for p in on]
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "x": [p.condition.gamma * 2 ** (0.035 * dodge) for p in on],
-        "y": values,
-        "error_y": error_bars(values, lows, highs) | {"color": look.colour},
+        "x": x,
+        "y": [e.value for e in estimates],
+        "error_y": error_bars(estimates, color=look.colour),
         "name": name,
         "legendgroup": name,
-        "showlegend": legend,
         "line": {"color": look.colour, "dash": "dot" if faint else look.dash, "width": 1.2 if faint else 2},
-        "marker": {
-            "symbol": look.symbol + ("-open" if faint else ""),
-            "size": 9,
-            "color": look.colour,
-        },
-        "customdata": [[p.entry["name"], low, high] for p, low, high in zip(on, lows, highs, strict=True)],
+        "marker": {"symbol": look.symbol + ("-open" if faint else ""), "size": 9, "color": look.colour},
+        "customdata": [[p.name, p.estimate.low, p.estimate.high] for p in on],
         "hovertemplate": "%{customdata[0]}<br>%{y:.1%} (%{customdata[1]:.1%} to %{customdata[2]:.1%})<extra></extra>",
     }
 
 
-def _band(entry: Entry, metric: str, span: list[float]) -> list[Trace]:
-    """The interval of an external model, as a band behind its line."""
+def _flat(name: str, value: float, dash: str, colour: str, span: list[float]) -> Trace:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": span,
+        "y": [value, value],
+        "name": name,
+        "legendgroup": name,
+        "line": {"dash": dash, "color": colour, "width": 1.3},
+        "hovertemplate": f"{name}: %{{y:.1%}}<extra></extra>",
+    }
+
+
+def _band(e: Estimate, span: list[float]) -> list[Trace]:
+    """The interval of a model from outside, as a band behind its line."""
     edge = {
         "type": "scatter",
         "mode": "lines",
@@ -194,63 +178,71 @@ def _band(entry: Entry, metric: str, span: list[float]) -> list[Trace]:
         "line": {"width": 0},
         "showlegend": False,
         "hoverinfo": "skip",
-        "name": entry["name"],
+        "name": "interval",
     }
-    low, high = entry[f"{metric}_low"], entry[f"{metric}_high"]
-    return [edge | {"y": [low, low]}, edge | {"y": [high, high], "fill": "tonexty", "fillcolor": "rgba(60,60,60,0.10)"}]
+    fill = {"fill": "tonexty", "fillcolor": "rgba(120,120,120,0.18)"}
+    return [edge | {"y": [e.low, e.low]}, edge | {"y": [e.high, e.high]} | fill]
 
 
-def _stars(on: list[Point], metric: str, k: int, dodge: float, legend: bool) -> Trace:
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [p.condition.gamma * 2 ** (0.035 * dodge) for p in on],
-        "y": [p.entry[metric] for p in on],
-        "name": "baseline (gamma 1)",
-        "legendgroup": "baseline",
-        "showlegend": legend,
-        "marker": {"symbol": "star", "size": 15, "color": INK if k == 2 else mark(k).colour},
-        "hoverinfo": "skip",
-    }
+def _stars(on: list[Point], x: list[float], k: int) -> list[Trace]:
+    stars = [(at, p.estimate.value) for at, p in zip(x, on, strict=True) if p.condition.variant == "baseline"]
+    if not stars:
+        return []
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [at for at, _ in stars],
+            "y": [value for _, value in stars],
+            "name": "baseline (gamma 1)",
+            "legendgroup": "baseline",
+            "marker": {"symbol": "star", "size": 15, "color": INK if k == 2 else mark(k).colour},
+            "hoverinfo": "skip",
+        }
+    ]
 
 
-def _single_seeds(on: list[Point], metric: str, k: int, dodge: float) -> list[Trace]:
-    dots = [(p.condition.gamma * 2 ** (0.035 * dodge + 0.06), e) for p in on for e in p.seeds]
+def _single_seeds(on: list[Point], x: list[float], k: int) -> list[Trace]:
+    dots = [(at * 2**0.06, *seed) for at, p in zip(x, on, strict=True) for seed in p.seeds]
     if not dots:
         return []
     return [
         {
             "type": "scatter",
             "mode": "markers",
-            "x": [x for x, _ in dots],
-            "y": [e[metric] for _, e in dots],
+            "x": [at for at, _, _ in dots],
+            "y": [value for _, _, value in dots],
             "name": "single seeds",
             "showlegend": False,
             "marker": {"symbol": "circle-open", "size": 5, "color": mark(k).colour},
-            "text": [e["name"] for _, e in dots],
+            "text": [name for _, name, _ in dots],
             "hovertemplate": "%{text}<br>%{y:.1%}<extra></extra>",
         }
     ]
 
 
-def _expected(on: list[Point], forecast: dict[str, float], k: int, dodge: float, legend: bool) -> Trace:
-    known = [p for p in on if p.foreseen(forecast) is not None and p.condition.variant != "baseline"]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [p.condition.gamma * 2 ** (0.035 * dodge) for p in known],
-        "y": [p.foreseen(forecast) for p in known],
-        "name": "theory, from the baseline alone",
-        "legendgroup": "theory",
-        "showlegend": legend,
-        "marker": {"symbol": "line-ew-open", "size": 26, "color": mark(k).colour, "line": {"width": 4}},
-        "opacity": 0.35,
-        "hovertemplate": "forecast %{y:.1%}<extra></extra>",
-    }
+def _expected(on: list[Point], x: list[float], forecasts: Mapping[str, float], k: int) -> list[Trace]:
+    found = [(at, p.forecast(forecasts)) for at, p in zip(x, on, strict=True) if p.condition.variant != "baseline"]
+    known = [(at, value) for at, value in found if value is not None]
+    if not known:
+        return []
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [at for at, _ in known],
+            "y": [value for _, value in known],
+            "name": "theory, from the baseline alone",
+            "legendgroup": "theory",
+            "marker": {"symbol": "line-ew-open", "size": 26, "color": mark(k).colour, "line": {"width": 4}},
+            "opacity": 0.35,
+            "hovertemplate": "forecast %{y:.1%}<extra></extra>",
+        }
+    ]
 
 
-def _fit(entries: Sequence[Entry], metric: str) -> list[float]:
-    ends = [e[metric] if (at := e.get(f"{metric}_{end}")) is None else at for e in entries for end in ("low", "high")]
+def _fit(estimates: Sequence[Estimate]) -> list[float]:
+    ends = [end for e in estimates for end in (e.interval or (e.value, e.value)) if end is not None]
     if not ends:
         return [0, 1]
     low, high = min(ends), max(ends)

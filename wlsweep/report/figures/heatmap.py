@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from wlsweep.report.figures.gamma import Entry, family
+from wlsweep.analysis.records import MetricName, ModelResult
+from wlsweep.report.figures.gamma import family
 from wlsweep.report.figures.style import Figure, axis, base_layout
-from wlsweep.spec.condition import parse_name
 
 # cividis (Nunez et al. 2018): even in brightness, so it reads in grey and under colour blindness
 _MOST_COLUMNS = 16  # with more, cells are too narrow for words
@@ -21,35 +21,42 @@ CELLS = "Each cell: percent, with its 95% interval below. "
 
 
 def heatmap(
-    entries: Sequence[Entry], metric: str, title: str, caption: str, full_range: bool = True, empty: str = "not run"
+    results: Sequence[ModelResult],
+    metric: MetricName,
+    title: str,
+    caption: str,
+    full_range: bool = True,
+    empty: str = "not run",
 ) -> Figure:
     """One metric of the plain conditions (seed 0, no other axis varied).
 
     Args:
-        entries: as in `all_metrics.json`.
-        metric: a share with `_low` and `_high`.
+        results: conditions.
+        metric: a share.
         title: of the figure.
         caption: what to see.
         full_range: colours run from 0 to 1 instead of over what occurs.
         empty: what a cell without a condition says.
     """
-    plain = {c.name: e for e in entries if not family(c := parse_name(e["name"])) and c.seed == 0}
-    conditions = {name: parse_name(name) for name in plain}
+    conditions = {
+        r.name: r.condition for r in results if r.condition and not family(r.condition) and not r.condition.seed
+    }
     columns = sorted({(c.signed_log_gamma, c.variant, c.gamma) for c in conditions.values()})
     rows = sorted({c.k for c in conditions.values()})
     values: list[list[float | None]] = [[None] * len(columns) for _ in rows]
     words = [[empty] * len(columns) for _ in rows]
-    for name, c in conditions.items():
+    for r in results:
+        if (c := conditions.get(r.name)) is None:
+            continue
         i, j = rows.index(c.k), columns.index((c.signed_log_gamma, c.variant, c.gamma))
-        e = plain[name]
-        if e["state"] != "done":
-            words[i][j] = e["state"]
-        elif e[metric] is None:
+        e = r[metric].scaled(100)
+        if not r.done:
+            words[i][j] = r.state
+        elif e.value is None or e.interval is None:
             words[i][j] = "none"
         else:
-            values[i][j] = e[metric]
-            low, high = e[f"{metric}_low"], e[f"{metric}_high"]
-            words[i][j] = f"<b>{100 * e[metric]:.0f}</b><br>{100 * low:.0f}-{100 * high:.0f}"
+            values[i][j] = r[metric].value
+            words[i][j] = f"<b>{e.value:.0f}</b><br>{e.low:.0f}-{e.high:.0f}"
     known = [v for row in values for v in row if v is not None]
     low, high = (0.0, 1.0) if full_range or not known else (min(known), max(known))
     names = ["1" if variant == "baseline" else f"{variant} {g:g}" for _, variant, g in columns]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from wlsweep.report.figures.gamma import Entry, points
+from wlsweep.analysis.records import Comparison, ModelResult
+from wlsweep.estimate import PLAIN, SLOPE, Estimate
 from wlsweep.report.figures.style import (
     FAINT,
     INK,
@@ -18,6 +19,7 @@ from wlsweep.report.figures.style import (
     panels,
     share_axis,
 )
+from wlsweep.report.report_input import ReportInput
 from wlsweep.spec.condition import Condition, parse_name
 
 MOST_ROWS = 60
@@ -44,7 +46,7 @@ def by_proportion(conditions: Sequence[Condition]) -> list[tuple[str, list[int]]
     return [(f"1/{k} {variant}", found) for (k, variant), found in sorted(out.items())]
 
 
-def precision_recall(entries: Sequence[Entry], externals: Sequence[Entry], caption: str) -> Figure:
+def precision_recall(results: Sequence[ModelResult], externals: Sequence[ModelResult], caption: str) -> Figure:
     """Precision against recall of accepts, with lines of equal F1."""
     data: list[Trace] = []
     for f in (0.2, 0.4, 0.6, 0.8):
@@ -63,14 +65,14 @@ def precision_recall(entries: Sequence[Entry], externals: Sequence[Entry], capti
                 "showlegend": False,
             }
         )
-    measured = [p for p in points(entries) if p.entry["precision"] is not None and p.entry["recall"] is not None]
-    conditions = [p.condition for p in measured]
+    both = [r for r in results if r["precision"].value is not None and r["recall"].value is not None]
+    conditions = [r.condition for r in both if r.condition is not None]
     for name, found in by_proportion(conditions):
-        on = [measured[i] for i in found]
-        data.append(_cross([p.entry for p in on], name, colour_of(on[0].condition), symbol(on[0].condition)))
+        first = conditions[found[0]]
+        data.append(_cross([both[i] for i in found], name, colour_of(first), symbol(first)))
     for e in externals:
-        if e["precision"] is not None and e["recall"] is not None:
-            data.append(_cross([e], e["name"], INK, "x"))
+        if e["precision"].value is not None and e["recall"].value is not None:
+            data.append(_cross([e], e.name, INK, "x"))
     layout = base_layout(540)
     layout["xaxis"] = share_axis("recall: share of accepted papers that it accepts", range=[0, 1.03])
     layout["yaxis"] = share_axis("precision: share of its accepts that are right", range=_room(data))
@@ -87,89 +89,68 @@ def _room(data: Sequence[Trace]) -> list[float]:
     return [max(0.0, min([*lows, 0.45]) - 0.03), 1.05]
 
 
-def _cross(on: Sequence[Entry], name: str, colour: str, shape: str) -> Trace:
-    def bars(metric: str) -> dict[str, Any]:
-        ends = [[e[f"{metric}_{end}"] for e in on] for end in ("low", "high")]
-        return error_bars([e[metric] for e in on], *ends) | {"color": colour, "thickness": 0.8, "width": 0}
-
+def _cross(on: Sequence[ModelResult], name: str, colour: str, shape: str) -> Trace:
+    thin = {"color": colour, "thickness": 0.8, "width": 0}
     return {
         "type": "scatter",
         "mode": "markers",
-        "x": [e["recall"] for e in on],
-        "y": [e["precision"] for e in on],
-        "error_x": bars("recall"),
-        "error_y": bars("precision"),
+        "x": [r["recall"].value for r in on],
+        "y": [r["precision"].value for r in on],
+        "error_x": error_bars([r["recall"] for r in on], **thin),
+        "error_y": error_bars([r["precision"] for r in on], **thin),
         "name": name,
         "marker": {"symbol": shape, "size": 11 if shape != "star" else 14, "color": colour},
-        "text": [f"{e['name']}, F1 {e['f1']:.3f}" for e in on],
+        "text": [f"{r.name}, F1 {PLAIN.value(r['f1'].value)}" for r in on],
         "hovertemplate": "%{text}<br>recall %{x:.1%}, precision %{y:.1%}<extra></extra>",
     }
 
 
-def forecast_observed(
-    theory: Sequence[Mapping[str, Any]], entries: Sequence[Entry], slope: Mapping[str, Any], caption: str
-) -> Figure:
+def forecast_observed(report: ReportInput, caption: str) -> Figure:
     """Left: forecast and measured predicted accept rate; right: expected and measured shift of the log-odds."""
-    measured = {e["name"]: e for e in entries if e["state"] == "done"}
-    reached = [t for t in theory if t["covered"] and t["name"] in measured]
-    conditions = [parse_name(t["name"]) for t in reached]
-    shifts = [t["expected_shift"] for t in reached] + [t["observed_shift"] for t in reached] or [0.0]
+    measured = {r.name: r["predicted_accept_rate"] for r in report.done}
+    reached = [t for t in report.reached if t.name in measured]
+    conditions = [parse_name(t.name) for t in reached]
+    shifts = [s for t in reached for s in (t.expected_shift, t.observed_shift.value) if s is not None] or [0.0]
     span = [min(shifts) - 0.3, max(shifts) + 0.3]
     data: list[Trace] = [_line([0, 1], [0, 1], "theory", FAINT, "dot", "x", "y", True)]
     data.append(_line(span, span, "theory", FAINT, "dot", "x2", "y2", False))
-    if slope.get("slope") is not None:
-        fitted = [slope["intercept"] + slope["slope"] * x for x in span]
-        name = f"fit: slope {slope['slope']:.2f} ({slope['low']:.2f} to {slope['high']:.2f})"
-        data.append(_line(span, fitted, name, INK, "solid", "x2", "y2", True))
+    fit = report.analysis.slope
+    if fit.slope.value is not None and fit.intercept is not None:
+        fitted = [fit.intercept + fit.slope.value * x for x in span]
+        data.append(_line(span, fitted, f"fit: slope {SLOPE.full(fit.slope)}", INK, "solid", "x2", "y2", True))
     for name, found in by_proportion(conditions):
         on = [reached[i] for i in found]
         c = conditions[found[0]]
-        look = {"symbol": symbol(c), "size": 10, "color": colour_of(c)}
-        said = [t["forecast"]["predicted_accept_rate"] for t in on]
-        seen = [measured[t["name"]] for t in on]
+        thin = {"color": colour_of(c), "thickness": 0.9, "width": 0}
+        foreseen = [(t.forecast or {}).get("predicted_accept_rate", Estimate(None)) for t in on]
+        seen = [measured[t.name] for t in on]
         shared = {
             "type": "scatter",
             "mode": "markers",
             "name": name,
             "legendgroup": name,
-            "marker": look,
-            "text": [t["name"] for t in on],
+            "marker": {"symbol": symbol(c), "size": 10, "color": colour_of(c)},
+            "text": [t.name for t in on],
         }
-        thin = {"color": look["color"], "thickness": 0.9, "width": 0}
-        data.append(
-            shared
-            | {
-                "x": [f["value"] for f in said],
-                "y": [e["predicted_accept_rate"] for e in seen],
-                "error_x": error_bars([f["value"] for f in said], [f["low"] for f in said], [f["high"] for f in said])
-                | thin,
-                "error_y": error_bars(
-                    [e["predicted_accept_rate"] for e in seen],
-                    [e["predicted_accept_rate_low"] for e in seen],
-                    [e["predicted_accept_rate_high"] for e in seen],
-                )
-                | thin,
-                "xaxis": "x",
-                "yaxis": "y",
-                "hovertemplate": "%{text}<br>forecast %{x:.1%}, measured %{y:.1%}<extra></extra>",
-            }
-        )
-        values = [t["observed_shift"] for t in on]
-        data.append(
-            shared
-            | {
-                "x": [t["expected_shift"] for t in on],
-                "y": values,
-                "error_y": error_bars(
-                    values, [t["observed_shift_low"] for t in on], [t["observed_shift_high"] for t in on]
-                )
-                | thin,
-                "xaxis": "x2",
-                "yaxis": "y2",
-                "showlegend": False,
-                "hovertemplate": "%{text}<br>expected %{x:.2f}, measured %{y:.2f}<extra></extra>",
-            }
-        )
+        rates = {
+            "x": [e.value for e in foreseen],
+            "y": [e.value for e in seen],
+            "error_x": error_bars(foreseen, **thin),
+            "error_y": error_bars(seen, **thin),
+            "xaxis": "x",
+            "yaxis": "y",
+            "hovertemplate": "%{text}<br>forecast %{x:.1%}, measured %{y:.1%}<extra></extra>",
+        }
+        moved = {
+            "x": [t.expected_shift for t in on],
+            "y": [t.observed_shift.value for t in on],
+            "error_y": error_bars([t.observed_shift for t in on], **thin),
+            "xaxis": "x2",
+            "yaxis": "y2",
+            "showlegend": False,
+            "hovertemplate": "%{text}<br>expected %{x:.2f}, measured %{y:.2f}<extra></extra>",
+        }
+        data += [shared | rates, shared | moved]
     titles = ["predicted accept rate", "shift of the log-odds against the baseline"]
 
     def layout(columns: int, height: int, drop: float) -> dict[str, Any]:
@@ -203,48 +184,46 @@ def _line(x: list[float], y: list[float], name: str, colour: str, dash: str, xa:
     }
 
 
-def forest(comparisons: Sequence[Mapping[str, Any]], caption: str, externals: Sequence[str] = ()) -> Figure:
+def forest(comparisons: Sequence[Comparison], caption: str, externals: Sequence[str] = ()) -> Figure:
     """Differences in accuracy by condition: against the baseline, and against the baseline with its threshold moved."""
-    rows = [c for c in comparisons if c["difference"]["accuracy"] is not None]
-    rows = sorted(rows, key=lambda c: -abs(c["difference"]["accuracy"]["value"]))[:MOST_ROWS]
-    if len(rows) < len(comparisons):
-        caption += f" The {len(rows)} largest differences of {len(comparisons)} are shown; the table holds all."
-    kept = {c["name"] for c in rows}
-    rows = [c for c in comparisons if c["name"] in kept][::-1]
+    known = {c.name: c.difference["accuracy"] for c in comparisons if c.difference["accuracy"].value is not None}
+    largest = sorted(known, key=lambda name: -abs(known[name].value or 0.0))[:MOST_ROWS]
+    if len(largest) < len(comparisons):
+        caption += f" The {len(largest)} largest differences of {len(comparisons)} are shown; the table holds all."
+    rows = [c for c in comparisons if c.name in set(largest)][::-1]
     places = list(range(len(rows)))
     data: list[Trace] = []
-    for name, shape, colour, up, pick in (
-        ("against the baseline", "circle", INK, 0.14, lambda c: c["difference"]["accuracy"]),
-        ("against the baseline with its threshold moved", "diamond-open", "#D55E00", -0.14, _moved),
+    for name, shape, colour, up, estimates in (
+        ("against the baseline", "circle", INK, 0.14, [c.difference["accuracy"] for c in rows]),
+        (
+            "against the baseline with its threshold moved",
+            "diamond-open",
+            "#D55E00",
+            -0.14,
+            [c.moved_threshold.difference for c in rows],
+        ),
     ):
-        on = [pick(c) for c in rows]
-        values = [d["value"] for d in on]
+        points = [e.scaled(100) for e in estimates]
         data.append(
             {
                 "type": "scatter",
                 "mode": "markers",
-                "x": values,
+                "x": [e.value for e in points],
                 "y": [p + up for p in places],
-                "error_x": error_bars(values, [d["low"] for d in on], [d["high"] for d in on])
-                | {"color": colour, "thickness": 1.2, "width": 2},
+                "error_x": error_bars(points, color=colour, width=2),
                 "name": name,
                 "marker": {"symbol": shape, "size": 8, "color": colour},
-                "text": [c["name"] for c in rows],
-                "hovertemplate": "%{text}<br>%{x:+.1%}<extra></extra>",
+                "text": [c.name for c in rows],
+                "hovertemplate": "%{text}<br>%{x:+.1f} points<extra></extra>",
             }
         )
     layout = base_layout(
         150 + 22 * max(len(rows), 3), legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
     )
-    layout["xaxis"] = axis("difference in accuracy", tickformat="+.0%", zeroline=True, zerolinecolor=INK)
-    names = [c["name"] if c["name"] in externals else short(parse_name(c["name"])) for c in rows]
+    layout["xaxis"] = axis("difference in accuracy, percentage points", zeroline=True, zerolinecolor=INK)
+    names = [c.name if c.name in externals else short(parse_name(c.name)) for c in rows]
     layout["yaxis"] = axis("", tickvals=places, ticktext=names, range=[-0.7, len(rows) - 0.3])
     return Figure("accuracy_differences", "What re-training did to accuracy", caption, data, layout)
-
-
-def _moved(comparison: Mapping[str, Any]) -> dict[str, Any]:
-    at = comparison["moved_threshold"]
-    return {"value": at["difference"], "low": at["low"], "high": at["high"]}
 
 
 def short(c: Condition) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from wlsweep.report.figures.gamma import Entry, family, points
+from wlsweep.analysis.records import MetricName, ModelResult
+from wlsweep.report.figures.gamma import family
 from wlsweep.report.figures.scatter import colour_of, short
 from wlsweep.report.figures.style import (
     FAINT,
@@ -19,51 +20,50 @@ from wlsweep.report.figures.style import (
     panels,
     share_axis,
 )
-from wlsweep.spec.condition import Condition, parse_name
+from wlsweep.report.report_input import ReportInput
+from wlsweep.spec.condition import Condition
 
 MOST_PANELS = 24
 """Panels of a figure; of larger sweeps the first ones in the order of the sweep, baselines and externals first."""
 
 
-def chosen(entries: Sequence[Entry], externals: Sequence[Entry]) -> list[Entry]:
-    """The entries that get a panel."""
-    done = [e for e in entries if e["state"] == "done"]
+def chosen(results: Sequence[ModelResult], externals: Sequence[ModelResult]) -> list[ModelResult]:
+    """The models that get a panel."""
+    done = [r for r in results if r.done]
     if len(done) + len(externals) > MOST_PANELS:
-        done.sort(key=lambda e: parse_name(e["name"]).variant != "baseline")
+        done.sort(key=lambda r: r.condition is None or r.condition.variant != "baseline")
     return [*done[: MOST_PANELS - min(len(externals), MOST_PANELS - 1)], *externals][:MOST_PANELS]
 
 
-def cut_note(entries: Sequence[Entry], externals: Sequence[Entry]) -> str:
+def cut_note(results: Sequence[ModelResult], externals: Sequence[ModelResult]) -> str:
     """What a caption must add where not every condition has a panel."""
-    total = len([e for e in entries if e["state"] == "done"]) + len(externals)
+    total = len([r for r in results if r.done]) + len(externals)
     return f" {MOST_PANELS} of {total} are shown; the tables hold all." if total > MOST_PANELS else ""
 
 
-def _look(entry: Entry, external: bool) -> tuple[str, str, str]:
+def _look(result: ModelResult) -> tuple[str, str, str]:
     """(panel title, colour, marker)."""
-    if external:
-        return entry["name"][:24], INK, "x"
-    c = parse_name(entry["name"])
+    if (c := result.condition) is None:
+        return result.name[:24], INK, "x"
     return short(c), colour_of(c), mark(c.k).symbol
 
 
 def _grid(
-    entries: Sequence[Entry],
-    externals: Sequence[Entry],
-    draw: Callable[[Entry, str, str], list[Trace]],
+    results: Sequence[ModelResult],
+    externals: Sequence[ModelResult],
+    draw: Callable[[ModelResult, str, str], list[Trace]],
     x: dict[str, Any],
     y: dict[str, Any],
 ) -> tuple[list[Trace], dict[str, Any], dict[str, Any]]:
-    shown = chosen(entries, externals)
-    outside = {e["name"] for e in externals}
+    shown = chosen(results, externals)
     data: list[Trace] = []
     titles = []
     named: set[str] = set()
-    for i, entry in enumerate(shown):
-        title, colour, shape = _look(entry, entry["name"] in outside)
+    for i, result in enumerate(shown):
+        title, colour, shape = _look(result)
         titles.append(title)
         suffix = str(i + 1) if i else ""
-        for t in draw(entry, colour, shape):
+        for t in draw(result, colour, shape):
             data.append(t | {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "showlegend": t["name"] not in named})
             named.add(t["name"])
 
@@ -82,44 +82,38 @@ def _grid(
     return data, layout(5, 165), layout(2, 170)
 
 
-def reliability(
-    entries: Sequence[Entry],
-    externals: Sequence[Entry],
-    curves: Mapping[str, Any],
-    shifts: Mapping[str, float],
-    caption: str,
-) -> Figure:
-    """Said probability against the share accepted, a panel a condition; dotted: what the expected shift alone does."""
+def reliability(report: ReportInput, caption: str) -> Figure:
+    """Predicted probability against the share accepted, a panel a condition; dotted: what the expected shift alone does."""
+    shifts = {t.name: t.expected_shift for t in report.reached}
+    results, externals = report.conditions, report.externals
 
-    def draw(entry: Entry, colour: str, shape: str) -> list[Trace]:
-        bins = curves[entry["name"]]["reliability"]
-        said, share = [b["mean_p"] for b in bins], [b["share"] for b in bins]
+    def draw(result: ModelResult, colour: str, shape: str) -> list[Trace]:
+        bins = report.analysis.curves[result.name].reliability
         out: list[Trace] = [_thin([0, 1], [0, 1], "perfect calibration", FAINT, "solid")]
-        if (shift := shifts.get(entry["name"])) is not None:
+        if (shift := shifts.get(result.name)) is not None:
             grid = [i / 30 for i in range(1, 30)]
             bent = [_shifted(p, -shift) for p in grid]
             out.append(_thin(grid, bent, "a calibrated baseline, shifted as expected", INK, "dot"))
-        bars = error_bars(share, [b["share_low"] for b in bins], [b["share_high"] for b in bins])
         out.append(
             {
                 "type": "scatter",
                 "mode": "lines+markers",
-                "x": said,
-                "y": share,
-                "error_y": bars | {"color": colour, "thickness": 1, "width": 0},
+                "x": [b.mean_p for b in bins],
+                "y": [b.share.value for b in bins],
+                "error_y": error_bars([b.share for b in bins], color=colour, thickness=1, width=0),
                 "name": "measured, 95% interval",
                 "line": {"color": colour, "width": 1.4},
                 "marker": {"symbol": shape, "size": 6, "color": colour},
-                "text": [f"{b['n']} papers" for b in bins],
-                "hovertemplate": "says %{x:.2f}: %{y:.1%} accepted (%{text})<extra></extra>",
+                "text": [f"{b.n} papers" for b in bins],
+                "hovertemplate": "predicted %{x:.2f}: %{y:.1%} accepted (%{text})<extra></extra>",
             }
         )
         return out
 
     ticks = {"tickvals": [0, 0.5, 1], "range": [-0.02, 1.02]}
-    x, y = axis("said P(accept)", **ticks), axis("accepted", tickformat=".0%", **ticks)
-    data, wide, narrow = _grid(entries, externals, draw, x, y)
-    return Figure("reliability", "Calibration", caption + cut_note(entries, externals), data, wide, narrow)
+    x, y = axis("predicted P(accept)", **ticks), axis("accepted", tickformat=".0%", **ticks)
+    data, wide, narrow = _grid(results, externals, draw, x, y)
+    return Figure("reliability", "Calibration", caption + cut_note(results, externals), data, wide, narrow)
 
 
 def _shifted(p: float, by: float) -> float:
@@ -128,7 +122,7 @@ def _shifted(p: float, by: float) -> float:
     return 1 / (1 + exp(-(log(p / (1 - p)) + by)))
 
 
-def _thin(x: list[float], y: list[float], name: str, colour: str, dash: str) -> Trace:
+def _thin(x: Sequence[float], y: Sequence[float | None], name: str, colour: str, dash: str) -> Trace:
     return {
         "type": "scatter",
         "mode": "lines",
@@ -140,41 +134,39 @@ def _thin(x: list[float], y: list[float], name: str, colour: str, dash: str) -> 
     }
 
 
-def per_year(entries: Sequence[Entry], externals: Sequence[Entry], caption: str) -> Figure:
+def per_year(results: Sequence[ModelResult], externals: Sequence[ModelResult], caption: str) -> Figure:
     """Predicted accept rate, accuracy and the true accept rate by year, a panel a condition."""
 
-    def draw(entry: Entry, colour: str, shape: str) -> list[Trace]:
-        years = [y for y in entry["by_year"] if y["n"]]
-        at = [y["year"] for y in years]
-        out: list[Trace] = [
-            _thin(at, [y["actual_accept_rate"] for y in years], "true accept rate", FAINT, "dot"),
-        ]
-        for metric, name, ink, symbol, left in (
+    def draw(result: ModelResult, colour: str, shape: str) -> list[Trace]:
+        at = [y.year for y in result.by_year]
+        true = [y.metrics["actual_accept_rate"].value or 0.0 for y in result.by_year]
+        out: list[Trace] = [_thin(at, true, "true accept rate", FAINT, "dot")]
+        drawn: tuple[tuple[MetricName, str, str, str, float], ...] = (
             ("predicted_accept_rate", "predicted accept rate", colour, shape, -0.08),
             ("accuracy", "accuracy", FAINT, "line-ew-open", 0.08),
-        ):
-            values = [y[metric] for y in years]
-            bars = error_bars(values, [y[f"{metric}_low"] for y in years], [y[f"{metric}_high"] for y in years])
+        )
+        for metric, name, ink, symbol, left in drawn:
+            estimates = [y.metrics[metric] for y in result.by_year]
             out.append(
                 {
                     "type": "scatter",
                     "mode": "lines+markers",
                     "x": [a + left for a in at],
-                    "y": values,
-                    "error_y": bars | {"color": ink, "thickness": 1, "width": 0},
+                    "y": [e.value for e in estimates],
+                    "error_y": error_bars(estimates, color=ink, thickness=1, width=0),
                     "name": name,
                     "line": {"color": ink, "width": 1.3, "dash": "solid" if left < 0 else "dash"},
                     "marker": {"symbol": symbol, "size": 6, "color": ink},
-                    "text": [f"{y['year']}, {y['n']} papers" for y in years],
+                    "text": [f"{y.year}, {y.metrics.n} papers" for y in result.by_year],
                     "hovertemplate": "%{text}: %{y:.1%}<extra></extra>",
                 }
             )
         return out
 
-    years = sorted({y["year"] for e in chosen(entries, externals) for y in e["by_year"]}) or [0, 1]
+    years = sorted({y.year for r in chosen(results, externals) for y in r.by_year}) or [0, 1]
     x = axis("year", range=[years[0] - 0.5, years[-1] + 0.5], tickvals=[years[0], years[-1]], tickformat="d")
-    data, wide, narrow = _grid(entries, externals, draw, x, share_axis("share", tickvals=[0, 0.5, 1]))
-    return Figure("per_year", "Rates and accuracy by year", caption + cut_note(entries, externals), data, wide, narrow)
+    data, wide, narrow = _grid(results, externals, draw, x, share_axis("share", tickvals=[0, 0.5, 1]))
+    return Figure("per_year", "Rates and accuracy by year", caption + cut_note(results, externals), data, wide, narrow)
 
 
 def _rank(c: Condition) -> tuple[bool, bool, int]:
@@ -186,9 +178,13 @@ def _dash(c: Condition) -> str:
     return {"baseline": "solid", "accept": "solid", "reject": "dash"}[c.variant]
 
 
+Line = tuple[Sequence[float], Sequence[float | None], dict[str, Any] | None]
+"""x values, y values and error bars."""
+
+
 def by_mix(
-    entries: Sequence[Entry],
-    series: Callable[[Entry], tuple[list[float], list[float], dict[str, Any] | None]],
+    results: Sequence[ModelResult],
+    series: Callable[[ModelResult], Line],
     slug: str,
     title: str,
     caption: str,
@@ -200,8 +196,8 @@ def by_mix(
     paler for smaller gamma.
 
     Args:
-        entries: whose lines to draw; those without points are left out.
-        series: x values, y values and error bars of an entry.
+        results: whose lines to draw; those without points are left out.
+        series: the line of a model.
         slug: file name of the PNG.
         title: of the figure.
         caption: what to see.
@@ -209,19 +205,19 @@ def by_mix(
         y: axis of every panel.
         most: lines of a panel; more are left out and counted in the caption.
     """
-    groups: dict[int, list[Entry]] = {}
-    for e in entries:
-        groups.setdefault(parse_name(e["name"]).k, []).append(e)
+    groups: dict[int, list[tuple[Condition, ModelResult]]] = {}
+    for r in results:
+        if r.condition is not None:
+            groups.setdefault(r.condition.k, []).append((r.condition, r))
     ks = sorted(groups)[:8]
     left_out = sum(max(0, len(groups[k]) - most) for k in ks) + sum(len(v) for k, v in groups.items() if k not in ks)
     data: list[Trace] = []
     for i, k in enumerate(ks):
         suffix = str(i + 1) if i else ""
-        shown = sorted(groups[k], key=lambda e: _rank(parse_name(e["name"])))[:most]
-        top = max(parse_name(e["name"]).gamma for e in shown)
-        for e in shown:
-            c = parse_name(e["name"])
-            xs, ys, bars = series(e)
+        shown = sorted(groups[k], key=lambda pair: _rank(pair[0]))[:most]
+        top = max(c.gamma for c, _ in shown)
+        for c, r in shown:
+            xs, ys, bars = series(r)
             if not xs:
                 continue
             plain = c.variant == "baseline"
@@ -260,39 +256,35 @@ def by_mix(
     return Figure(slug, title, caption, data, layout(2, 260, 90), narrow)
 
 
-def coverage(entries: Sequence[Entry], externals: Sequence[Entry], curves: Mapping[str, Any], caption: str) -> Figure:
-    """Accuracy on the most confident share of the papers; externals in every panel."""
+def coverage(report: ReportInput, caption: str) -> Figure:
+    """Accuracy on the most confident share of the papers; models from outside in every panel."""
+    curves = {r.name: report.analysis.curves[r.name].coverage[1::2] for r in (*report.done, *report.externals)}
 
-    def series(e: Entry) -> tuple[list[float], list[float], dict[str, Any] | None]:
-        at = curves[e["name"]]["coverage"][1::2]
-        values = [c["accuracy"] for c in at]
-        bars = error_bars(values, [c["accuracy_low"] for c in at], [c["accuracy_high"] for c in at])
-        return [c["coverage"] for c in at], values, bars
+    def series(r: ModelResult) -> Line:
+        at = curves[r.name]
+        bars = error_bars([c.accuracy for c in at], thickness=0.7, width=0)
+        return [c.coverage for c in at], [c.accuracy.value for c in at], bars
 
-    done = [p.entry for p in points(entries)]
-    lowest = min(
-        (c["accuracy_low"] for e in [*done, *externals] for c in curves[e["name"]]["coverage"][1::2]), default=0.0
-    )
+    lowest = min((c.accuracy.low or 0.0 for at in curves.values() for c in at), default=0.0)
     x = share_axis("share of papers decided", range=[0.05, 1.03])
     y = share_axis("accuracy on them", range=[max(0.0, lowest - 0.02), 1.01])
-    figure = by_mix(done, series, "coverage", "Accuracy on the papers it is sure of", caption, x, y)
+    figure = by_mix(report.done, series, "coverage", "Accuracy on the papers it is sure of", caption, x, y)
     panels_drawn = sorted({(t["xaxis"], t["yaxis"]) for t in figure.data})
-    for e in externals:
+    for e in report.externals:
         xs, ys, bars = series(e)
         for i, (xa, ya) in enumerate(panels_drawn):
-            line = _thin(xs, ys, e["name"], INK, "longdashdot") | {"xaxis": xa, "yaxis": ya, "legendgroup": e["name"]}
-            figure.data.append(line | {"error_y": (bars or {}) | {"thickness": 0.7, "width": 0}, "showlegend": not i})
+            line = _thin(xs, ys, e.name, INK, "longdashdot") | {"xaxis": xa, "yaxis": ya, "legendgroup": e.name}
+            figure.data.append(line | {"error_y": bars, "showlegend": not i})
     return figure
 
 
-def training(
-    entries: Sequence[Entry], logs: Mapping[str, Any], key: str, slug: str, title: str, caption: str, y: dict[str, Any]
-) -> Figure:
+def training(report: ReportInput, key: str, slug: str, title: str, caption: str, y: dict[str, Any]) -> Figure:
     """One column of the metric logs against the optimizer step."""
+    logs = report.analysis.training
 
-    def series(e: Entry) -> tuple[list[float], list[float], dict[str, Any] | None]:
-        at = [line for line in logs.get(e["name"], []) if line.get(key) is not None]
-        return [line["step"] for line in at], [line[key] for line in at], None
+    def series(r: ModelResult) -> Line:
+        at = [line for line in logs.get(r.name, ()) if line.get(key) is not None]
+        return [line["step"] or 0 for line in at], [line[key] for line in at], None
 
-    logged = [e for e in entries if logs.get(e["name"])]
+    logged = [r for r in report.conditions if logs.get(r.name)]
     return by_mix(logged, series, slug, title, caption, axis("optimizer step"), y)

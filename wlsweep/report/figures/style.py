@@ -6,8 +6,11 @@ in grey. Figures are plain Plotly dictionaries, so that drawing a page needs no 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from wlsweep.estimate import Estimate
 
 Trace = dict[str, Any]
 Layout = dict[str, Any]
@@ -144,13 +147,14 @@ def panels(
     return out
 
 
-def error_bars(values: list[float], lows: list[float | None], highs: list[float | None]) -> dict[str, Any]:
-    """Asymmetric error bars from interval ends."""
+def error_bars(estimates: Sequence[Estimate], **look: Any) -> dict[str, Any]:
+    """Asymmetric error bars from intervals; none where there is no interval."""
     return {
         "type": "data",
         "symmetric": False,
-        "array": [0 if h is None else max(h - v, 0) for v, h in zip(values, highs, strict=True)],
-        "arrayminus": [0 if low is None else max(v - low, 0) for v, low in zip(values, lows, strict=True)],
+        "array": [max(e.high - e.value, 0) if e.value is not None and e.high is not None else 0 for e in estimates],
+        "arrayminus": [max(e.value - e.low, 0) if e.value is not None and e.low is not None else 0 for e in estimates],
         "thickness": 1.2,
         "width": 3,
+        **look,
     }

@@ -1,0 +1,421 @@
+"""What an evaluation says, as typed records: the analysis makes them, the report and the terminal read them.
+
+`all_metrics.json` holds a `ModelResult` for each condition in flat columns (`accuracy`, `accuracy_low`, ...), which is
+what users load as a table; `analysis.json` holds an `Analysis`, nested as it is here. Nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, get_args
+
+from wlsweep.estimate import Estimate
+from wlsweep.spec.condition import Condition, parse_name
+
+MetricName = Literal[
+    "accuracy",
+    "predicted_accept_rate",
+    "actual_accept_rate",
+    "precision",
+    "recall",
+    "precision_reject",
+    "recall_reject",
+    "unknown_rate",
+    "f1",
+    "f1_reject",
+    "auc",
+    "average_precision",
+    "brier",
+    "log_loss",
+    "ece",
+    "ece_equal_mass",
+]
+METRICS: tuple[MetricName, ...] = get_args(MetricName)
+RATES = METRICS[:10]
+"""Those that need decisions only, so that the generated text has them too."""
+Verdict = Literal["pass", "fail", "not testable"]
+
+
+class Counts(NamedTuple):
+    """How labels (accept, reject) meet readings (accept, reject, unknown)."""
+
+    tp: int
+    fn: int
+    unknown_accept: int
+    fp: int
+    tn: int
+    unknown_reject: int
+
+
+class BrierParts(NamedTuple):
+    """Brier score = reliability - resolution + uncertainty + within-bin part (Murphy 1973, Stephenson et al. 2008)."""
+
+    reliability: float
+    resolution: float
+    uncertainty: float
+    within: float
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """All metrics of one model on one set of rows."""
+
+    n: int
+    """Rows, at least 1."""
+    estimates: Mapping[MetricName, Estimate]
+    """The headline: decisions are the sign of the margin."""
+    strict: Mapping[MetricName, Estimate]
+    """Decisions from the generated text; an answer that cannot be read is wrong."""
+    parsed: Mapping[MetricName, Estimate]
+    """The same on the rows whose answer can be read."""
+    brier_parts: BrierParts
+    ece_noise: float
+    """ECE that a perfectly calibrated model would show by chance, on average."""
+    ece_by_chance: float
+    """ECE that a perfectly calibrated model stays below in 97.5% of samples."""
+    counts: Counts
+    unknown: int
+    """Answers that could not be read."""
+    ties: int
+    """Margins of exactly 0, which count as Reject."""
+    text_differs: int
+    """Answers that could be read and contradict the margin."""
+    p_other_mean: float | None
+    """Mean probability of neither label."""
+
+    def __getitem__(self, metric: MetricName) -> Estimate:
+        return self.estimates[metric]
+
+    def flat(self) -> dict[str, Any]:
+        """`{"n": ..., "accuracy": ..., "accuracy_low": ..., ...}`, as `all_metrics.json` has it."""
+        return {
+            "n": self.n,
+            **_flat(self.estimates),
+            **{f"brier_{part}": value for part, value in self.brier_parts._asdict().items()},
+            "ece_noise": self.ece_noise,
+            "ece_by_chance": self.ece_by_chance,
+            "counts": self.counts._asdict(),
+            "unknown": self.unknown,
+            "ties": self.ties,
+            "text_differs": self.text_differs,
+            "p_other_mean": self.p_other_mean,
+            "strict": _flat(self.strict),
+            "parsed": _flat(self.parsed),
+        }
+
+    @classmethod
+    def from_flat(cls, row: Mapping[str, Any]) -> Metrics:
+        """The inverse of `flat`."""
+        return cls(
+            row["n"],
+            {m: _estimate(row, m) for m in METRICS},
+            {m: _estimate(row["strict"], m) for m in RATES},
+            {m: _estimate(row["parsed"], m) for m in RATES},
+            BrierParts(*(row[f"brier_{part}"] for part in BrierParts._fields)),
+            row["ece_noise"],
+            row["ece_by_chance"],
+            Counts(**row["counts"]),
+            row["unknown"],
+            row["ties"],
+            row["text_differs"],
+            row["p_other_mean"],
+        )
+
+
+def _flat(estimates: Mapping[Any, Estimate]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, e in estimates.items():
+        out |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high, f"{name}_n": e.n}
+    return out
+
+
+def _estimate(row: Mapping[str, Any], metric: str) -> Estimate:
+    return Estimate(row[metric], row[f"{metric}_low"], row[f"{metric}_high"], row[f"{metric}_n"])
+
+
+class YearMetrics(NamedTuple):
+    """Metrics on the papers of one year."""
+
+    year: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """A condition of the sweep, or a model from outside of it: where it stands and, once it is done, its metrics."""
+
+    name: str
+    state: str
+    """`done`, `trained`, `failed` or `missing`."""
+    cause: str | None = None
+    """Why it is not done."""
+    condition: Condition | None = None
+    """None for a model from outside."""
+    metrics: Metrics | None = None
+    by_year: tuple[YearMetrics, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        """Whether it has metrics."""
+        return self.metrics is not None
+
+    def __getitem__(self, metric: MetricName) -> Estimate:
+        """A metric; without a value where the model is not done."""
+        return Estimate(None) if self.metrics is None else self.metrics[metric]
+
+    def flat(self) -> dict[str, Any]:
+        """The entry of `all_metrics.json`."""
+        out: dict[str, Any] = {"name": self.name} if self.condition is None else {}
+        out |= {"state": self.state, "cause": self.cause}
+        if self.metrics is not None:
+            out |= self.metrics.flat()
+            out["by_year"] = [{"year": y.year, **y.metrics.flat()} for y in self.by_year]
+        return out | ({} if self.condition is None else self.condition.as_dict())
+
+    @classmethod
+    def from_flat(cls, row: Mapping[str, Any]) -> ModelResult:
+        """The inverse of `flat`."""
+        return cls(
+            row["name"],
+            row["state"],
+            row["cause"],
+            replace(parse_name(row["name"]), index=row["index"]) if "index" in row else None,
+            Metrics.from_flat(row) if "n" in row else None,
+            tuple(YearMetrics(y["year"], Metrics.from_flat(y)) for y in row.get("by_year", ())),
+        )
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Exact McNemar test of two models on the same papers."""
+
+    only_this: int
+    """Papers that only this model decides correctly."""
+    only_other: int
+    p: float
+    p_holm: float | None = None
+    """Corrected over the declared family."""
+
+
+@dataclass(frozen=True)
+class MovedThreshold:
+    """A condition against its baseline with the threshold moved to the same accept rate."""
+
+    accuracy: float
+    moved_accuracy: float
+    difference: Estimate
+    """In accuracy."""
+    test: PairedTest
+    papers_decided_differently: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model against its baseline, on the same papers."""
+
+    name: str
+    baseline: str
+    difference: Mapping[MetricName, Estimate]
+    """This minus baseline."""
+    mcnemar: PairedTest
+    moved_threshold: MovedThreshold
+
+
+@dataclass(frozen=True)
+class TheoryRow:
+    """What theory expected of a condition, and what came."""
+
+    name: str
+    baseline: str
+    expected_shift: float
+    """Of the log-odds against the baseline, natural log units."""
+    covered: bool
+    """Whether theory says anything of this kind of loss."""
+    note: str
+    """Why not."""
+    observed_shift: Estimate
+    forecast: Mapping[MetricName, Estimate] | None
+    """From the baseline's predictions alone."""
+    inside: bool | None
+    """Whether the measured accept rate lies in the forecast's interval."""
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Line through observed on expected shifts; theory is slope 1 and intercept 0."""
+
+    slope: Estimate
+    intercept: float | None
+    r2: float | None
+    n: int
+    """Conditions."""
+
+
+@dataclass(frozen=True)
+class BaselineCalibration:
+    """How the baseline's log-odds miss the labels."""
+
+    baseline: str
+    offset: float
+    offset_error: float
+    slope: float
+    slope_error: float
+
+
+@dataclass(frozen=True)
+class OracleFit:
+    """The baseline's log-odds on the true ones of synthetic papers."""
+
+    slope: float
+    intercept: float
+    correlation: float
+
+
+@dataclass(frozen=True)
+class Term:
+    """A coefficient of the model of all accept rates."""
+
+    name: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class SeedShare:
+    """How much of the differences between conditions goes back to seeds."""
+
+    count: int
+    explained: float
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The logistic model of all conditions' accept rates, or why there is none."""
+
+    note: str = ""
+    """Why it cannot be fitted; empty where it is."""
+    terms: tuple[Term, ...] = ()
+    explained: Mapping[str, float] = field(default_factory=dict)
+    """Share of the null deviance, by term and for `all` of them."""
+    conditions: int = 0
+    seeds: SeedShare | None = None
+
+    def term(self, name: str) -> Estimate:
+        """The coefficient of a term."""
+        return next(t.estimate for t in self.terms if t.name == name)
+
+
+@dataclass(frozen=True)
+class SeedMean:
+    """A metric over the seeds of one condition."""
+
+    seeds: int
+    mean: Estimate
+    """Its interval counts other seeds and other papers."""
+    between_seed_sd: float
+    paper_sd: float | None
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """A condition with several seeds."""
+
+    name: str
+    """That of seed 0."""
+    members: tuple[str, ...]
+    metrics: Mapping[MetricName, SeedMean]
+    baselines: tuple[str, ...] = ()
+    """Baseline of each member; empty where they have none."""
+    difference: Mapping[MetricName, SeedMean] = field(default_factory=dict)
+    """To the baselines."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A verdict with its numbers."""
+
+    key: str
+    title: str
+    verdict: Verdict
+    sentence: str
+    numbers: list[str]
+    support: float | None
+    """Share of draws with the same verdict; None where it is not testable."""
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Papers that a model accepts with about the same probability."""
+
+    low: float
+    high: float
+    n: int
+    mean_p: float
+    accepts: int
+    share: Estimate
+    """Of them that were accepted."""
+
+
+@dataclass(frozen=True)
+class CoveragePoint:
+    """Accuracy on the most confident share of the papers."""
+
+    coverage: float
+    n: int
+    accuracy: Estimate
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of one model."""
+
+    reliability: tuple[ReliabilityBin, ...]
+    reliability_equal_mass: tuple[ReliabilityBin, ...]
+    coverage: tuple[CoveragePoint, ...]
+
+
+LogLine = Mapping[str, float | None]
+"""A line of a metric log: column -> value."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the conditions say together."""
+
+    family: int
+    """Declared comparisons, over which Holm corrects."""
+    comparisons: tuple[Comparison, ...]
+    theory: tuple[TheoryRow, ...]
+    slope: Slope
+    calibration: BaselineCalibration | None
+    oracle: OracleFit | None
+    effects: Effects
+    seeds: tuple[SeedGroup, ...]
+    verdicts: tuple[Judged, ...]
+    ece: Mapping[str, Estimate]
+    """Expected calibration error of every model, with the interval that resampling gives it."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an evaluation was made from."""
+
+    only: str | None
+    externals: tuple[tuple[str, str], ...]
+    """(name, file)."""
+    files: str
+    """Hash over names, sizes and times of all files read."""
+
+
+@dataclass(frozen=True)
+class Analysis(Findings):
+    """What `analysis.json` holds."""
+
+    inputs: Inputs
+    draws: int
+    """Bootstrap draws behind the intervals of differences."""
+    rows: int
+    """Test papers."""
+    years: tuple[int, ...]
+    curves: Mapping[str, Curves]
+    training: Mapping[str, tuple[LogLine, ...]]
