@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,10 @@ from wlsweep.errors import WlsweepError
 
 app = typer.Typer(
     no_args_is_help=True,
+    rich_markup_mode="rich"
+    if sys.stdout.isatty() and sys.stderr.isatty()
+    else None,  # boxes would be cut at 80 columns
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Sweeps of weighted losses and class mixes over one fine-tuned LLM. Start with: wlsweep run demo",
 )
@@ -36,25 +41,30 @@ def _complete(kind: str) -> Callable[[str], list[str]]:
 SPACE_HELP = "search space: a TOML file, or the name of a shipped one"
 SweepFile = Annotated[Path, typer.Argument(help=SPACE_HELP, metavar="SWEEP", autocompletion=_complete("SEARCH_SPACES"))]
 RunFolder = Annotated[Path, typer.Argument(help="run directory, such as runs/demo", metavar="DIR")]
-Only = Annotated[str | None, typer.Option(help="conditions by index and name: 0  0-6,9  'accept_*'", metavar="SEL")]
+Only = Annotated[
+    str | None, typer.Option("--only", "-c", help="conditions by index and name: 0  0-6,9  'accept_*'", metavar="SEL")
+]
 DataPath = Annotated[
     str | None,
-    typer.Option("--data", help="ShareGPT rows: a file, or a folder with train.* and test.*", metavar="PATH"),
+    typer.Option("--data", "-d", help="ShareGPT rows: a file, or a folder with train.* and test.*", metavar="PATH"),
 ]
 ModelPath = Annotated[
-    str | None, typer.Option("--model", help="base model: a folder, or a name on the Hugging Face hub", metavar="PATH")
+    str | None,
+    typer.Option("--model", "-m", help="base model: a folder, or a name on the Hugging Face hub", metavar="PATH"),
 ]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="change a key of the search space, such as train.lr=2e-5; may be repeated", metavar="K=V"
+        "--set", "-s", help="change a key of the search space, such as train.lr=2e-5; may be repeated", metavar="K=V"
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
+AsJson = Annotated[bool, typer.Option("--json", "-j", help="for machines")]
 External = Annotated[
     list[str] | None, typer.Option(help="predictions made elsewhere, to compare with", metavar="NAME=FILE")
 ]
-Limit = Annotated[int | None, typer.Option(help="trial run on N rows of every set, in a run directory of its own")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", "-l", help="trial run on N rows of every set, in a run directory of its own")
+]
 
 
 def _load(
@@ -84,7 +94,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="show the version and exit", callback=_version, is_eager=True)
+        bool, typer.Option("--version", "-V", help="show the version and exit", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     pass
@@ -139,7 +149,9 @@ def run(
     data: DataPath = None,
     model: ModelPath = None,
     set_: Settings = None,
-    out: Annotated[Path | None, typer.Option(help="run directory (default: runs/NAME)", metavar="DIR")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="run directory (default: runs/NAME)", metavar="DIR")
+    ] = None,
     stage: Annotated[
         str, typer.Option(help="stop after this stage: data, train, predict, evaluate or report", metavar="STAGE")
     ] = "report",
@@ -181,9 +193,13 @@ def submit(
     data: DataPath = None,
     model: ModelPath = None,
     set_: Settings = None,
-    out: Annotated[Path | None, typer.Option(help="run directory (default: runs/NAME)", metavar="DIR")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="run directory (default: runs/NAME)", metavar="DIR")
+    ] = None,
     limit: Limit = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="write the script, show the sbatch line, stop")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="write the script, show the sbatch line, stop")
+    ] = False,
     address: Annotated[
         Path | None, typer.Option(help="print the address of a run's cluster, for `ray job submit`", metavar="DIR")
     ] = None,
@@ -212,16 +228,78 @@ def submit(
 
 
 @app.command()
-def status(folder: RunFolder, json_: AsJson = False) -> None:
+def status(
+    folder: RunFolder,
+    json_: AsJson = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="show it again every two seconds, until all is done (Ctrl-C ends)")
+    ] = False,
+) -> None:
     """Say where each condition of a run stands: done, running, failed (and why) or missing."""
+    from wlsweep.console import watch as watch_until
     from wlsweep.run.layout import existing_run
     from wlsweep.run.status import RunStatus, status_table
 
-    state = RunStatus(existing_run(folder))
+    run = existing_run(folder)
+    if json_ and watch:
+        raise WlsweepError("--json and --watch: give one of them")
     if json_:
-        typer.echo(json.dumps(state.as_json(), indent=1))
+        typer.echo(json.dumps(RunStatus(run).as_json(), indent=1))
+    elif watch:
+        watch_until(
+            lambda: status_table(RunStatus(run)), lambda: all(s.predict == "done" for s in RunStatus(run).all())
+        )
     else:
-        status_table(state)
+        status_table(RunStatus(run))
+
+
+@app.command()
+def logs(
+    folder: RunFolder,
+    condition: Annotated[
+        str | None, typer.Argument(help="condition by name, index or pattern (default: all that failed)", metavar="SEL")
+    ] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="last lines of each file", min=1)] = 20,
+) -> None:
+    """Show why conditions failed and the last lines of their logs; of the driver's log where none failed."""
+    from wlsweep.run.condition_logs import cause_of_failure, parts
+    from wlsweep.run.layout import existing_run
+    from wlsweep.run.status import RunStatus
+    from wlsweep.spec.condition import select
+
+    run = existing_run(folder)
+    declared = RunStatus(run).conditions
+    chosen = select(declared, condition) if condition else [c for c in declared if run.failed(c.name).is_file()]
+    names: list[str | None] = [c.name for c in chosen]
+    for name in names or [None]:
+        if name:
+            typer.echo("\n".join(filter(None, [f"== {name}", cause_of_failure(run, name)])))
+        for part in parts(run, name, lines):
+            typer.echo("\n".join(["", f"-- {part.path}", *part.lines]))
+
+
+@app.command()
+def doctor(
+    sweep: Annotated[
+        Path | None, typer.Argument(help=f"{SPACE_HELP}; without it only the machine is examined", metavar="SWEEP")
+    ] = None,
+    data: DataPath = None,
+    model: ModelPath = None,
+    set_: Settings = None,
+    json_: AsJson = False,
+) -> None:
+    """Examine this machine: versions, GPUs, memory, scratch, hub, SLURM, and what would stop a sweep. Starts nothing."""
+    from wlsweep.doctor import examine, exit_code, summary
+
+    found = examine(_load(sweep, data, None, model, set_) if sweep else None)
+    if json_:
+        typer.echo(json.dumps([f._asdict() for f in found], indent=1))
+    else:
+        width = max(len(f.what) for f in found)
+        for level, what, detail in found:
+            typer.echo(f"{level:<4}  {what:<{width}}  {detail}")
+        typer.echo(summary(found))
+    raise typer.Exit(exit_code(found))
 
 
 @app.command()
@@ -239,7 +317,12 @@ def evaluate(folder: RunFolder, only: Only = None, external: External = None) ->
 
 
 @app.command()
-def report(folder: RunFolder, only: Only = None, external: External = None) -> None:
+def report(
+    folder: RunFolder,
+    only: Only = None,
+    external: External = None,
+    open_: Annotated[bool, typer.Option("--open", help="show the page in a browser")] = False,
+) -> None:
     """Write the HTML page and the figures from the predictions alone."""
     from wlsweep.report.page import write_report
     from wlsweep.report.png import Renderer
@@ -254,6 +337,8 @@ def report(folder: RunFolder, only: Only = None, external: External = None) -> N
         files = write_report(run, found, renderer)
     plots = [str(run.plots)] if files.pngs else []
     typer.echo(f"report:  {files.page}\nplots:   {'; '.join([*plots, *([files.note] if files.note else [])])}")
+    if open_:
+        _open(files.page)
 
 
 @app.command()
@@ -293,6 +378,18 @@ def export(
     typer.echo("\n".join(map(str, written)))
 
 
+def _open(page: Path) -> None:
+    """Show a page in the user's browser; where there is none, say how to see it from elsewhere."""
+    import webbrowser
+
+    on_a_desktop = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if not ((on_a_desktop or os.environ.get("BROWSER")) and webbrowser.open(page.resolve().as_uri())):
+        host = platform.node()
+        typer.echo(
+            f"open:    no browser to open it in here; from your machine: scp {host}:{page.resolve()} . and open it"
+        )
+
+
 def _externals(given: list[str] | None) -> list[tuple[str, Path]]:
     pairs = [text.partition("=") for text in given or ()]
     for name, equals, file in pairs:
@@ -305,8 +402,10 @@ def _externals(given: list[str] | None) -> list[tuple[str, Path]]:
 
 def main() -> None:
     """Entry point: errors that a user can fix are one message and exit code 2."""
+    if not sys.stdout.isatty():
+        os.environ.setdefault("COLUMNS", "1000")  # rich would wrap tables and causes at 80 columns in files and pipes
     try:
-        app()
+        app(prog_name="wlsweep")
     except WlsweepError as e:
         typer.echo(f"error: {e}", err=True)
         sys.exit(2)

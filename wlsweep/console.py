@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -141,3 +141,22 @@ class Progress:
         else:
             parts.append(_clock(time.monotonic() - self.began))
         return " | ".join(parts)
+
+
+WATCH_S = 2.0
+"""Seconds between two looks."""
+
+
+def watch(show: Callable[[], None], over: Callable[[], bool], pause: Callable[[float], None] = time.sleep) -> None:
+    """Call `show` again and again until `over`, on a terminal each time on an empty screen; Ctrl-C ends it."""
+    screen = Console()
+    try:
+        while True:
+            last = over()  # asked first, so that the last picture shows the end
+            screen.clear()
+            show()
+            if last:
+                return
+            pause(WATCH_S)
+    except KeyboardInterrupt:
+        return

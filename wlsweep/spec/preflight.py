@@ -123,11 +123,16 @@ def how_to_fetch(path: str, folder: str | None = None) -> str:
     )
 
 
-def _from_hub(path: str) -> Path:
-    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+def hub_problem() -> str | None:
+    """Why no hub can be asked, after at most `PROBE_S`; None where it answers."""
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return "HF_HUB_OFFLINE is set"
     host = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    if offline or not _answers(host):
-        why = "HF_HUB_OFFLINE is set" if offline else f"{urlsplit(host).hostname} does not answer"
+    return None if _answers(host) else f"{urlsplit(host).hostname} does not answer"
+
+
+def _from_hub(path: str) -> Path:
+    if why := hub_problem():
         raise WlsweepError(
             f"model.path {path!r} is no folder here and not in the cache {hub_cache()}, and no hub can be asked "
             f"({why}). {how_to_fetch(path)}"
