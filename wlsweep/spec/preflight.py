@@ -57,9 +57,8 @@ def check_model(sweep: Sweep, rows: Sequence[Row] = (), ask_hub: bool = True) ->
         return ModelCheck(None, [], [])
     folder = find_model(sweep.model.path, ask_hub)
     if folder is None:
-        return ModelCheck(
-            None, [], [f"not checked: {sweep.model.path} is not on this machine. {how_to_fetch(sweep.model.path)}"]
-        )
+        unchecked = f"the base model was not checked: {sweep.model.path} is not on this machine"
+        return ModelCheck(None, [], [f"{unchecked}. {how_to_fetch(sweep.model.path)}"])
     config = read_config(folder)
     problems = _architecture_problems(config, sweep, folder)
     if problems:
