@@ -135,7 +135,7 @@ def test_plan_takes_settings(tmp_path):
 
 def test_a_submitted_job_runs_the_resolved_search_space(tmp_path):
     mine = load_sweep(space(tmp_path, 'extends = "demo"\n'), data="papers.json", settings=["train.lr=2e-3"])
-    with pytest.raises(WlsweepError, match="papers.json: no such file"):  # said after the script was written
+    with pytest.raises(WlsweepError, match=r"papers\.json: no such file"):  # said after the script was written
         submit(mine, load_site("cpu"), SubmitOptions(tmp_path / "run"), dry_run=True, say=lambda line: None)
     (resolved,) = (tmp_path / "run" / "slurm").glob("*.json")
     assert load_sweep(resolved) == mine and mine.settings == ("train.lr=2e-3",)
