@@ -31,6 +31,7 @@ from wlsweep.run.layout import RunDir, atomic_file, read_json, write_json
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import Sweep
 from wlsweep.train import batches, packed
+from wlsweep.train.agreement import measure, refuse_disagreement
 from wlsweep.train.checkpoint import load_checkpoint, save_checkpoint
 from wlsweep.train.loss import sample_weights
 from wlsweep.train.model import Forward, MicroBatch, collate, run_forward
@@ -305,6 +306,25 @@ def _set_up(job: Job, decision: Decision, total: int) -> Any:
         ) from e
 
 
+_COMPARED: set[tuple[str, str, str]] = set()
+"""Base models, with attention and dtype, whose forward pass this process has compared with transformers' own."""
+
+
+def _compare_with_transformers(engine: Any, batcher: Batcher, job: Job) -> None:
+    """Compare the forward pass that is trained with transformers' own, once a process and base model; collective."""
+    sweep = job.sweep
+    key = (job.base, sweep.model.attention, sweep.train.dtype)
+    if key in _COMPARED:
+        return
+    accept, reject = (
+        int(numbers[np.argmin(batcher.rows.lengths[numbers])])
+        for numbers in (np.flatnonzero(batcher.rows.accept), np.flatnonzero(~batcher.rows.accept))
+    )
+    found = measure(engine, batcher.of([accept, reject], 2, (1.0, 1.0)))
+    refuse_disagreement(found, job.base, engine.module.lm.config.model_type, sweep.train.dtype)
+    _COMPARED.add(key)
+
+
 def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> None:
     train, run, name = job.sweep.train, job.run, job.name
     if place.world != train.workers:
@@ -316,6 +336,7 @@ def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> N
     engine = _set_up(job, decision, total)
     try:
         batcher = Batcher(job, rows, place)
+        _compare_with_transformers(engine, batcher, job)
         proof = prove_weights(engine, batcher, job.condition)
         start, metered = load_checkpoint(engine, place, run.checkpoints(name), _what(job, place))
         if place.rank == 0:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from wlsweep.spec.condition import Condition
 from wlsweep.train import packed as packed_rows
+from wlsweep.train import patches
 from wlsweep.train.loss import AnswerScores, global_loss, sample_loss, score_answers
-from wlsweep.train.patches import Setup, apply
 
 
 class AnswerPlaces(NamedTuple):
@@ -71,6 +71,17 @@ class Forward(NamedTuple):
     """[rows, 2] float32, log P(Accept) and log P(Reject) over the whole vocabulary at the decision position."""
 
 
+def after_head(config: Any, logits: Tensor) -> Tensor:
+    """What a family does to the logits of its LM head: Gemma caps them softly, Granite divides and Cohere multiplies."""
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = torch.tanh(logits / cap) * cap
+    if (divisor := getattr(config, "logits_scaling", None)) not in (None, 1):
+        logits = logits / divisor
+    if (factor := getattr(config, "logit_scale", None)) not in (None, 1):
+        logits = logits * factor
+    return logits
+
+
 class AnswerModel(nn.Module):
     """Base model, LM head and loss as one module: what DeepSpeed's engine calls."""
 
@@ -81,8 +92,10 @@ class AnswerModel(nn.Module):
         self.decision = decision
         self.accept_id = accept_id
         self.reject_id = reject_id
-        setup = Setup(gpu=torch.cuda.is_available(), layers=len(lm.model.layers))
-        self.short = "last_layer" in apply("answers", setup, lm)  # its last layer takes `places`
+        self.plain = False
+        """Whether the forward pass is transformers' own, to be compared with (`wlsweep.train.agreement`)."""
+        setup = patches.Setup(gpu=torch.cuda.is_available(), layers=len(lm.model.layers))
+        self.short = "last_layer" in patches.apply("answers", setup, lm)  # its last layer takes `places`
 
     def forward(
         self,
@@ -100,6 +113,8 @@ class AnswerModel(nn.Module):
         format_weight: float,
     ) -> tuple[Tensor, ...]:
         """The fields of a `MicroBatch` in, those of a `Forward` out, as plain tensors: ZeRO's hooks look for them."""
+        if self.plain:
+            return self._plain_forward(input_ids, prompt_lengths, boundaries)
         width = answers.shape[1]
         columns = (prompt_lengths - 1).unsqueeze(1) + torch.arange(width, device=prompt_lengths.device)
         if boundaries is None:
@@ -112,7 +127,7 @@ class AnswerModel(nn.Module):
         more |= {"places": places} if self.short else {}
         hidden = self.lm.model(input_ids=input_ids, position_ids=positions, use_cache=False, **more).last_hidden_state
         picked = hidden if self.short else hidden.flatten(0, 1)[places.token]
-        logits = self.lm.lm_head(picked).float()
+        logits = after_head(self.lm.config, self.lm.lm_head(picked).float())
         scores = score_answers(logits, answers, self.decision, self.accept_id, self.reject_id, counted)
         parts = sample_loss(scores, accept, self.condition)
         loss = global_loss(parts, weights, present, samples, format_weight)
@@ -120,6 +135,36 @@ class AnswerModel(nn.Module):
             at_decision = torch.log_softmax(logits[:, self.decision], dim=-1)
             labels = at_decision[:, [self.accept_id, self.reject_id]]
         return (loss, *(s.detach() for s in scores), labels)
+
+    def _plain_forward(
+        self, input_ids: Tensor, prompt_lengths: Tensor, boundaries: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Label log-probabilities by transformers' own forward pass, one row at a time, and how far its logits are from
+        `after_head` on the same hidden states, relative to the largest."""
+        heard: list[Tensor] = []
+        listening = self.lm.lm_head.register_forward_hook(lambda module, args, out: heard.append(out))
+        attention = self.lm.config._attn_implementation
+        if boundaries is not None:
+            self.lm.set_attn_implementation("sdpa")
+        try:
+            with patches.suspended(self.lm):
+                labels = [
+                    self._plain_logits(input_ids, boundaries, row, int(n)) for row, n in enumerate(prompt_lengths)
+                ]
+        finally:
+            listening.remove()
+            if boundaries is not None:
+                self.lm.set_attn_implementation(attention)
+        exact, found = torch.cat(labels), torch.cat([h[:, -1].float() for h in heard])
+        head = (after_head(self.lm.config, found) - exact).abs().max() / exact.abs().max()
+        return exact.log_softmax(-1)[:, [self.accept_id, self.reject_id]], head
+
+    def _plain_logits(self, input_ids: Tensor, boundaries: Tensor | None, row: int, prompt: int) -> Tensor:
+        """[1, vocabulary] float32 at the decision position of a row."""
+        ids = input_ids[row] if boundaries is None else input_ids[0, int(boundaries[row]) :]
+        ids = ids[None, : prompt + self.decision]
+        logits: Tensor = self.lm(input_ids=ids, use_cache=False, logits_to_keep=1).logits
+        return logits[:, -1].float()
 
 
 def run_forward(model: Callable[..., Any], batch: MicroBatch, format_weight: float) -> Forward:

@@ -8,7 +8,8 @@ not need (`optional`) can be deleted; training then goes without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -163,6 +164,21 @@ def apply(at: Moment, setup: Setup, target: Any = None, without: Iterable[str] =
     wanted = [p for p in PATCHES if p.at == at and p.name not in without and p.wanted(setup) and _is_there(p)]
     check_versions(wanted)
     return [p.name for p in wanted if import_module(f"{__name__}.{p.name}").apply(target, setup)]
+
+
+@contextmanager
+def suspended(model: Any) -> Iterator[None]:
+    """Without the replaced `forward` of any module of a model; its hooks still run."""
+    replaced = {}
+    for module in model.modules():
+        forward = vars(module).get("forward")
+        if getattr(getattr(forward, "__func__", None), "__module__", "").startswith(f"{__name__}."):
+            replaced[module] = vars(module).pop("forward")
+    try:
+        yield
+    finally:
+        for module, forward in replaced.items():
+            module.forward = forward
 
 
 def check_versions(patches: Iterable[Patch] = PATCHES, installed: Callable[[str], str] = version) -> None:
