@@ -12,6 +12,7 @@ from wlsweep.report.blocks import Block, Cell, Code, Drawn, Listing, Row, Sectio
 from wlsweep.report.figures.small_multiples import per_year, training
 from wlsweep.report.figures.style import axis, share_axis
 from wlsweep.report.report_input import COLUMNS, TITLES, ReportInput
+from wlsweep.spec.config import system_notes
 
 _READINGS: tuple[MetricName, ...] = (
     "predicted_accept_rate",
@@ -209,6 +210,7 @@ def warnings(report: ReportInput) -> Section:
                 f" rejects from {mix['distinct_rejects']:,} papers and {mix['accepts']:,} accepts from"
                 f" {mix['distinct_accepts']:,}."
             )
+    lines += [f"The rows' {note}." for note in system_notes(report.data.get("system", "keep"))]
     for name, at in report.data.get("truncated", {}).items():
         if at.get("share"):
             by = ", ".join(f"{label} {PERCENT.value(share)}" for label, share in at.get("by_class", {}).items())

@@ -85,6 +85,12 @@ class SyntheticPapers(_Model):
     """Seed of the whole world."""
 
 
+def system_notes(system: str) -> list[str]:
+    """What became of system turns, in words; nothing where they were kept."""
+    done = {"merge": "put before the text of the user's turn", "drop": "left out"}
+    return [f'system turns are {done[system]} (data.system = "{system}")'] if system in done else []
+
+
 class Data(_Model):
     """Where rows come from and how the training sets are drawn."""
 
@@ -115,8 +121,7 @@ class Data(_Model):
     @property
     def notes(self) -> list[str]:
         """What a reader of results should know of how prompts are made."""
-        done = {"merge": "put before the text of the user's turn", "drop": "left out"}
-        return [f'system turns are {done[self.system]} (data.system = "{self.system}")'] if self.system in done else []
+        return system_notes(self.system)
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
