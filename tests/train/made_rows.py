@@ -24,6 +24,10 @@ class Rows:
     answer: AnswerTokens
 
     @property
+    def row_ids(self):
+        return [f"paper-{i}" for i in range(len(self.labels))]
+
+    @property
     def accept(self):
         return np.array([label == "Accept" for label in self.labels])
 

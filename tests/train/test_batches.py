@@ -4,7 +4,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wlsweep.train.batches import cut, epoch_order, global_batch_rows, steps_per_epoch
+from wlsweep.data.mix import MixCount, draw
+from wlsweep.train.batches import (
+    cut,
+    epoch_order,
+    global_batch_rows,
+    order_keys,
+    steps_per_epoch,
+    stratified_order,
+)
 
 sizes = st.integers(1, 200)
 
@@ -74,3 +82,72 @@ def test_micro_batches_hold_rows_of_similar_length():
     lengths = np.arange(64, dtype=np.int32)[::-1].copy()
     pieces = cut(np.arange(64), lengths, workers=1, accumulation=8)
     assert all(np.ptp(lengths[m]) == 7 for rank in pieces for m in rank)
+
+
+labels = st.lists(st.booleans(), min_size=1, max_size=120).map(np.array)
+
+
+@given(accept=labels, seed=st.integers(0, 3), epoch=st.integers(0, 2))
+def test_a_stratified_order_visits_every_row_once(accept, seed, epoch):
+    order = stratified_order(order_keys([str(i) for i in range(len(accept))]), accept, seed, epoch)
+    assert sorted(order) == list(range(len(accept)))
+
+
+@given(accept=labels, size=st.integers(1, 40), seed=st.integers(0, 3))
+def test_every_stretch_of_rows_holds_the_share_of_accepts_of_the_whole(accept, size, seed):
+    order = stratified_order(order_keys([str(i) for i in range(len(accept))]), accept, seed, 0)
+    for start in range(0, len(accept), size):
+        batch = accept[order[start : start + size]]
+        assert abs(batch.sum() - accept.mean() * len(batch)) <= 2
+
+
+@given(accept=labels, seed=st.integers(0, 3), data=st.data())
+def test_the_order_of_papers_does_not_depend_on_how_they_are_listed(accept, seed, data):
+    ids = [f"paper-{i}" for i in range(len(accept))]
+    listed = np.array(data.draw(st.permutations(range(len(accept)))))
+    one = [ids[i] for i in stratified_order(order_keys(ids), accept, seed, 0)]
+    other_ids = [ids[i] for i in listed]
+    assert one == [other_ids[i] for i in stratified_order(order_keys(other_ids), accept[listed], seed, 0)]
+
+
+def mix(k, rows=2000):
+    """(ids, accept) of a mix of 1/k from balanced papers, as the data stage draws it."""
+    ids = [[f"{label}-{i}" for i in range(rows // 2)] for label in ("accept", "reject")]
+    drawn = draw(*ids, MixCount(rows // k, rows - rows // k, 0, 0), seed=0)
+    listed = [r for r, times in zip(drawn.row_ids, drawn.multiplicity.tolist(), strict=True) for _ in range(times)]
+    return listed, np.array([r.startswith("accept") for r in listed])
+
+
+def test_papers_that_two_mixes_share_stand_at_the_same_fraction_of_the_epoch():
+    def fractions(k, order):
+        ids, accept = mix(k)
+        keys = order_keys(ids)
+        return {keys[i]: at / len(ids) for at, i in enumerate(order(keys, accept))}
+
+    def apart(order):
+        half, eighth = fractions(2, order), fractions(8, order)
+        shared = half.keys() & eighth.keys()
+        assert len(shared) > 1000
+        return np.mean([abs(half[key] - eighth[key]) for key in shared])
+
+    assert apart(lambda keys, accept: stratified_order(keys, accept, 1, 0)) < 0.02
+    assert apart(lambda keys, accept: epoch_order(len(keys), 1, 0)) > 0.2, "a shuffle of row numbers, for comparison"
+
+
+def test_repetitions_of_a_paper_have_places_of_their_own():
+    ids, accept = mix(8)
+    keys = order_keys(ids)
+    assert len(set(keys.tolist())) == len(ids)
+    order = stratified_order(keys, accept, 0, 0)
+    place = np.empty(len(ids))
+    place[order] = np.arange(len(ids)) / len(ids)
+    repeated = [(a, b) for a, b in zip(range(len(ids) - 1), range(1, len(ids)), strict=True) if ids[a] == ids[b]]
+    assert 0.25 < np.mean([abs(place[a] - place[b]) for a, b in repeated]) < 0.42, "1/3 for two independent places"
+
+
+def test_another_seed_or_epoch_is_another_stratified_order():
+    ids, accept = mix(3)
+    keys = order_keys(ids)
+    first = stratified_order(keys, accept, 0, 0)
+    for seed, epoch in ((1, 0), (0, 1)):
+        assert np.mean(stratified_order(keys, accept, seed, epoch) == first) < 0.02

@@ -163,6 +163,16 @@ class Batcher:
         accepts = int(rows.accept.sum())
         self.packed = job.sweep.model.attention == packed.NAME
         self.weights = sample_weights(job.condition, accepts, len(rows.accept) - accepts, job.sweep.loss.effective_beta)
+        self.keys = batches.order_keys(rows.row_ids)
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def numbers(self, step: int) -> batches.IntArray:
+        """Row numbers of the global batch of a step, counted from 0 over all epochs; shape (rows of the batch,)."""
+        size = self.train.global_batch
+        epoch, at = divmod(step, batches.steps_per_epoch(len(self.rows.accept), size))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, batches.stratified_order(self.keys, self.rows.accept, self.seed, epoch)
+        return self._order[at * size : (at + 1) * size]
 
     def of(self, numbers: Sequence[int], samples: int, weights: tuple[float, float]) -> MicroBatch:
         """The micro-batch of some rows; none at all makes one filler row that counts for nothing."""
@@ -180,8 +190,7 @@ class Batcher:
 
     def step(self, step: int) -> list[tuple[MicroBatch, int]]:
         """(micro-batch, its tokens) of this rank, one for each accumulation step."""
-        n = len(self.rows.accept)
-        drawn = batches.global_batch_rows(step, n, self.train.global_batch, self.seed)
+        drawn = self.numbers(step)
         cut = batches.cut(drawn, self.rows.lengths, self.place.world, self.accumulation, self.packed)
         mine = cut[self.place.rank]
         tokens = self.rows.lengths + self.rows.answer.lengths(self.rows.accept)
@@ -358,7 +367,13 @@ def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> N
 def _what(job: Job, place: Place) -> dict[str, Any]:
     """What is trained: a checkpoint of anything else is not resumed from."""
     data = read_json(job.run.data_json)["fingerprint"]
-    return {"data": data, "base": job.base, "sweep": job.sweep.fingerprint(), "world": place.world}
+    return {
+        "data": data,
+        "base": job.base,
+        "sweep": job.sweep.fingerprint(),
+        "world": place.world,
+        "order": batches.ORDER,
+    }
 
 
 def _steps(

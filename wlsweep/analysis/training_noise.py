@@ -1,0 +1,387 @@
+"""Training noise: what another training of the same condition would have said, and how much of it a comparison holds.
+
+A training of condition c with seed s on the mix m moves the mean log-odds of all papers by
+
+    common[s] + shared[m, s] + own[c, s],     independent, normal, with standard deviations that are estimated here.
+
+`common` is what an order of rows does to every mix (it cancels between conditions of one seed), `shared` what it does to
+one mix, `own` what is left. A number that moves by w[c] when the log-odds of c move by 1 - a rate, a difference of rates, a
+slope - has the training variance
+
+    sum over seeds (sum w)^2 * common^2 + sum over mixes and seeds (sum w)^2 * shared^2 + sum w^2 * own^2.
+
+The variances come from mean squares by the method of moments: from several seeds of the same conditions (nested analysis
+of variance), or, with one seed, from how far conditions miss theory's line (Henderson's method 3; Searle, Casella and
+McCulloch, Variance Components, 1992, ch. 5). Few mixes and seeds leave them uncertain, and the trainings that are compared
+are those that they were estimated from, so neither the normal nor the t quantile fits: intervals use the quantile of the
+number's error over its own estimated standard error in `SIMULATIONS` trainings drawn from the fitted model (the parametric
+bootstrap-t; Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5). How often they hold the truth:
+`bench/coverage.py` and docs/method.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from wlsweep.analysis.intervals import LEVEL, Interval
+from wlsweep.analysis.predictions import BoolArray, FloatArray
+from wlsweep.analysis.seeds import cell
+from wlsweep.spec.condition import Condition
+
+FEWEST_MIXES = 3
+"""Without seeds, fewest mixes from which what a mix shares can be estimated."""
+STEP = 0.2
+"""Log-odds by which a model is moved to see what its metrics do; about the size of the noise itself."""
+SIMULATIONS = 4000
+Source = Literal["seeds", "misfit"]
+
+
+class _Square(NamedTuple):
+    """A mean square: of observations y, the mean of squares of `residual` @ y.
+
+    On average it is own^2 + `shared` * shared^2 + `common` * common^2.
+    """
+
+    residual: FloatArray
+    """Shape (observations, observations), a projection."""
+    degrees: int
+    shared: float = 0.0
+    common: float = 0.0
+
+    def of(self, y: FloatArray) -> FloatArray:
+        """Of observations, shape (sets, observations)."""
+        return np.asarray(((y @ self.residual) ** 2).sum(axis=1) / self.degrees)
+
+
+class Contrast(NamedTuple):
+    """A number's noise over trainings."""
+
+    variance: float
+    """Estimated."""
+    errors: FloatArray
+    """What noise added to it in every simulation, shape (simulations,)."""
+    variances: FloatArray
+    """The variance that the simulation's own mean squares would have estimated, shape (simulations,)."""
+
+
+@dataclass(frozen=True)
+class TrainingNoise:
+    """How much trainings differ, in mean log-odds."""
+
+    source: Source
+    own_sd: float
+    shared_sd: float | None
+    """None where it cannot be told from `own_sd`, which then holds it."""
+    common_sd: float | None
+    """None where it cannot be seen: with one seed."""
+    conditions: Mapping[str, Condition] = field(repr=False)
+    squares: tuple[_Square, ...] = field(repr=False)
+    """From the coarsest to the finest; the last is that of own^2."""
+    found: tuple[float, ...] = field(repr=False)
+    """What each mean square is."""
+    observed: tuple[str, ...] = field(repr=False)
+    """Conditions that they were made of."""
+    seed: int = 0
+
+    @cached_property
+    def offsets(self) -> dict[str, FloatArray]:
+        """What every simulated training adds to the mean log-odds, by condition, shape (simulations,)."""
+        return self._drawn(np.random.default_rng([self.seed, 4]), np.ones((3, SIMULATIONS)))
+
+    @cached_property
+    def simulated(self) -> list[FloatArray]:
+        """The mean squares of every simulation, shape (simulations,) each."""
+        y = np.column_stack([self.offsets[name] for name in self.observed])
+        return [s.of(y) for s in self.squares]
+
+    def _drawn(self, rng: np.random.Generator, scale: FloatArray) -> dict[str, FloatArray]:
+        """Offsets by condition; `scale` multiplies the own, shared and common SD, shape (3, draws)."""
+        draws = scale.shape[1]
+        own, shared, common = (
+            scale[i] * (sd or 0.0) for i, sd in enumerate((self.own_sd, self.shared_sd, self.common_sd))
+        )
+        members = self.conditions.values()
+        by_seed = {s: common * rng.normal(size=draws) for s in sorted({c.seed for c in members})}
+        by_mix = {at: shared * rng.normal(size=draws) for at in sorted({(c.k, c.seed) for c in members})}
+        return {c.name: by_seed[c.seed] + by_mix[c.k, c.seed] + own * rng.normal(size=draws) for c in members}
+
+    def offset_draws(self, draws: int, seed: int = 0) -> dict[str, FloatArray]:
+        """What other trainings would add to the mean log-odds of each condition, by name, shape (draws,).
+
+        The standard deviations are drawn too, as uncertain as the degrees of freedom of their mean squares leave them:
+        `offset * sensitivity`, added to the bootstrap draws of papers, makes them draws over papers and trainings.
+
+        Args:
+            draws: how many.
+            seed: of the draws.
+        """
+        rng = np.random.default_rng([seed, 6])
+        degrees = [self.squares[-1].degrees, 1, 1]
+        for s in self.squares[:-1]:
+            degrees[2 if s.common else 1] = s.degrees
+        return self._drawn(rng, np.array([(df / rng.chisquare(df, draws)) ** 0.5 for df in degrees]))
+
+    def contrast(self, weights: Mapping[str, float]) -> Contrast:
+        """The noise of a number that moves by `weights[c]` when the log-odds of condition c move by 1.
+
+        Args:
+            weights: by name of a condition that is done.
+        """
+        common = _squares(weights, lambda name: self.conditions[name].seed)
+        shared = _squares(weights, lambda name: (self.conditions[name].k, self.conditions[name].seed))
+        own = sum(w * w for w in weights.values())
+        variance, variances = 0.0, np.zeros(SIMULATIONS)
+        for s, square, simulated in zip(self.squares, self.found, self.simulated, strict=True):
+            if s.common:
+                share = common / s.common
+                shared -= share * s.shared
+            elif s.shared:
+                share = shared / s.shared
+            else:
+                share = own
+            own -= share
+            variance += share * square
+            variances += share * simulated
+        errors = np.zeros(SIMULATIONS)
+        for name, w in weights.items():
+            errors += w * self.offsets[name]
+        return Contrast(max(variance, 0.0), errors, np.maximum(variances, 0.0))
+
+    @property
+    def sd(self) -> float:
+        """SD of the mean log-odds of one training, as far as it can be seen."""
+        return float(np.hypot(np.hypot(self.own_sd, self.shared_sd or 0.0), self.common_sd or 0.0))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for `analysis.json`."""
+        return {
+            "source": self.source,
+            "own_sd": self.own_sd,
+            "shared_sd": self.shared_sd,
+            "common_sd": self.common_sd,
+        }
+
+    def sentence(self) -> str:
+        """What was counted, for the first lines of the page."""
+        if self.source == "seeds":
+            return (
+                "Intervals that compare models count papers and trainings: the seeds of one condition differ by an SD of "
+                f"{self.sd:.2f} log-odds."
+            )
+        return (
+            "Intervals that compare models count papers and trainings; with one seed, the noise of trainings is taken from "
+            f"how far conditions miss theory (SD {self.sd:.2f} log-odds), and what one seed does to all mixes alike is not "
+            "in it."
+        )
+
+
+NOT_COUNTED = (
+    "Intervals count papers alone: they hold for these papers and these trainings, and say nothing of other trainings; "
+    "several seeds, or three mixes, would tell."
+)
+"""What the page says where there is no `TrainingNoise`."""
+
+
+def _squares(weights: Mapping[str, float], group: Callable[[str], Any]) -> float:
+    """Sum over groups of the squared sum of weights."""
+    sums: dict[Any, float] = {}
+    for name, w in weights.items():
+        sums[group(name)] = sums.get(group(name), 0.0) + w
+    return sum(w * w for w in sums.values())
+
+
+def training_noise(
+    conditions: Sequence[Condition], shifts: Mapping[str, float], means: Mapping[str, float], seed: int = 0
+) -> TrainingNoise | None:
+    """The noise of the trainings of a sweep, from seeds where there are some, else from the misfit of theory.
+
+    Args:
+        conditions: of the sweep.
+        shifts: expected shift by name, of those that theory covers.
+        means: mean log-odds on the test papers by name, of those that are done.
+        seed: of the simulations.
+
+    Returns:
+        None where neither tells: too few conditions, mixes or seeds.
+    """
+    done = [c for c in conditions if c.name in means]
+    table = _seed_table(done)
+    if table is not None:
+        return _estimated("seeds", done, [c for row in table for c in row], _between_seeds(table), means, seed)
+    covered = [c for c in done if c.name in shifts]
+    squares = _misfit(covered, shifts)
+    return None if squares is None else _estimated("misfit", done, covered, squares, means, seed)
+
+
+def _estimated(
+    source: Source,
+    done: Sequence[Condition],
+    observed: Sequence[Condition],
+    squares: Sequence[_Square],
+    means: Mapping[str, float],
+    seed: int,
+) -> TrainingNoise:
+    """Solve the mean squares for the variances."""
+    y = np.array([[means[c.name] for c in observed]])
+    found = [float(s.of(y)[0]) for s in squares]
+    own = found[-1]
+    shared = common = 0.0
+    for s, square in zip(reversed(squares[:-1]), reversed(found[:-1]), strict=True):
+        if s.common:
+            common = max((square - own - s.shared * shared) / s.common, 0.0)
+        else:
+            shared = max((square - own) / s.shared, 0.0)
+    return TrainingNoise(
+        source,
+        own**0.5,
+        shared**0.5 if any(s.shared and not s.common for s in squares) else None,
+        common**0.5 if any(s.common for s in squares) else None,
+        {c.name: c for c in done},
+        tuple(squares),
+        tuple(found),
+        tuple(c.name for c in observed),
+        seed,
+    )
+
+
+def _seed_table(done: Sequence[Condition]) -> list[list[Condition]] | None:
+    """Rows of conditions, columns of seeds, without a gap: of all such tables, one with the most trainings."""
+    cells: dict[str, dict[int, Condition]] = {}
+    for c in done:
+        cells.setdefault(cell(c), {})[c.seed] = c
+    several = [at for at in cells.values() if len(at) > 1]
+    if not several:
+        return None
+    columns = max(
+        ({*at} for at in several), key=lambda seeds: len(seeds) * sum(seeds <= set(other) for other in several)
+    )
+    return [[at[s] for s in sorted(columns)] for at in several if columns <= set(at)]
+
+
+def _between_seeds(table: Sequence[Sequence[Condition]]) -> list[_Square]:
+    """Nested analysis of variance of a table (conditions x seeds), conditions within mixes, as projections.
+
+    Means over seeds are taken off first, so each mean square has (seeds - 1) times as many degrees of freedom as its
+    part of the conditions has dimensions.
+    """
+    rows, seeds = len(table), len(table[0])
+    across = np.eye(seeds) - 1 / seeds
+    mixes = [row[0].k for row in table]
+    kinds = sorted(set(mixes))
+    member = np.array([[float(k == kind) for kind in kinds] for k in mixes])
+    sizes = member.sum(axis=0)
+    of_mix = member @ np.diag(1 / sizes) @ member.T
+    of_all = np.full((rows, rows), 1 / rows)
+    even = float((sizes**2).sum()) / rows
+    parts: list[_Square] = []
+    if len(kinds) > 1:
+        parts.append(_Square(np.kron(of_all, across), seeds - 1, even, float(rows)))
+        dimensions = len(kinds) - 1
+        parts.append(_Square(np.kron(of_mix - of_all, across), dimensions * (seeds - 1), (rows - even) / dimensions))
+    else:
+        parts.append(_Square(np.kron(of_all, across), seeds - 1, float(rows)))
+    if rows > len(kinds):
+        parts.append(_Square(np.kron(np.eye(rows) - of_mix, across), (rows - len(kinds)) * (seeds - 1)))
+    else:  # one condition a mix: what the mix shares cannot be told from what is its own
+        parts = [p._replace(shared=0.0) for p in parts]
+    return parts
+
+
+def _misfit(covered: Sequence[Condition], shifts: Mapping[str, float]) -> list[_Square] | None:
+    """How far conditions of one seed miss a straight line on their expected shifts, between mixes and within them.
+
+    What theory gets wrong counts as noise here, so the intervals hold it too. None with fewer than three mixes or fewer
+    than two residual degrees of freedom within them.
+    """
+    lines = sorted({(c.k, c.seed) for c in covered})
+    n, m = len(covered), len(lines)
+    if m < FEWEST_MIXES or n - m - 1 < 2:
+        return None
+    z = np.array([[float((c.k, c.seed) == line) for line in lines] for c in covered])
+    x = np.column_stack([np.ones(n), [shifts[c.name] for c in covered]])
+    both = np.column_stack([z, x[:, 1]])
+    if np.linalg.matrix_rank(both) < m + 1:
+        return None
+    beyond_line, beyond_mixes = _residual(x), _residual(both)
+    # on average, what mixes explain beyond the line is (m - 1) own^2 + tr(Z' (I - P_x) Z) shared^2
+    between = _Square(beyond_line - beyond_mixes, m - 1, float(np.trace(z.T @ beyond_line @ z)) / (m - 1))
+    return [between, _Square(beyond_mixes, n - m - 1)]
+
+
+def _residual(x: FloatArray) -> FloatArray:
+    """The projection on what columns of x do not explain."""
+    return np.asarray(np.eye(len(x)) - x @ np.linalg.pinv(x))
+
+
+def sensitivities(accept: BoolArray, log_odds: FloatArray) -> dict[str, float]:
+    """By how much each metric rises when a model's log-odds all rise by 1; by differences over +-`STEP`.
+
+    AUC and average precision do not depend on a common offset, so offsets say nothing of their noise; they are left out.
+
+    Args:
+        accept: labels, shape (n,).
+        log_odds: of the model, shape (n,).
+    """
+    above, below = _metrics(accept, log_odds + STEP), _metrics(accept, log_odds - STEP)
+    return {name: (above[name] - below[name]) / (2 * STEP) for name in above if np.isfinite(above[name] - below[name])}
+
+
+def _metrics(accept: BoolArray, z: FloatArray) -> dict[str, float]:
+    from wlsweep.analysis.bootstrap import from_counts
+    from wlsweep.analysis.metrics import log_losses, probability
+
+    decision, one = z > 0, np.ones(1)
+    tp, fp = float((decision & accept).sum()), float((decision & ~accept).sum())
+    found = {m: float(v[0]) for m, v in from_counts(tp * one, fp * one, accept.sum() * one, len(accept)).items()}
+    p = probability(z)
+    return found | {
+        "brier": float(((p - accept) ** 2).mean()),
+        "log_loss": float(log_losses(accept, z).mean()),
+        "log_odds": float(z.mean()),
+    }
+
+
+class Total(NamedTuple):
+    """A number's standard error over papers and trainings, and what its error over that looks like by chance."""
+
+    error: float
+    studentised: FloatArray
+    """Absolute error over estimated standard error in every simulation, sorted; shape (simulations,)."""
+
+    def interval(self, value: float, least: float = -np.inf, most: float = np.inf) -> Interval:
+        """95%, cut to what the number can be."""
+        half = float(np.quantile(self.studentised, LEVEL)) * self.error
+        return Interval(max(value - half, least), min(value + half, most))
+
+    def p_value(self, value: float) -> float:
+        """Two-sided, of the hypothesis that the number is 0; at least 1 / (simulations + 1)."""
+        if self.error <= 0:
+            return 1.0 if value == 0 else 1 / (len(self.studentised) + 1)
+        beyond = len(self.studentised) - int(np.searchsorted(self.studentised, abs(value) / self.error, side="left"))
+        return (beyond + 1) / (len(self.studentised) + 1)
+
+
+def over_papers_and_trainings(papers: FloatArray, training: Contrast, seed: int = 0) -> Total | None:
+    """Add the two variances and find how large errors are against their estimate.
+
+    Args:
+        papers: the number in every bootstrap draw of papers, shape (draws,); NaN where a draw has none.
+        training: its noise over trainings.
+        seed: of the simulations.
+
+    Returns:
+        None where more than one draw in twenty has no value.
+    """
+    known = papers[np.isfinite(papers)]
+    if len(known) < 2 or len(known) < LEVEL * len(papers):
+        return None
+    variance = float(known.var(ddof=1))
+    total = variance + training.variance
+    errors = training.errors + np.random.default_rng([seed, 5]).normal(0, variance**0.5, SIMULATIONS)
+    expected = np.sqrt(np.maximum(variance + training.variances, 1e-30))
+    return Total(total**0.5, np.sort(np.abs(errors) / expected))
