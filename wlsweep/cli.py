@@ -157,15 +157,19 @@ def run(
     ] = "report",
     limit: Limit = None,
     until_decided: Annotated[
-        bool, typer.Option("--until-decided", help="after the baseline, run only what its forecast leaves in doubt")
+        bool, typer.Option("--until-decided", help="test the theory, then run only what its forecast leaves in doubt")
     ] = False,
 ) -> None:
     """Run a sweep, or go on with it: everything that is done is skipped."""
     from wlsweep.orchestrate.driver import STAGES, run_sweep
+    from wlsweep.spec.condition import select
+    from wlsweep.spec.power import seed_warning
 
     if stage not in STAGES:
         raise WlsweepError(f"--stage {stage}: expected one of {', '.join(STAGES)}")
     loaded = _load(sweep, data, limit, model, set_)
+    if stage != "data" and (warning := seed_warning(loaded, select(loaded.conditions, only))):
+        typer.echo(f"warning: {warning}", err=True)
     folder = out or Path("runs") / loaded.name
     code = run_sweep(loaded, folder, only, stage, sys.argv[1:], until_decided)
     # Ray's and torch's threads need no orderly end, which would cost seconds: everything is on disk.

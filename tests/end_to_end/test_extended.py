@@ -40,11 +40,14 @@ two_stage = [true]
 """
 
 
-@pytest.mark.parametrize("name", ["iclr19", "evidence", "full36", "extended", "demo", "oracle", "oracle_losses"])
+SHIPPED = ["iclr19", "evidence", "full36", "extended", "demo", "oracle", "oracle_losses", "noise"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_search_space_can_be_planned(name):
     sweep = load_sweep(f"search_spaces/{name}.toml")
     plan = make_plan(sweep)
-    assert len(plan["conditions"]) == {"full36": 36, "extended": 31, "oracle_losses": 9}.get(name, 19)
+    assert len(plan["conditions"]) == {"full36": 36, "extended": 31, "oracle_losses": 9, "noise": 4}.get(name, 19)
     assert all(c["steps"] > 0 for c in plan["conditions"]) and plan["parameters"] > 0
     assert [parse_name(c["name"]).name for c in plan["conditions"]] == [c.name for c in sweep.conditions]
 

@@ -284,6 +284,9 @@ class Budget(_Model):
     """Model FLOP utilisation assumed: the share of the peak that goes into 6 x parameters x tokens."""
     price_per_gpu_hour: float = Field(2.0, ge=0)
     """In dollars."""
+    training_sd: float | None = Field(None, ge=0)
+    """SD of the mean log-odds between trainings that differ in their seed alone, as `noise.toml` measures it; `plan` says
+    what differences can be found with it. Without it, what a quiet and a loud kind of training would allow."""
 
 
 class Sweep(_Model):

@@ -17,6 +17,7 @@ from wlsweep.spec.cost import (
     training_flops,
     training_memory,
 )
+from wlsweep.spec.power import power_of, seed_warning
 from wlsweep.spec.preflight import check_model, sample_rows
 
 
@@ -70,6 +71,9 @@ def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
         },
         "warnings": list(checked.warnings),
     }
+    found["power"] = [p._asdict() | {"text": p.sentence()} for p in power_of(sweep, chosen, found["test_rows"] or 2024)]
+    if (warning := seed_warning(sweep, chosen)) is not None:
+        found["warnings"].append(warning)
     if counts is None:
         found["warnings"].append("no rows to count: give --data FILE_OR_FOLDER for row counts, steps and cost")
     if shape is None:
@@ -154,6 +158,12 @@ def plan_text(plan: dict[str, Any]) -> None:
             f"training: {plan['gpu_hours']:,} GPU-hours, ${plan['cost_dollars']:,.0f} (assumed: MFU {b['mfu']:g} of "
             f"{b['peak_tflops']:g} TFLOP/s, ${b['price_per_gpu_hour']:g} a GPU-hour)"
         )
+    seeds, rows = plan["power"][0]["seeds"], plan["power"][0]["test_rows"]
+    console.print(
+        f"differences between two mixes that 80% of sweeps find with {seeds} seed{'s' * (seeds != 1)} and {rows:,} test papers:"
+    )
+    for power in plan["power"]:
+        console.print(f"  {power['text']}")
     for line in plan["notes"]:
         console.print(f"note: {line}")
     for line in plan["warnings"]:
