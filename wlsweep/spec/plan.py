@@ -160,7 +160,7 @@ def plan_text(plan: dict[str, Any]) -> None:
         )
     seeds, rows = plan["power"][0]["seeds"], plan["power"][0]["test_rows"]
     console.print(
-        f"differences between two mixes that 80% of sweeps find with {seeds} seed{'s' * (seeds != 1)} and {rows:,} test papers:"
+        f"differences between two mixes that 80% of sweeps find with {seeds} seed{'s' * (seeds != 1)} and {rows:,} papers:"
     )
     for power in plan["power"]:
         console.print(f"  {power['text']}")
