@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from wlsweep.data.prepare import TokenRows, load_mix
+from wlsweep.data.load import TokenRows, load_mix
 from wlsweep.run.layout import existing_run, read_json, write_json
 from wlsweep.spec.config import Sweep
 from wlsweep.train.zero3 import parameter_count, zero3_config

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from bench.papers import papers, write_array
 from bench.results import BENCH, WLSWEEP, publish, timed
-from wlsweep.data.export_mixes import NAME, dataset_name
+from wlsweep.data.export import NAME, dataset_name
 from wlsweep.run.layout import RunDir, read_json, write_json
 from wlsweep.spec.condition import Condition, select
 from wlsweep.spec.config import TinyBase, load_sweep

@@ -13,7 +13,7 @@ import statistics
 import time
 from pathlib import Path
 
-from wlsweep.data.prepare import load_mix, load_test
+from wlsweep.data.load import load_mix, load_test
 from wlsweep.predict.vllm_engine import Engine, Probe, engine_environment
 from wlsweep.run.layout import existing_run, read_json
 from wlsweep.spec.config import Sweep

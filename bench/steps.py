@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
-from wlsweep.data.prepare import load_mix
+from wlsweep.data.load import load_mix
 from wlsweep.run.layout import existing_run, read_json
 from wlsweep.spec.architecture import architecture
 from wlsweep.spec.config import Sweep

@@ -65,23 +65,35 @@ def train_condition(job: Job, _rows: Any, place: Place, hooks: Hooks) -> None:
     """One line of the metric log, an empty model folder and the record, then the ranks meet."""
     import torch.distributed as dist
 
-    from wlsweep.run.layout import write_json
+    from wlsweep.run.records import (
+        ConditionEntry,
+        MetricLine,
+        ModelRecord,
+        TrainedOn,
+        TrainedRecord,
+        TrainingSeconds,
+    )
 
     name = job.condition.name
     if place.rank == 0:
         line = {"step": 1, "of": 1, "loss": 0.0}
         hooks.on_log(line)
         job.run.model(name).mkdir(parents=True, exist_ok=True)
-        write_json(
-            job.run.trained(name),
-            {
-                "condition": job.condition.as_dict(),
-                "sweep_fingerprint": job.sweep.fingerprint(),
-                "model": {"fingerprint": "none"},
-                "seconds": {"start": 0.0, "steps": 0.0},
-                "steps": 1,
-                "unweighted_loss": 0.0,
-                "final": line,
-            },
-        )
+        TrainedRecord(
+            condition=ConditionEntry(**job.condition.as_dict()),
+            sweep_fingerprint=job.sweep.fingerprint(),
+            base=job.base,
+            steps=1,
+            samples=0,
+            tokens=0,
+            seconds=TrainingSeconds(start=0.0, steps=0.0),
+            attempts=job.attempt,
+            proof={},
+            final=MetricLine(**line),
+            unweighted_loss=0.0,
+            trained_on=TrainedOn(host="", device="", workers=place.world),
+            probe=[],
+            model=ModelRecord(fingerprint="none", bytes=0),
+            finished_at="",
+        ).write(job.run.trained(name))
     dist.barrier()

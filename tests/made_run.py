@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,30 @@ from wlsweep.run.layout import RunDir, write_json
 from wlsweep.spec.condition import Condition, parse_name
 from wlsweep.spec.config import load_sweep
 
-THE_19 = [c.name for c in load_sweep(Path(__file__).parents[1] / "search_spaces" / "demo.toml").conditions]
+DEMO = Path(__file__).parents[1] / "search_spaces" / "demo.toml"
+THE_19 = [c.name for c in load_sweep(DEMO).conditions]
+FINGERPRINT = "0123456789abcdef"
+
+
+def trained_record(c: Condition, final: dict[str, Any], fingerprint: str = FINGERPRINT) -> dict[str, Any]:
+    """What `trained.json` of a condition holds."""
+    return {
+        "condition": c.as_dict(),
+        "sweep_fingerprint": fingerprint,
+        "base": "runs/.cache/tiny",
+        "steps": 240,
+        "samples": 2000,
+        "tokens": 120_000,
+        "seconds": {"start": 2.5, "steps": 10.0},
+        "attempts": 1,
+        "proof": {"accept": c.weights[0], "reject": c.weights[1]},
+        "final": final,
+        "unweighted_loss": 0.5,
+        "trained_on": {"host": "here", "device": "cpu", "workers": 2},
+        "probe": [{"row": 0, "logprob_accept": -0.5, "logprob_reject": -1.0}],
+        "model": {"fingerprint": c.name[:16], "bytes": 4_000_000},
+        "finished_at": "2026-01-01T00:00:00Z",
+    }
 
 
 def shift_of(c: Condition) -> float:
@@ -108,11 +132,24 @@ def make_run(
             "distinct_accepts": accepts,
             "distinct_rejects": min(rejects, total // 2),
             "duplicates": max(0, rejects - total // 2),
+            "most_uses": 2 if rejects > total // 2 else 1,
+            "short_by": {"accepts": 0, "rejects": max(0, rejects - total // 2)},
         }
     by = {"by_class": {"Accept": 0.04, "Reject": 0.06}, "by_year": {"2020": 0.05, "2021": 0.05}}
     write_json(
         run.data_json,
         {
+            "fingerprint": "data",
+            "identity": {"format": 2},
+            "files": {},
+            "split_off": False,
+            "seed": 0,
+            "limit": None,
+            "notes": [],
+            "tokens": {"train": "tokens/train", "test": "tokens/test"},
+            "answer": {"prefix": [1, 2], "accept": 3, "reject": 4, "suffix": [5]},
+            "control_tokens_broken": {"train": 0, "test": 0},
+            "tokens_per_row": {part: {"mean": 60.0, "max": 64, "total": 60 * n} for part in ("train", "test")},
             "source": {"path": "papers.json", "sha256": "0" * 64, "rows": total, "accepts": 1000, "rejects": 1000},
             "test": {"path": "papers.json", "sha256": "1" * 64, "rows": n, "accepts": n // 2, "rejects": n // 2},
             "resampling": "oversample",
@@ -121,19 +158,25 @@ def make_run(
             "truncated": {"train": {"share": 0.05, **by}, "test": {"share": 0.05, **by}},
         },
     )
+    command = "wlsweep run search_spaces/demo.toml --out runs/made"
+    launch = {
+        "command": command,
+        "started_at": "2026-01-01T00:00:00Z",
+        "git": {"sha": "f" * 40, "dirty_diff": None},
+        "versions": {"python": "3.11", "torch": "2.13.0"},
+        "machine": {"host": "here", "system": "Linux", "cpus": 2, "memory_bytes": 1 << 33},
+        "user": "me",
+    }
     write_json(
         run.sweep_json,
         {
-            "sweep": {"name": "made", "loss": {"format_weight": 1.0, "effective_beta": 0.999}},
+            "sweep": load_sweep(DEMO).model_dump(mode="json") | {"name": "made"},
             "conditions": [c.as_dict() | {"index": i} for i, c in enumerate(conditions)],
-            "fingerprint": "0123456789abcdef",
-            "command": "wlsweep run search_spaces/demo.toml --out runs/made",
-            "provenance": {
-                "git": {"sha": "f" * 40, "dirty": False},
-                "versions": {"python": "3.11", "torch": "2.13.0"},
-                "machine": {"cpus": 2, "gpus": []},
-                "seeds": {"data": 0},
-            },
+            "fingerprint": FINGERPRINT,
+            "base": "runs/.cache/tiny",
+            "command": command,
+            "provenance": launch,
+            "launches": [launch],
         },
     )
     for c in conditions:
@@ -170,20 +213,7 @@ def make_run(
             for s in range(steps)
         ]
         run.metric_log(c.name).write_text("".join(json.dumps(line) + "\n" for line in lines))
-        write_json(
-            run.trained(c.name),
-            {
-                "condition": c.name,
-                "sweep_fingerprint": "0123456789abcdef",
-                "steps": 10 * steps,
-                "samples": total,
-                "tokens": 120_000,
-                "seconds": 12.5,
-                "attempts": 1,
-                "proof": {"accept_ratio": c.weights[0], "reject_ratio": c.weights[1]},
-                "model": {"fingerprint": c.name[:16], "bytes": 4_000_000},
-            },
-        )
+        write_json(run.trained(c.name), trained_record(c, lines[-1]))
         decided = np.where(said > 0, "Accept", "Reject")
         write_predictions(run, c.name, said, [None if u else str(a) for a, u in zip(decided, unknown, strict=True)])
     return run

@@ -364,19 +364,19 @@ def export(
     ] = None,
 ) -> None:
     """Write predictions or training mixes in the formats of LLaMA-Factory."""
-    from wlsweep.run.layout import existing_run, read_json
-    from wlsweep.spec.config import Sweep
+    from wlsweep.run.layout import existing_run
+    from wlsweep.run.records import SweepRecord
 
     run = existing_run(folder)
     written: list[Path] = []
     if jsonl:
-        from wlsweep.data.export_predictions import export_jsonl
+        from wlsweep.data.export import export_jsonl
 
         written += export_jsonl(run)
     if sharegpt is not None:
-        from wlsweep.data.export_mixes import export_sharegpt
+        from wlsweep.data.export import export_sharegpt
 
-        written += export_sharegpt(run, Sweep.model_validate(read_json(run.sweep_json)["sweep"]), sharegpt)
+        written += export_sharegpt(run, SweepRecord.read(run.sweep_json).resolved(run.sweep_json), sharegpt)
     if not written:
         raise WlsweepError("nothing to export: give --jsonl, --sharegpt DIR or both")
     typer.echo("\n".join(map(str, written)))

@@ -8,15 +8,14 @@ from scipy.stats import norm
 from tests.made_run import THE_19, shift_of
 from wlsweep.analysis.bootstrap import Resamples
 from wlsweep.analysis.theory import Calibration, calibration, expected_shift, forecast, slope_of_observed
+from wlsweep.run.records import ClassCounts
 from wlsweep.spec.condition import parse_name
 
 MIXES = {
-    "mixes": {
-        "1/2": {"accepts": 8553, "rejects": 8548},
-        "1/3": {"accepts": 5702, "rejects": 11399},
-        "1/4": {"accepts": 4276, "rejects": 12825},
-        "1/8": {"accepts": 2135, "rejects": 14966},
-    }
+    "1/2": ClassCounts(accepts=8553, rejects=8548),
+    "1/3": ClassCounts(accepts=5702, rejects=11399),
+    "1/4": ClassCounts(accepts=4276, rejects=12825),
+    "1/8": ClassCounts(accepts=2135, rejects=14966),
 }
 
 
@@ -24,12 +23,12 @@ MIXES = {
     "name",
     ["accept_gamma2.0_prop1_3", "reject_gamma4.0_prop1_8", "accept_gamma8.0_prop1_2", "baseline_gamma1.0_prop1_4"],
 )
-@pytest.mark.parametrize("data", [{}, MIXES], ids=["nominal", "counted"])
-def test_expected_shift_is_what_minimises_the_weighted_loss(name, data):
+@pytest.mark.parametrize("mixes", [{}, MIXES], ids=["nominal", "counted"])
+def test_expected_shift_is_what_minimises_the_weighted_loss(name, mixes):
     """For a paper of posterior q on the balanced source: the log-odds of least expected weighted loss on the mix."""
     c = parse_name(name)
-    a, r = (data or {"mixes": {f"1/{c.k}": {"accepts": 1, "rejects": c.k - 1}}})["mixes"][f"1/{c.k}"].values()
-    a2, r2 = data["mixes"]["1/2"].values() if data else (1, 1)
+    nominal = {"1/2": ClassCounts(accepts=1, rejects=1), f"1/{c.k}": ClassCounts(accepts=1, rejects=c.k - 1)}
+    (a, r), (a2, r2) = ((m.accepts, m.rejects) for m in map((mixes or nominal).get, (f"1/{c.k}", "1/2")))
     wa, wr = c.weights
     for q in (0.1, 0.5, 0.8):
         # density of the mix: accepts re-weighted by a/a2, rejects by r/r2
@@ -40,7 +39,7 @@ def test_expected_shift_is_what_minimises_the_weighted_loss(name, data):
             return -wa * qa * (1 - p) + wr * qr * p
 
         best = brentq(slope, -20, 20, xtol=1e-13)
-        assert best - math.log(q / (1 - q)) == pytest.approx(expected_shift(c, data).value, abs=1e-9)
+        assert best - math.log(q / (1 - q)) == pytest.approx(expected_shift(c, mixes).value, abs=1e-9)
 
 
 def test_accept_gamma_2_at_one_third_is_expected_to_match_the_baseline():

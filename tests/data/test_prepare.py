@@ -17,14 +17,17 @@ from bench.papers import papers, write_array
 from tests.data.fuzzed import file_contents
 from tests.data.sharegpt import ROOT, corpus, sharegpt, sweep_of, write_lines
 from wlsweep.cli import main
+from wlsweep.data import prepare
+from wlsweep.data.load import load_mix, load_test
 from wlsweep.data.mix import exact_counts
-from wlsweep.data.prepare import base_rows, load_mix, load_test, prepare_data
+from wlsweep.data.prepare import base_rows
 from wlsweep.data.rows import read_rows
 from wlsweep.data.sources import planned_mixes, source_counts
 from wlsweep.data.tokenise import chat_messages
 from wlsweep.errors import WlsweepError
 from wlsweep.run.columns import MANIFEST, TRUTH
 from wlsweep.run.layout import RunDir, read_json
+from wlsweep.run.records import plain
 from wlsweep.spec.config import load_sweep
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "iclr_2017_2018.json"
@@ -35,6 +38,11 @@ def files(tmp_path):
     write_lines(tmp_path / "train.jsonl", corpus(40, 40, "t"))
     write_lines(tmp_path / "test.jsonl", corpus(10, 9, "e"))
     return tmp_path
+
+
+def prepare_data(*args, **options):
+    """The record as plain data."""
+    return plain(prepare.prepare_data(*args, **options))
 
 
 def data_of(files, **more):

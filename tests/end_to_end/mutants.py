@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
-from wlsweep.data.prepare import load_mix, load_test
+from wlsweep.data.load import load_mix, load_test
 from wlsweep.run.layout import RunDir, read_json
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import Sweep

@@ -186,7 +186,7 @@ def test_the_page_names_the_model_every_launch_and_what_the_forecast_chose(tmp_p
     sweep = read_json(made.sweep_json)
     sweep["sweep"]["model"] = {"path": "models/some-llm", "tiny": None}
     launches = ["wlsweep run a.toml --only 0", "wlsweep run a.toml --until-decided"]
-    write_json(made.sweep_json, sweep | {"launches": [{"command": c} for c in launches]})
+    write_json(made.sweep_json, sweep | {"launches": [sweep["provenance"] | {"command": c} for c in launches]})
     write_json(made.skipped_json, {THE_19[2]: "no open hypothesis hangs on it"})
     html, _ = page(report_input_of(made, evaluate(made, draws=DRAWS)))
     assert "One model (models/some-llm)" in html and "chose which conditions to run" in html

@@ -34,7 +34,7 @@ def other(path, seconds):
 def test_a_second_process_does_not_get_a_held_lease(path):
     with hold(path, "me") as mine:
         assert mine
-        assert holder(path)["owner"] == "me"
+        assert holder(path).owner == "me"
         process, theirs = other(path, 0)
         process.wait()
         assert not theirs
@@ -62,7 +62,7 @@ def test_a_reused_process_number_is_not_its_holder(path):
 def test_a_lease_of_another_machine_lives_as_long_as_its_heartbeat(path):
     path.parent.mkdir()
     path.write_text(json.dumps({"owner": "node 7", "machine": "elsewhere", "pid": 1, "started": "1"}))
-    assert holder(path)["owner"] == "node 7"
+    assert holder(path).owner == "node 7"
     with hold(path, "me") as mine:
         assert not mine
     old = time.time() - STALE_S - 1

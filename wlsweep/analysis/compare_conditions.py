@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -65,7 +64,7 @@ def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], 
     """
     resamples = bs.Resamples(loaded.truth.n, draws, seed)
     partners = _partners(loaded)
-    shifts = {c.name: expected_shift(c, loaded.data, effective_beta(loaded.sweep)) for c in loaded.declared}
+    shifts = {c.name: expected_shift(c, loaded.data.mixes, loaded.sweep.effective_beta) for c in loaded.declared}
     forecasts = _forecasts(loaded, partners, {n: s.value for n, s in shifts.items() if s.covered}, resamples)
     kept: dict[str, bs.Draws] = {}
     comparisons: list[Comparison] = []
@@ -141,11 +140,6 @@ def oracle(loaded: RunPredictions) -> OracleFit | None:
         return None
     fit = linregress(true, loaded.scores[base.name].log_odds)
     return OracleFit(float(fit.slope), float(fit.intercept), float(fit.rvalue))
-
-
-def effective_beta(sweep: Mapping[str, Any]) -> float:
-    """Beta of the effective number of samples that the sweep was trained with."""
-    return float(sweep.get("sweep", {}).get("loss", {}).get("effective_beta", 0.999))
 
 
 def _partners(loaded: RunPredictions) -> dict[str, str]:

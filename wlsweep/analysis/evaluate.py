@@ -26,6 +26,7 @@ from wlsweep.analysis.metrics import rows_of_year
 from wlsweep.analysis.predictions import RunPredictions, Scores, load_predictions
 from wlsweep.analysis.records import Analysis, Inputs, LogLine, ModelResult, YearMetrics
 from wlsweep.run.layout import RunDir, atomic_file, read_json, write_json
+from wlsweep.run.records import read_metric_log
 
 
 @dataclass(frozen=True)
@@ -156,17 +157,9 @@ def _existing(known: Inputs) -> list[tuple[str, Path]]:
 
 def training_curve(run: RunDir, name: str, points: int = 200) -> tuple[LogLine, ...]:
     """The metric log of a condition, thinned to at most about `points` lines; a half-written last line is left out."""
-    path = run.metric_log(name)
-    if not path.exists():
-        return ()
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
+    lines = read_metric_log(run.metric_log(name))
     step = max(1, -(-len(lines) // points))
-    return tuple(lines[::step])
+    return tuple(line.model_dump(exclude_unset=True) for line in lines[::step])
 
 
 def _scalars(entry: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from wlsweep.analysis import bootstrap as bs
-from wlsweep.analysis.compare_conditions import effective_beta, mean_over_seeds, summarised
+from wlsweep.analysis.compare_conditions import mean_over_seeds, summarised
 from wlsweep.analysis.doubts import Prospect, prospects
 from wlsweep.analysis.hypotheses import Hypothesis, hypotheses
 from wlsweep.analysis.predictions import BoolArray, FloatArray, load_predictions
@@ -148,7 +148,7 @@ def forecast_run(run: RunDir, draws: int = 10_000) -> RunForecast:
             f"{run.root}: the baseline {baselines[0].name} is not predicted ({state}: {cause}); the forecast needs it"
             f" first: wlsweep run SWEEP.toml --only {baselines[0].index}"
         )
-    shifts = {c.name: expected_shift(c, loaded.data, effective_beta(loaded.sweep)) for c in loaded.declared}
+    shifts = {c.name: expected_shift(c, loaded.data.mixes, loaded.sweep.effective_beta) for c in loaded.declared}
     log_odds = {name: scores.log_odds for name, scores in loaded.scores.items()}
     return forecast_sweep(loaded.declared, shifts, log_odds, loaded.truth.accept, ready[0].name, draws)
 

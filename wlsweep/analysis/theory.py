@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from wlsweep.analysis.bootstrap import Draws, Resamples, from_counts
 from wlsweep.analysis.predictions import BoolArray, FloatArray, logit, share_of_accepts
+from wlsweep.run.records import ClassCounts
 from wlsweep.spec.condition import Condition
 
 _CHUNK = 500
@@ -56,21 +57,21 @@ class Forecast:
     """By condition: each metric, shape (draws,)."""
 
 
-def expected_shift(c: Condition, data: Mapping[str, Any], beta: float = 0.999) -> Shift:
+def expected_shift(c: Condition, mixes: Mapping[str, ClassCounts], beta: float = 0.999) -> Shift:
     """The shift of the optimal log-odds of a condition against the baseline (gamma 1, proportion 1/2).
 
     Args:
         c: the condition.
-        data: `data/data.json`; its counts replace the nominal proportions where it has them.
+        mixes: training rows by proportion (`1/3`); they replace the nominal proportions where there are any.
         beta: of the effective number of samples, for `balance = "effective"`.
     """
-    value = c.signed_log_gamma + logit(share_of_accepts(data, c.k)) - logit(share_of_accepts(data, 2))
+    value = c.signed_log_gamma + logit(share_of_accepts(mixes, c.k)) - logit(share_of_accepts(mixes, 2))
     if c.balance != "none":
-        mix = data.get("mixes", {}).get(f"1/{c.k}", {"accepts": 1, "rejects": c.k - 1})
+        mix = mixes.get(f"1/{c.k}", ClassCounts(accepts=1, rejects=c.k - 1))
         if c.balance == "inverse":
-            value += math.log(mix["rejects"] / mix["accepts"])
+            value += math.log(mix.rejects / mix.accepts)
         else:
-            value += math.log((1 - beta ** mix["rejects"]) / (1 - beta ** mix["accepts"]))
+            value += math.log((1 - beta**mix.rejects) / (1 - beta**mix.accepts))
     if c.focal or c.smoothing:
         kind = "focal" if c.focal else "smoothed"
         return Shift(value, False, f"a {kind} loss bends the log-odds instead of moving them")

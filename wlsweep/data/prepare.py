@@ -1,8 +1,8 @@
 """The data stage: from the files of a sweep to manifests, the truth of the test set, and token tables to train on.
 
-`prepare_data` writes, `load_mix` and `load_test` read; `data.json` is written last and makes the stage finished. A run
-never mixes two versions of the data: what decides the rows is recorded, and a change is refused once a condition has
-been trained on them.
+`data.json` is written last and makes the stage finished; `wlsweep.data.load` reads what is written here. A run never
+mixes two versions of the data: what decides the rows is recorded, and a change is refused once a condition has been
+trained on them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,42 +18,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from wlsweep.data.mix import Drawn, MixCount, Stock, draw, plan_counts, scale_table, shortfalls
 from wlsweep.data.rows import read_rows, to_sharegpt
-from wlsweep.data.sources import FileState, Inputs, find_inputs, state_of
+from wlsweep.data.sources import Inputs, find_inputs, state_of
 from wlsweep.data.split import check_disjoint, limit_rows, split_off_test
-from wlsweep.data.token_table import FORMAT, TableKey, TokenTable, ensure_table, open_table
+from wlsweep.data.token_table import FORMAT, TableKey, TokenTable, ensure_table
 from wlsweep.data.tokenise import AnswerTokens, tokenizer_hash
 from wlsweep.errors import WlsweepError
 from wlsweep.run.columns import ACCEPT, MANIFEST, REJECT, TRUTH
-from wlsweep.run.layout import RunDir, atomic_file, read_json, write_json
+from wlsweep.run.layout import RunDir, atomic_file
+from wlsweep.run.records import (
+    AnswerRecord,
+    ClassCounts,
+    DataRecord,
+    FileState,
+    Lengths,
+    MixRecord,
+    SourceRecord,
+    TrainedRecord,
+    Truncation,
+)
 from wlsweep.spec.config import Sweep
-
-
-@dataclass(frozen=True)
-class TokenRows:
-    """Tokenised rows of a mix (repetitions expanded, sorted by id) or of the test set (in the order of its file)."""
-
-    row_ids: list[str]
-    row_hashes: list[str]
-    years: list[int | None]
-    labels: list[str]
-    accept: NDArray[np.bool_]
-    """[n] whether the label is Accept."""
-    truncated: NDArray[np.bool_]
-    lengths: NDArray[np.int32]
-    """[n] tokens of the prompts, without the answers."""
-    answer: AnswerTokens
-    _places: list[tuple[TokenTable, int]]
-
-    def __len__(self) -> int:
-        return len(self.row_ids)
-
-    def prompt(self, i: int) -> NDArray[np.int32]:
-        """int32 [lengths[i]]: system, instruction, paper, assistant header; a read-only view of the mapped table."""
-        table, row = self._places[i]
-        return table.prompt(row)
 
 
 class _Part(NamedTuple):
@@ -95,7 +82,7 @@ def prepare_data(
     model_path: Path | str,
     on_progress: Callable[[str], None] = _silent,
     limit: int | None = None,
-) -> dict[str, Any]:
+) -> DataRecord:
     """Make the data of a run, or find it made: reads the source once, then not at all while nothing changes.
 
     Args:
@@ -115,27 +102,29 @@ def prepare_data(
             they were.
     """
     inputs = find_inputs(sweep.data, run.cache)
-    earlier: dict[str, Any] | None = read_json(run.data_json) if run.data_json.is_file() else None
+    earlier = DataRecord.find(run.data_json)
     states = _states(inputs, earlier)
     identity = _identity(sweep, states, tokenizer_hash(model_path), limit)
     ks = sorted({c.k for c in sweep.conditions})
-    if earlier is not None and earlier["identity"] == identity and _whole(run, earlier, ks):
+    if earlier is not None and earlier.identity == identity and _whole(run, earlier, ks):
         return earlier
     if earlier is not None:  # before anything is tokenised, and again when the mixes are known
-        names = dict.fromkeys([*identity, *earlier["identity"]])
-        _refuse_other_data(run, [n for n in names if earlier["identity"].get(n) != identity.get(n)])
-    parts = _tokenised(sweep, inputs, identity, model_path, run.cache, on_progress)
+        names = dict.fromkeys([*identity, *earlier.identity])
+        _refuse_other_data(run, [n for n in names if earlier.identity.get(n) != identity.get(n)])
+    else:
+        _refuse_other_data(run, _trained_on_others(run, identity))
+    parts = _tokenised(sweep, inputs, identity, limit, model_path, run.cache, on_progress)
     _check_leakage(parts, inputs)
     table = sweep.data.table
     if table is not None and limit is not None:
         table = scale_table(table, limit)
     counts = plan_counts(sweep.data.resampling, ks, parts.stock, table)
     mixes = {k: _draw(parts, count, sweep.data.seed) for k, count in counts.items()}
-    record = _record(sweep, states, identity, parts, counts, mixes)
+    record = _record(sweep, limit, states, identity, parts, counts, mixes)
     if earlier is not None:
-        both = sorted(set(earlier["mixes"]) & set(record["mixes"]))
-        _refuse_other_data(run, [f"mix {n}" for n in both if earlier["mixes"][n] != record["mixes"][n]])
-    for line in record["notes"]:
+        both = sorted(set(earlier.mixes) & set(record.mixes))
+        _refuse_other_data(run, [f"mix {n}" for n in both if earlier.mixes[n] != record.mixes[n]])
+    for line in record.notes:
         on_progress(line)
     run.data_json.unlink(missing_ok=True)  # from here until it is written again the stage is not finished
     for k, drawn in mixes.items():
@@ -143,40 +132,8 @@ def prepare_data(
             pq.write_table(pa.table([drawn.row_ids, drawn.multiplicity], schema=MANIFEST), temporary)
     with atomic_file(run.test_parquet) as temporary:
         pq.write_table(_truth(parts.test), temporary, compression="zstd")
-    write_json(run.data_json, record)
+    record.write(run.data_json)
     return record
-
-
-def load_mix(run: RunDir, k: int) -> TokenRows:
-    """The training rows of proportion 1/k, repetitions expanded, sorted by row id.
-
-    Raises:
-        WlsweepError: if the data stage is not finished, or its files do not belong together.
-    """
-    record = _finished(run)
-    if not run.manifest(k).is_file() or f"1/{k}" not in record["mixes"]:
-        raise WlsweepError(f"{run.data} holds no mix 1/{k}; run the data stage again with a search space that has it")
-    manifest = pq.read_table(run.manifest(k))
-    uses = zip(manifest["row_id"].to_pylist(), manifest["multiplicity"].to_pylist(), strict=True)
-    ids = [row_id for row_id, times in uses for _ in range(times)]
-    wanted = record["mixes"][f"1/{k}"]
-    rows = _token_rows(run, [record["tokens"][part] for part in ("train", "pool") if part in record["tokens"]], ids)
-    if (found := (int(rows.accept.sum()), int((~rows.accept).sum()))) != (wanted["accepts"], wanted["rejects"]):
-        raise WlsweepError(
-            f"{run.manifest(k)} has {found[0]} accepts and {found[1]} rejects, {run.data_json} says "
-            f"{wanted['accepts']} and {wanted['rejects']}; delete {run.data_json} and run the data stage again"
-        )
-    return rows
-
-
-def load_test(run: RunDir) -> TokenRows:
-    """The test rows, in the order of `data/test.parquet`.
-
-    Raises:
-        WlsweepError: if the data stage is not finished.
-    """
-    record = _finished(run)
-    return _token_rows(run, [record["tokens"]["test"]], pq.read_table(run.test_parquet)["row_id"].to_pylist())
 
 
 def base_rows(sweep: Sweep, run: RunDir) -> Path:
@@ -200,12 +157,12 @@ def base_rows(sweep: Sweep, run: RunDir) -> Path:
     return path
 
 
-def _states(inputs: Inputs, earlier: Mapping[str, Any] | None) -> dict[str, FileState]:
-    known = {role: FileState(**state) for role, state in (earlier or {}).get("files", {}).items()}
+def _states(inputs: Inputs, earlier: DataRecord | None) -> dict[str, FileState]:
+    known = earlier.files if earlier else {}
     return {role: state_of(path, known.get(role)) for role, path in inputs._asdict().items() if path is not None}
 
 
-def _identity(sweep: Sweep, states: Mapping[str, FileState], tokenizer: str, limit: int | None) -> dict[str, Any]:
+def _identity(sweep: Sweep, states: Mapping[str, FileState], tokenizer: str, limit: int | None) -> dict[str, JsonValue]:
     """What decides the rows of every mix and their tokens; the proportions of the grid are no part of it."""
     data = sweep.data
     return {
@@ -222,11 +179,11 @@ def _identity(sweep: Sweep, states: Mapping[str, FileState], tokenizer: str, lim
     }
 
 
-def _whole(run: RunDir, record: Mapping[str, Any], ks: Sequence[int]) -> bool:
-    tables = {run.cache / folder / "table.json" for folder in record["tokens"].values()}
+def _whole(run: RunDir, record: DataRecord, ks: Sequence[int]) -> bool:
+    tables = {run.cache / folder / "table.json" for folder in record.tokens.values()}
     files = [*tables, run.test_parquet, *(run.manifest(k) for k in ks)]
     # The total of common_total depends on the set of proportions, so another grid is drawn again and compared.
-    return set(record["mixes"]) == {f"1/{k}" for k in ks} and all(f.is_file() for f in files)
+    return set(record.mixes) == {f"1/{k}" for k in ks} and all(f.is_file() for f in files)
 
 
 def _split_ids(path: Path, sweep: Sweep) -> set[str]:
@@ -239,18 +196,19 @@ def _split_ids(path: Path, sweep: Sweep) -> set[str]:
 def _tokenised(
     sweep: Sweep,
     inputs: Inputs,
-    identity: Mapping[str, Any],
+    identity: Mapping[str, JsonValue],
+    limit: int | None,
     model: Path | str,
     cache: Path,
     on_progress: Callable[[str], None],
 ) -> _Parts:
-    data, limit = sweep.data, identity["limit"]
+    data = sweep.data
     split = inputs.test is None
     selection = "" if limit is None else f"limit={limit} seed={data.seed}" + (f" share={data.test_share}" * split)
 
     def table(role: str, path: Path, texts: bool, only: set[str] | None) -> TokenTable:
-        sha256 = identity[f"{role}_sha256"]
-        key = TableKey(sha256, identity["tokenizer_sha256"], data.cutoff, selection, texts, data.system)
+        sha256, tokenizer = str(identity[f"{role}_sha256"]), str(identity["tokenizer_sha256"])
+        key = TableKey(sha256, tokenizer, data.cutoff, selection, texts, data.system)
         return ensure_table(key, path, model, cache, on_progress, only)
 
     def chosen(path: Path, test: set[str] | None = None) -> set[str] | None:
@@ -297,66 +255,70 @@ def _draw(parts: _Parts, count: MixCount, seed: int) -> Drawn:
 
 def _record(
     sweep: Sweep,
+    limit: int | None,
     states: Mapping[str, FileState],
-    identity: Mapping[str, Any],
+    identity: dict[str, JsonValue],
     parts: _Parts,
     counts: Mapping[int, MixCount],
     mixes: Mapping[int, Drawn],
-) -> dict[str, Any]:
+) -> DataRecord:
     accepts = set(parts.train.ids(True)) | set(parts.pool.ids(True) if parts.pool else ())
 
-    def source(role: str, part: _Part) -> dict[str, Any]:
-        state, a = states.get(role, states["train"]), part.accepts
-        return {
-            "path": state.path,
-            "sha256": state.sha256,
-            "rows": len(part.rows),
-            "accepts": a,
-            "rejects": len(part.rows) - a,
-        }
+    def source(role: str, part: _Part) -> SourceRecord:
+        state, a, n = states.get(role, states["train"]), part.accepts, len(part.rows)
+        return SourceRecord(path=state.path, sha256=state.sha256, rows=n, accepts=a, rejects=n - a)
 
-    def mix(count: MixCount, drawn: Drawn) -> dict[str, Any]:
+    def mix(count: MixCount, drawn: Drawn) -> MixRecord:
         distinct = sum(row_id in accepts for row_id in drawn.row_ids)
-        return {
-            "accepts": count.accepts,
-            "rejects": count.rejects,
-            "distinct_accepts": distinct,
-            "distinct_rejects": len(drawn.row_ids) - distinct,
-            "duplicates": count.total - len(drawn.row_ids),
-            "most_uses": int(drawn.multiplicity.max()),
-            "short_by": {"accepts": count.short_accepts, "rejects": count.short_rejects},
-        }
+        return MixRecord(
+            accepts=count.accepts,
+            rejects=count.rejects,
+            distinct_accepts=distinct,
+            distinct_rejects=len(drawn.row_ids) - distinct,
+            duplicates=count.total - len(drawn.row_ids),
+            most_uses=int(drawn.multiplicity.max()),
+            short_by=ClassCounts(accepts=count.short_accepts, rejects=count.short_rejects),
+        )
 
     named = {"train": parts.train, "test": parts.test, **({"pool": parts.pool} if parts.pool else {})}
-    stock = parts.stock
-    return {
-        "fingerprint": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20],
-        "identity": identity,
-        "files": {role: state._asdict() for role, state in states.items()},
-        "source": source("train", parts.train),
-        **{name: source(name, part) for name, part in named.items() if name != "train"},
-        "split_off": "test" not in states,
-        "resampling": sweep.data.resampling,
-        "cutoff": sweep.data.cutoff,
-        "system": sweep.data.system,
-        "seed": sweep.data.seed,
-        "limit": identity["limit"],
-        "mixes": {f"1/{k}": mix(count, mixes[k]) for k, count in counts.items()},
-        "notes": [*sweep.data.notes, *shortfalls(sweep.data.resampling, counts, stock)],
-        "truncated": {name: _truncation(part) for name, part in named.items()},
-        "tokens": {name: f"tokens/{part.table.folder.name}" for name, part in named.items()},
-        "answer": _answer(parts.train.table.answer),
-        "control_tokens_broken": {name: part.table.cleaned for name, part in named.items()},
-        "tokens_per_row": {name: _lengths(part) for name, part in named.items()},
-    }
+    return DataRecord(
+        fingerprint=_fingerprint(identity),
+        identity=identity,
+        files=dict(states),
+        source=source("train", parts.train),
+        test=source("test", parts.test),
+        pool=source("pool", parts.pool) if parts.pool else None,
+        split_off="test" not in states,
+        resampling=sweep.data.resampling,
+        cutoff=sweep.data.cutoff,
+        system=sweep.data.system,
+        seed=sweep.data.seed,
+        limit=limit,
+        mixes={f"1/{k}": mix(count, mixes[k]) for k, count in counts.items()},
+        notes=[*sweep.data.notes, *shortfalls(sweep.data.resampling, counts, parts.stock)],
+        truncated={name: _truncation(part) for name, part in named.items()},
+        tokens={name: f"tokens/{part.table.folder.name}" for name, part in named.items()},
+        answer=_answer(parts.train.table.answer),
+        control_tokens_broken={name: part.table.cleaned for name, part in named.items()},
+        tokens_per_row={name: _lengths(part) for name, part in named.items()},
+    )
 
 
-def _answer(answer: AnswerTokens) -> dict[str, Any]:
-    # Lists, as JSON reads it back.
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in answer._asdict().items()}
+def _fingerprint(identity: Mapping[str, JsonValue]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _truncation(part: _Part) -> dict[str, Any]:
+def _answer(answer: AnswerTokens) -> AnswerRecord:
+    return AnswerRecord(
+        prefix=list(answer.prefix),
+        accept=answer.accept,
+        reject=answer.reject,
+        suffix=list(answer.suffix),
+        reject_suffix=None if answer.reject_suffix is None else list(answer.reject_suffix),
+    )
+
+
+def _truncation(part: _Part) -> Truncation:
     """Share of truncated rows: of all, by class and by year ("unknown" without one)."""
     cut = part.table.truncated[part.rows]
     labels = np.where(part.table.accept[part.rows], ACCEPT, REJECT)
@@ -365,13 +327,13 @@ def _truncation(part: _Part) -> dict[str, Any]:
     def shares(of: NDArray[Any]) -> dict[str, float]:
         return {str(value): float(cut[of == value].mean()) for value in np.unique(of)}
 
-    return {"share": float(cut.mean()), "by_class": shares(labels), "by_year": shares(years)}
+    return Truncation(share=float(cut.mean()), by_class=shares(labels), by_year=shares(years))
 
 
-def _lengths(part: _Part) -> dict[str, Any]:
+def _lengths(part: _Part) -> Lengths:
     """Tokens of prompt and answer."""
     n = part.table.lengths[part.rows].astype(np.int64) + part.table.answer.lengths(part.table.accept[part.rows])
-    return {"mean": float(n.mean()), "max": int(n.max()), "total": int(n.sum())}
+    return Lengths(mean=float(n.mean()), max=int(n.max()), total=int(n.sum()))
 
 
 def _refuse_other_data(run: RunDir, changed: Sequence[str]) -> None:
@@ -382,6 +344,16 @@ def _refuse_other_data(run: RunDir, changed: Sequence[str]) -> None:
             f"the data of {run.root} changed ({', '.join(changed)}) after {len(trained)} conditions were trained on "
             f"them ({trained[0]}, ...); start a new run with --out, or put the old data back"
         )
+
+
+def _trained_on_others(run: RunDir, identity: Mapping[str, JsonValue]) -> list[str]:
+    """What to say where `data.json` is lost and a condition was trained on data other than these."""
+    for path in sorted(run.root.glob(str(run.trained("*").relative_to(run.root)))):
+        with suppress(WlsweepError):  # a record that cannot be read is the business of `wlsweep.run.status`
+            found = TrainedRecord.find(path)
+            if found is not None and found.data_fingerprint not in (None, _fingerprint(identity)):
+                return [f"fingerprint {found.data_fingerprint}, now {_fingerprint(identity)}"]
+    return []
 
 
 def _truth(test: _Part) -> pa.Table:
@@ -399,34 +371,3 @@ def _truth(test: _Part) -> pa.Table:
         for i in test.rows
     ]
     return pa.Table.from_pylist(rows, schema=TRUTH)
-
-
-def _finished(run: RunDir) -> dict[str, Any]:
-    if not run.data_json.is_file():
-        raise WlsweepError(f"{run.root} has no data yet; run: wlsweep run SWEEP.toml --stage data --out {run.root}")
-    record: dict[str, Any] = read_json(run.data_json)
-    return record
-
-
-def _token_rows(run: RunDir, folders: Sequence[str], ids: Sequence[str]) -> TokenRows:
-    tables = [open_table(run.cache / folder) for folder in folders]
-    at = {row_id: (table, row) for table in tables for row, row_id in enumerate(table.row_ids)}
-    missing = [row_id for row_id in ids if row_id not in at]
-    if missing:
-        raise WlsweepError(
-            f"{len(missing)} rows of {run.data} are in no token table ({missing[0]!r}, ...); delete {run.data_json} "
-            "and run the data stage again"
-        )
-    places = [at[row_id] for row_id in ids]
-    accept = np.array([table.accept[row] for table, row in places], dtype=bool)
-    return TokenRows(
-        row_ids=list(ids),
-        row_hashes=[table.row_hashes[row] for table, row in places],
-        years=[table.years[row] for table, row in places],
-        labels=[ACCEPT if a else REJECT for a in accept],
-        accept=accept,
-        truncated=np.array([table.truncated[row] for table, row in places], dtype=bool),
-        lengths=np.array([table.lengths[row] for table, row in places], dtype=np.int32),
-        answer=tables[0].answer,
-        _places=places,
-    )

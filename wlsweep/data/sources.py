@@ -12,6 +12,7 @@ from wlsweep.data.rows import read_rows
 from wlsweep.data.split import limited_counts, test_count
 from wlsweep.errors import WlsweepError
 from wlsweep.run.columns import ACCEPT
+from wlsweep.run.records import FileState
 from wlsweep.spec.config import Data, Sweep
 
 _ENDINGS = ("json", "jsonl", "parquet")
@@ -24,15 +25,6 @@ class Inputs(NamedTuple):
     test: Path | None
     """None: a share of `train` is split off."""
     pool: Path | None
-
-
-class FileState(NamedTuple):
-    """A file as it was read."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    sha256: str
 
 
 class SourceCounts(NamedTuple):
@@ -76,10 +68,10 @@ def state_of(path: Path, earlier: FileState | None = None) -> FileState:
     """Size, time and sha256 of a file; not read again if size and time are as they were."""
     stat = path.stat()
     if earlier and (stat.st_size, stat.st_mtime_ns) == (earlier.size, earlier.mtime_ns):
-        return earlier._replace(path=str(path.resolve()))
+        return earlier.model_copy(update={"path": str(path.resolve())})
     with path.open("rb") as f:
         sha256 = hashlib.file_digest(f, "sha256").hexdigest()
-    return FileState(str(path.resolve()), stat.st_size, stat.st_mtime_ns, sha256)
+    return FileState(path=str(path.resolve()), size=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=sha256)
 
 
 def source_counts(sweep: Sweep, limit: int | None = None) -> SourceCounts:

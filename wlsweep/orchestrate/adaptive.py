@@ -12,7 +12,8 @@ from wlsweep.analysis.forecast import forecast_run
 from wlsweep.analysis.next_conditions import undecided
 from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate.driver import STOPPED, Runner
-from wlsweep.run.layout import RunDir, write_json
+from wlsweep.run.layout import RunDir
+from wlsweep.run.records import SkippedRecord
 from wlsweep.spec.condition import baseline_of
 from wlsweep.spec.config import Sweep
 
@@ -42,7 +43,7 @@ def run_until_decided(sweep: Sweep, run: RunDir, command: str, console: Console)
         if following:
             reason = dict(decision.wanted)[following[0]]
             console.print(f"next:    {following[0]}: {reason}", highlight=False, soft_wrap=True)
-    write_json(run.skipped_json, dict(decision.skipped))  # the page says so of each
+    SkippedRecord(dict(decision.skipped)).write(run.skipped_json)  # the page says so of each
     code = Runner(sweep, run, ",".join(tried), "report", command, console, connected).go()
     console.print(f"theory:  {found.theory.sentence()}", highlight=False, soft_wrap=True)
     for p in found.prospects:

@@ -29,11 +29,12 @@ from wlsweep.console import Progress
 from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate.capacity import Capacity, capacity
 from wlsweep.orchestrate.overlap import OverlappedPrediction
-from wlsweep.run.layout import RunDir, read_json, write_json
+from wlsweep.run.layout import RunDir, read_json
 from wlsweep.run.lease import hold, holder
 from wlsweep.run.logs import keep_errors_in, show_errors_again
 from wlsweep.run.provenance import provenance
-from wlsweep.run.status import RunStatus, record_failure, refuse_other_configuration
+from wlsweep.run.records import ConditionEntry, Launch, SecondsRecord, SweepRecord
+from wlsweep.run.status import RunStatus, record_failure, refuse_other_configuration, refuse_unreadable
 from wlsweep.shipped import how_to_install
 from wlsweep.spec.condition import Condition, first_stage, select
 from wlsweep.spec.config import Sweep
@@ -76,6 +77,7 @@ class Runner:
         self.closing = closing
         began = time.monotonic()
         refuse_other_configuration(self.run, self.sweep.fingerprint(), self.sweep.name)
+        refuse_unreadable(self.run, self.chosen)
         self.run.logs.mkdir(parents=True, exist_ok=True)
         self._take_signals()
         keep_errors_in(self.run.logs / "driver.log")
@@ -85,7 +87,8 @@ class Runner:
             show_errors_again()
             self.stop_file.unlink(missing_ok=True)
         if self.seconds:  # else the last launch's stay
-            write_json(self.run.logs / "seconds.json", {**self.seconds, "all": time.monotonic() - began})
+            spent = SecondsRecord(**self.seconds, all=time.monotonic() - began)
+            spent.write(self.run.logs / "seconds.json")
         return code
 
     @property
@@ -175,7 +178,7 @@ class Runner:
         )
         if not page or read_json(self.run.analysis_json)["inputs"]["only"] is not None:
             return False  # missing, older than a prediction, or of a selection
-        self._prepare(Path(states.record["base"]))
+        self._prepare(Path(states.record.base))
         return True
 
     def _prepare(self, base: Path) -> None:
@@ -201,7 +204,8 @@ class Runner:
                 if mine:
                     yield True
                     return
-            self.view.note(f"waiting for {(holder(lease) or {}).get('owner')}, which holds {lease}")
+            who = holder(lease)
+            self.view.note(f"waiting for {who.owner if who else 'another launch'}, which holds {lease}")
         yield False
 
     def _base(self) -> str:
@@ -217,20 +221,17 @@ class Runner:
         return str(ensure_tiny_base(self.sweep.model.tiny, rows, self.run.cache, self.view.note).resolve())
 
     def _write_sweep_json(self, base: str) -> None:
-        launch = {"command": self.command, **provenance()}
-        earlier = read_json(self.run.sweep_json)["launches"] if self.run.sweep_json.is_file() else []
-        write_json(
-            self.run.sweep_json,
-            {
-                "sweep": self.sweep.model_dump(mode="json"),
-                "fingerprint": self.sweep.fingerprint(),
-                "conditions": [c.as_dict() for c in self.sweep.conditions],
-                "base": base,
-                "command": self.command,
-                "provenance": launch,
-                "launches": [*earlier, launch],
-            },
-        )
+        launch = Launch(command=self.command, **dict(provenance()))
+        earlier = SweepRecord.find(self.run.sweep_json)
+        SweepRecord(
+            sweep=self.sweep.model_dump(mode="json"),
+            fingerprint=self.sweep.fingerprint(),
+            conditions=tuple(ConditionEntry(**c.as_dict()) for c in self.sweep.conditions),
+            base=base,
+            command=self.command,
+            provenance=launch,
+            launches=(*(earlier.launches if earlier else ()), launch),
+        ).write(self.run.sweep_json)
 
     def _connect(self) -> Capacity:
         from wlsweep.orchestrate.ray_cluster import cluster_nodes, connect
@@ -403,7 +404,7 @@ class Runner:
             return
         states = RunStatus(self.run)
         records = {c.name: states.trained(c.name) for c in self.sweep.conditions}
-        losses = {n: r["unweighted_loss"] for n, r in records.items() if r and self.run.model(n).is_dir()}
+        losses = {n: r.unweighted_loss for n, r in records.items() if r and self.run.model(n).is_dir()}
         awaited = {first_stage(c).name for c in self.sweep.conditions if c.two_stage and not states.trained(c.name)}
         best = min(losses, key=losses.__getitem__) if losses and self.sweep.keep_models == "best" else None
         for name in losses:

@@ -108,7 +108,7 @@ def is_trained(run: RunDir, condition: Condition, sweep: Sweep) -> bool:
 @lru_cache(maxsize=8)
 def _rows(run: RunDir, k: int, written: int) -> Any:
     """Rows of a mix, kept from condition to condition; `written` tells versions of the data apart."""
-    from wlsweep.data.prepare import load_mix
+    from wlsweep.data.load import load_mix
 
     del written
     return load_mix(run, k)

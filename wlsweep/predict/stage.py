@@ -19,13 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wlsweep.data.prepare import load_mix, load_test
+from wlsweep.data.load import load_mix, load_test
 from wlsweep.data.rows import parse_label
 from wlsweep.predict.vllm_engine import Engine, Probe, SwapFailed, engine_environment
 from wlsweep.run.columns import PREDICTION
-from wlsweep.run.layout import RunDir, atomic_folder, read_json
+from wlsweep.run.layout import RunDir, atomic_folder
 from wlsweep.run.lease import hold, holder
 from wlsweep.run.logs import log_process_to
+from wlsweep.run.records import TrainedRecord
 from wlsweep.run.status import RunStatus
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import Sweep
@@ -121,11 +122,9 @@ class Predictor:
                 traceback.print_exc()
 
     def _predict(self, name: str) -> pa.Table:
-        record = read_json(self.run.trained(name))
+        record = TrainedRecord.read(self.run.trained(name))
         mix = load_mix(self.run, parse_name(name).k)
-        probe = [
-            Probe(mix.prompt(p["row"]).tolist(), p["logprob_accept"], p["logprob_reject"]) for p in record["probe"]
-        ]
+        probe = [Probe(mix.prompt(p.row).tolist(), p.logprob_accept, p.logprob_reject) for p in record.probe]
         engine = self._ready(self.run.model(name), probe)
         test = self.test
         n = len(test.row_ids)
@@ -146,7 +145,7 @@ class Predictor:
                 "p_other": np.clip(1 - np.exp(np.logaddexp(accept, reject)), 0, 1),
                 "prompt_tokens": test.lengths,
                 "truncated": list(test.truncated),
-                "model_fingerprint": [record["model"]["fingerprint"]] * n,
+                "model_fingerprint": [record.model.fingerprint] * n,
             },
             schema=PREDICTION,
         )

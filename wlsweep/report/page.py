@@ -19,7 +19,8 @@ from wlsweep.report.figures.style import Figure
 from wlsweep.report.png import Renderer, write_pngs
 from wlsweep.report.report_input import ReportInput
 from wlsweep.report.sections import lead, sections
-from wlsweep.run.layout import RunDir, atomic_file, read_json
+from wlsweep.run.layout import RunDir, atomic_file
+from wlsweep.run.records import DataRecord, SweepRecord, plain
 
 if TYPE_CHECKING:
     from wlsweep.analysis.evaluate import Evaluation
@@ -48,8 +49,7 @@ def write_report(run: RunDir, evaluation: Evaluation, renderer: Renderer | None 
 
 def report_input_of(run: RunDir, evaluation: Evaluation) -> ReportInput:
     """What the page of a run is made from."""
-    data = read_json(run.data_json) if run.data_json.exists() else {}
-    sweep = read_json(run.sweep_json)
+    sweep, data = plain(SweepRecord.read(run.sweep_json)), plain(DataRecord.find(run.data_json))
     return ReportInput(sweep, data, evaluation.conditions, evaluation.externals, evaluation.analysis)
 
 

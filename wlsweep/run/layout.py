@@ -3,7 +3,7 @@
 runs/NAME/
   sweep.json                       resolved configuration and provenance
   data/                            manifests of the mixes, test.parquet (the truth), data.json
-  conditions/CONDITION/            metrics.jsonl, model/, checkpoints/, trained.json | failed.json, lease.json
+  conditions/CONDITION/            config.json, metrics.jsonl, model/, checkpoints/, trained.json | failed.json, lease.json
   predictions/condition=CONDITION/ Parquet
   metrics/                         all_metrics.json, all_metrics.parquet, by_year.parquet, analysis.json
   export/CONDITION/                predictions.jsonl, on request
@@ -13,17 +13,18 @@ runs/NAME/
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wlsweep.errors import WlsweepError
+from wlsweep.errors import DamagedError, UnreadableError, WlsweepError, os_error_text
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ class RunDir:
     def condition(self, name: str) -> Path:
         """Folder of one condition."""
         return self.root / "conditions" / name
+
+    def condition_config(self, name: str) -> Path:
+        """Resolved configuration of one condition, written when its training begins."""
+        return self.condition(name) / "config.json"
 
     def metric_log(self, name: str) -> Path:
         """JSON Lines, one object per logged step."""
@@ -160,21 +165,45 @@ def existing_run(path: str | Path) -> RunDir:
         WlsweepError: if there is none.
     """
     run = RunDir(Path(path))
-    if not run.sweep_json.is_file():
-        raise WlsweepError(f"{path} holds no run (no sweep.json); start one with: wlsweep run SWEEP.toml --out {path}")
+    try:
+        run.sweep_json.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise WlsweepError(
+            f"{path} holds no run (no sweep.json); start one with: wlsweep run SWEEP.toml --out {path}"
+        ) from None
+    except OSError as e:
+        raise UnreadableError(os_error_text(e, run.sweep_json)) from None
     return run
+
+
+_ON_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
+
+
+def _temporary(path: Path) -> Path:
+    """A hidden name beside `path`; `remove_partial_artifacts` knows its form."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; renamed to `path` if the block ends well, deleted if not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    """A temporary path beside `path` to write to; renamed to `path` if the block ends well, deleted if not.
+
+    Raises:
+        WlsweepError: where the system refuses: naming `path`, what it said and what to do.
+    """
+    temporary = _temporary(path)
     try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    except OSError as e:
+        if _concerns(e, path.parent):
+            raise WlsweepError(os_error_text(e, path, "written")) from e
+        raise
 
 
 @contextmanager
@@ -182,25 +211,43 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`; renamed to `path` if the block ends well, deleted if not.
 
     Where another process was faster, its folder stays: this is for results that are the same whoever makes them.
+
+    Raises:
+        WlsweepError: as `atomic_file` does.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.mkdir()
+    temporary = _temporary(path)
     try:
-        yield temporary
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
         try:
-            temporary.rename(path)
-        except OSError:
-            if not path.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            yield temporary
+            try:
+                temporary.rename(path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as e:
+        if _concerns(e, path.parent):
+            raise WlsweepError(os_error_text(e, path, "written")) from e
+        raise
+
+
+def _concerns(e: OSError, folder: Path) -> bool:
+    """Whether an error is of writing below `folder`: one that names another file is of what was read for it."""
+    if e.filename is None:  # write(2) names nothing
+        return e.errno in _ON_WRITING
+    return str(e.filename).startswith(str(folder)) or str(folder).startswith(str(e.filename))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all: a field a line, of a list an item a line.
 
     NaN and infinity are refused: a number that is not there is null.
+
+    Raises:
+        WlsweepError: where the system refuses to write, naming the file.
     """
     if isinstance(value, list):
         text = "[\n" + ",\n".join(json.dumps(item, allow_nan=False) for item in value) + "\n]"
@@ -214,9 +261,13 @@ def read_json(path: Path) -> Any:
     """Read JSON that `write_json` wrote.
 
     Raises:
-        WlsweepError: if the file is not whole JSON, naming it.
+        DamagedError: if the file is missing or not whole JSON, naming it.
+        UnreadableError: if the system does not let this process read it.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise WlsweepError(f"{path} cannot be read: {e}; delete it and run the stage that writes it again") from None
+    except (FileNotFoundError, ValueError, RecursionError) as e:
+        said = "no such file" if isinstance(e, FileNotFoundError) else e
+        raise DamagedError(f"{path} cannot be read: {said}; delete it and run the stage that writes it again") from None
+    except OSError as e:
+        raise UnreadableError(os_error_text(e, path)) from None

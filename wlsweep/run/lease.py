@@ -2,15 +2,16 @@
 
     with hold(run.lease(name), owner="job 42") as mine: ...
 
-It is a file made with O_EXCL whose modification time is a heartbeat. A lease without a beat for `STALE_S` seconds, or of a
-process of this machine that is gone, is dead and may be taken over. Take-over is a rename, which one process wins; who finds
-that the file it renamed was not the dead one that it had read puts it back. A holder touches and deletes only its own.
+It is a file made with O_EXCL whose modification time is a heartbeat. A lease without a beat for `STALE_S` seconds, by the
+clock of the file system that it lies on, or of a process of this machine that is gone, is dead and may be taken over.
+Take-over is a rename, which one process wins; who finds that the file it renamed was not the dead one that it had read
+puts it back. A holder touches and deletes only its own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 import os
 import socket
 import threading
@@ -19,12 +20,18 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
+
+from wlsweep.errors import UnreadableError, WlsweepError, os_error_text
+from wlsweep.run.records import LeaseRecord
 
 BEAT_S = 5.0
 """Seconds between heartbeats."""
 STALE_S = 60.0
 """Seconds without a heartbeat after which a holder counts as dead; more than shared file systems cache times."""
+CLOCK_S = 30.0
+"""Seconds for which a measured distance between this machine's clock and a file system's is used."""
 
 
 def _machine() -> str:
@@ -41,62 +48,115 @@ def _started(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
-def holder(path: Path) -> dict[str, Any] | None:
-    """Who holds a lease now, or None if it is free or its holder is dead."""
+def holder(path: Path) -> LeaseRecord | None:
+    """Who holds a lease now, or None if it is free or its holder is dead.
+
+    A lease that is no whole record counts as held until it is stale: somebody may be writing it just now.
+
+    Raises:
+        UnreadableError: if the system does not let this process read it.
+    """
     try:
-        text, age = path.read_text(), time.time() - path.stat().st_mtime
+        with path.open("rb") as f:
+            data, written = f.read(), os.fstat(f.fileno()).st_mtime
     except FileNotFoundError:
         return None
+    except OSError as e:
+        raise UnreadableError(os_error_text(e, path)) from None
     try:
-        found: dict[str, Any] = json.loads(text)
-    except ValueError:
-        found = {"owner": "a process that just took it"}
-    if found.get("machine") == _machine() and _started(found["pid"]) != found["started"]:
+        found = LeaseRecord.model_validate_json(data)
+    except ValidationError:
+        found = LeaseRecord(
+            owner=f"someone unknown ({path} is no whole lease: it counts as free {STALE_S:g} s after it was written; "
+            "delete it if no launch runs)",
+            machine="",
+            pid=0,
+            started=None,
+        )
+    if found.machine == _machine() and _started(found.pid) != found.started:
         return None
-    return found if age < STALE_S else None
+    # Dated into the future: that clock was set back since, and no heartbeat has come.
+    return found if abs(_file_server_time(path) - written) < STALE_S else None
+
+
+_clocks: dict[int, tuple[float, float]] = {}
+"""By device: when its clock was read, and how far it is from this machine's monotonic clock."""
+
+
+def _file_server_time(path: Path) -> float:
+    """Now, by the clock that dates the files beside `path`, which may be a file server's: that of a file touched just now.
+
+    The distance of the two clocks is measured anew every `CLOCK_S` seconds. Who may not write there uses the local clock.
+    """
+    probe = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        device, now = path.parent.stat().st_dev, time.monotonic()
+        measured, apart = _clocks.get(device, (-math.inf, 0.0))
+        if now - measured > CLOCK_S:
+            try:
+                probe.touch()
+                apart = probe.stat().st_mtime - time.monotonic()
+            finally:
+                probe.unlink(missing_ok=True)
+            _clocks[device] = now, apart
+    except OSError:
+        return time.time()
+    return time.monotonic() + apart
 
 
 def _take(path: Path, owner: str) -> str | None:
-    """The record that was written, or None if the lease was not to be had."""
+    """The record that was written, or None if the lease was not to be had.
+
+    Raises:
+        WlsweepError: if the system does not let this process write there.
+    """
+    try:
+        return _take_or_raise(path, owner)
+    except OSError as e:
+        raise WlsweepError(os_error_text(e, path, "written")) from None
+
+
+def _take_or_raise(path: Path, owner: str) -> str | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         if holder(path):
             return None
-        dead = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.dead")
+        dead = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.dead.tmp")
         try:
-            seen = path.read_text()
+            seen = path.read_bytes()
             if holder(path):
                 return None
             path.rename(dead)
         except FileNotFoundError:
             return None  # another process was faster
-        if dead.read_text() != seen:
+        if dead.read_bytes() != seen:
             # Between reading and renaming, another process took the lease over: this is its live one.
             with contextlib.suppress(FileExistsError):
                 os.link(dead, path)
             dead.unlink()
             return None
         dead.unlink()
-    mine = json.dumps(
-        {
-            "owner": owner,
-            "machine": _machine(),
-            "pid": os.getpid(),
-            "started": _started(os.getpid()),
-            "nonce": uuid.uuid4().hex,
-        }
-    )
+    mine = LeaseRecord(
+        owner=owner,
+        machine=_machine(),
+        pid=os.getpid(),
+        started=_started(os.getpid()),
+        nonce=uuid.uuid4().hex,
+    ).model_dump_json()
     try:
         with path.open("x") as f:
             f.write(mine)
     except FileExistsError:
         return None
+    except OSError:  # a full disk: what was written is no lease
+        path.unlink(missing_ok=True)
+        raise
     return mine
 
 
 def _is(path: Path, mine: str) -> bool:
     try:
-        return path.read_text() == mine
+        return path.read_bytes() == mine.encode()
     except OSError:
         return False
 
@@ -127,5 +187,6 @@ def hold(path: Path, owner: str, patience_s: float = 0.0) -> Iterator[bool]:
     finally:
         over.set()
         thread.join()
-        if _is(path, mine):
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a lease that cannot be deleted is stale soon
+            if _is(path, mine):
+                path.unlink(missing_ok=True)

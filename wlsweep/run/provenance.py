@@ -9,9 +9,9 @@ import platform
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 from wlsweep import __version__
+from wlsweep.run.records import GitState, Machine, Provenance
 
 _PACKAGES = (
     "ray",
@@ -36,22 +36,22 @@ def _git(*arguments: str) -> str | None:
     return done.stdout
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> Provenance:
     """Git revision with the uncommitted diff of the package, package versions, machine, user and time (UTC)."""
     # An installed copy may lie inside somebody else's repository, whose revision says nothing of this code.
     sha = _git("rev-parse", "HEAD") if _git("ls-files", "--error-unmatch", Path(__file__).name) else None
-    return {
-        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "git": {"sha": sha and sha.strip(), "dirty_diff": _git("diff", "HEAD", "--", ".") if sha else None},
-        "versions": {"python": platform.python_version(), **_versions()},
-        "machine": {
-            "host": platform.node(),
-            "system": platform.platform(),
-            "cpus": os.cpu_count(),
-            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        },
-        "user": _user(),
-    }
+    return Provenance(
+        started_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        git=GitState(sha=sha and sha.strip(), dirty_diff=_git("diff", "HEAD", "--", ".") if sha else None),
+        versions={"python": platform.python_version(), **_versions()},
+        machine=Machine(
+            host=platform.node(),
+            system=platform.platform(),
+            cpus=os.cpu_count(),
+            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        ),
+        user=_user(),
+    )
 
 
 def _user() -> str:

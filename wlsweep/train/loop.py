@@ -24,10 +24,19 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from wlsweep.data.prepare import TokenRows
+from wlsweep.data.load import TokenRows, finished_data
 from wlsweep.errors import SharedFailure, WlsweepError
 from wlsweep.run.causes import is_out_of_memory
-from wlsweep.run.layout import RunDir, atomic_file, read_json, write_json
+from wlsweep.run.layout import RunDir, atomic_file
+from wlsweep.run.records import (
+    ConditionEntry,
+    ModelRecord,
+    ProbeRow,
+    TrainedOn,
+    TrainedRecord,
+    TrainingSeconds,
+    read_metric_log,
+)
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import Sweep
 from wlsweep.train import batches, packed
@@ -238,14 +247,14 @@ def prove_weights(engine: Any, batcher: Batcher, condition: Condition) -> dict[s
     return found
 
 
-def _probe(engine: Any, batcher: Batcher) -> list[dict[str, Any]]:
+def _probe(engine: Any, batcher: Batcher) -> list[ProbeRow]:
     """The model's own label log-probabilities on a few rows of its mix, by their place in `load_mix`."""
     accepts, rejects = _first_of_each_class(batcher.rows, PROBES)
     numbers = accepts + rejects
     with torch.no_grad():
         out = run_forward(engine, batcher.of(numbers, len(numbers), (1.0, 1.0)), 0.0)
     return [
-        {"row": i, "logprob_accept": a, "logprob_reject": r}
+        ProbeRow(row=i, logprob_accept=a, logprob_reject=r)
         for i, (a, r) in zip(numbers, out.label_logprobs.float().tolist(), strict=True)
     ]
 
@@ -357,7 +366,7 @@ def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> N
         probe = _probe(engine, batcher)
         export_model(engine, place, job.base, run.model(name))
         if place.rank == 0:
-            _record(job, rows, total, proof, probe, {"start": ready - began, "steps": trained - ready})
+            _record(job, rows, total, proof, probe, TrainingSeconds(start=ready - began, steps=trained - ready))
             shutil.rmtree(run.checkpoints(name), ignore_errors=True)
     finally:
         release(engine)
@@ -366,7 +375,7 @@ def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> N
 
 def _what(job: Job, place: Place) -> dict[str, Any]:
     """What is trained: a checkpoint of anything else is not resumed from."""
-    data = read_json(job.run.data_json)["fingerprint"]
+    data = finished_data(job.run).fingerprint
     return {
         "data": data,
         "base": job.base,
@@ -439,35 +448,34 @@ def _record(
     rows: TokenRows,
     steps: int,
     proof: dict[str, float],
-    probe: list[dict[str, Any]],
-    seconds: dict[str, float],
+    probe: list[ProbeRow],
+    seconds: TrainingSeconds,
 ) -> None:
     run, name = job.run, job.name
-    lines = [json.loads(line) for line in run.metric_log(name).read_text().splitlines()]
+    lines = read_metric_log(run.metric_log(name))
     tail = lines[-max(1, len(lines) // 4) :]
-    write_json(
-        run.trained(name),
-        {
-            "condition": job.condition.as_dict(),
-            "sweep_fingerprint": job.sweep.fingerprint(),
-            "base": job.base,
-            "steps": steps,
-            "samples": len(rows.accept) * job.sweep.train.epochs,
-            "tokens": int((rows.lengths + rows.answer.lengths(rows.accept)).sum()) * job.sweep.train.epochs,
-            "seconds": seconds,
-            "attempts": job.attempt,
-            "proof": proof,
-            "final": lines[-1],
-            # Of both classes alike, so that conditions on different mixes can be compared.
-            "unweighted_loss": statistics.fmean(
-                [b for line in tail if (b := line["bce_by_class"]) is not None] or [line["bce"] for line in tail]
-            ),
-            "trained_on": {"host": platform.node(), "device": _device(), "workers": job.sweep.train.workers},
-            "probe": probe,
-            "model": {
-                "fingerprint": model_fingerprint(run.model(name)),
-                "bytes": sum(p.stat().st_size for p in run.model(name).iterdir()),
-            },
-            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        },
-    )
+    TrainedRecord(
+        condition=ConditionEntry(**job.condition.as_dict()),
+        sweep_fingerprint=job.sweep.fingerprint(),
+        base=job.base,
+        steps=steps,
+        samples=len(rows.accept) * job.sweep.train.epochs,
+        tokens=int((rows.lengths + rows.answer.lengths(rows.accept)).sum()) * job.sweep.train.epochs,
+        seconds=seconds,
+        attempts=job.attempt,
+        proof=proof,
+        final=lines[-1],
+        # Of both classes alike, so that conditions on different mixes can be compared.
+        unweighted_loss=statistics.fmean(
+            [b for line in tail if (b := line.bce_by_class) is not None]
+            or [b for line in tail if (b := line.bce) is not None]
+        ),
+        trained_on=TrainedOn(host=platform.node(), device=_device(), workers=job.sweep.train.workers),
+        probe=probe,
+        model=ModelRecord(
+            fingerprint=model_fingerprint(run.model(name)),
+            bytes=sum(p.stat().st_size for p in run.model(name).iterdir()),
+        ),
+        finished_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        data_fingerprint=finished_data(run).fingerprint,
+    ).write(run.trained(name))

@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from wlsweep.data.prepare import load_mix
+from wlsweep.data.load import load_mix
 from wlsweep.errors import WlsweepError
-from wlsweep.run.layout import existing_run, read_json
+from wlsweep.run.layout import existing_run
 from wlsweep.run.lease import hold
+from wlsweep.run.records import SweepRecord
 from wlsweep.run.status import starting_model
 from wlsweep.spec.condition import first_stage, select
-from wlsweep.spec.config import Sweep
 
 
 def main() -> None:
@@ -32,8 +32,8 @@ def main() -> None:
     parser.add_argument("condition")
     arguments = parser.parse_args()
     run = existing_run(arguments.run)
-    record = read_json(run.sweep_json)
-    sweep = Sweep.model_validate(record["sweep"])
+    record = SweepRecord.read(run.sweep_json)
+    sweep = record.resolved(run.sweep_json)
     (condition,) = select(sweep.conditions, arguments.condition)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != sweep.train.workers:
@@ -53,7 +53,7 @@ def main() -> None:
     with hold(run.lease(condition.name), "torchrun") if place.rank == 0 else nullcontext(True) as mine:
         if not mine:
             raise WlsweepError(f"{condition.name} is being trained by another process; see {run.lease(condition.name)}")
-        base = starting_model(run, condition, record["base"])
+        base = starting_model(run, condition, record.base)
         if condition.two_stage and not Path(base).is_dir():
             raise WlsweepError(f"{base} is missing: train {first_stage(condition).name} first")
         train_condition(Job(sweep, condition, run, base), load_mix(run, condition.k), place, hooks)

@@ -1,4 +1,8 @@
-"""The mixes as LLaMA-Factory data sets, for those who train elsewhere: the one place that writes text once per mix."""
+"""`wlsweep export`: training mixes and predictions in the formats of LLaMA-Factory.
+
+>>> export_jsonl(existing_run("runs/demo"))[0]    # doctest: +SKIP
+PosixPath('runs/demo/export/baseline_gamma1.0_prop1_2/predictions.jsonl')
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
 
-import pyarrow.parquet as pq
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from wlsweep.data.load import finished_data, read_manifest
 from wlsweep.data.rows import read_rows, to_sharegpt
-from wlsweep.data.sources import FileState, find_inputs, state_of
+from wlsweep.data.sources import find_inputs, state_of
 from wlsweep.data.tokenise import place_system
 from wlsweep.errors import WlsweepError
-from wlsweep.run.layout import RunDir, atomic_file, read_json, write_json
+from wlsweep.run.layout import RunDir, atomic_file, write_json
+from wlsweep.run.predictions import prediction_files, read_parquet, read_truth
+from wlsweep.run.status import RunStatus
+from wlsweep.spec.condition import select
 from wlsweep.spec.config import Sweep
 
 NAME = "iclr_weighted_loss"
@@ -42,19 +51,17 @@ def export_sharegpt(run: RunDir, sweep: Sweep, out: Path) -> list[Path]:
     Raises:
         WlsweepError: if the data stage is not finished, or the source is no longer what it read.
     """
-    if not run.data_json.is_file():
-        raise WlsweepError(f"{run.root} has no data yet; run: wlsweep run SWEEP.toml --stage data --out {run.root}")
-    record = read_json(run.data_json)
+    record = finished_data(run)
     inputs = find_inputs(sweep.data, run.cache)
     for role, path in inputs._asdict().items():
-        if path and state_of(path, FileState(**record["files"][role])).sha256 != record["files"][role]["sha256"]:
+        known = record.files.get(role)
+        if path and (known is None or state_of(path, known).sha256 != known.sha256):
             raise WlsweepError(f"{path} has changed since the data stage of {run.root}; put the old file back")
     uses: dict[str, dict[str, int]] = {}
-    for mix in record["mixes"]:
+    for mix in record.mixes:
         k = int(mix.removeprefix("1/"))
-        manifest = pq.read_table(run.manifest(k)).to_pydict()
-        uses[dataset_name(k)] = dict(zip(manifest["row_id"], manifest["multiplicity"], strict=True))
-    uses[f"{NAME}_test"] = dict.fromkeys(pq.read_table(run.test_parquet)["row_id"].to_pylist(), 1)
+        uses[dataset_name(k)] = read_manifest(run, k)
+    uses[f"{NAME}_test"] = dict.fromkeys(read_truth(run.test_parquet).row_id.to_pylist(), 1)
     paths = {name: out / name / "data.json" for name in uses}
     with ExitStack() as stack:
         files = {name: _Array(stack.enter_context(_opened(stack, path))) for name, path in paths.items()}
@@ -97,3 +104,32 @@ class _Array:
 
     def end(self) -> None:
         self.file.write("\n]\n" if self.rows else "[]\n")
+
+
+def export_jsonl(run: RunDir, only: str | None = None) -> list[Path]:
+    """Write `export/CONDITION/predictions.jsonl` for every predicted condition, in the order of the test set.
+
+    `label` is the answer that training would have asked for, `\\boxed{Accept}` or `\\boxed{Reject}`; `predict` is the
+    generated text as it is.
+
+    Raises:
+        WlsweepError: if predictions do not fit the test set, or there are none.
+    """
+    status = RunStatus(run)
+    done = [c for c in select(status.conditions, only) if status.prediction(c.name)[0].state == "done"]
+    if not done:
+        raise WlsweepError(f"{run.root}: no condition is predicted yet, so there is nothing to export")
+    truth = read_parquet(run.test_parquet, ["row_id", "prompt", "label"])
+    prompts = truth["prompt"].to_pylist()
+    labels = [f"\\boxed{{{label}}}" for label in truth["label"].to_pylist()]
+    written = []
+    for c in done:
+        files = prediction_files(run.prediction(c.name))
+        table = pa.concat_tables([read_parquet(f, ["row_id", "text"]) for f in files])
+        order = pc.index_in(truth["row_id"].combine_chunks(), value_set=table["row_id"].combine_chunks())
+        texts = table["text"].combine_chunks().take(order).to_pylist()
+        with atomic_file(run.exported(c.name)) as temporary, temporary.open("w", encoding="utf-8") as out:
+            for prompt, text, label in zip(prompts, texts, labels, strict=True):
+                out.write(json.dumps({"prompt": prompt, "predict": text, "label": label}, ensure_ascii=False) + "\n")
+        written.append(run.exported(c.name))
+    return written
