@@ -5,10 +5,15 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from wlsweep.errors import WlsweepError
+from wlsweep.run import lease
 from wlsweep.run.lease import STALE_S, hold, holder
+
+RECORD_ELSEWHERE = json.dumps({"owner": "node 7", "machine": "elsewhere", "pid": 1, "started": "1"})
 
 TAKE = """
 import sys, time
@@ -97,3 +102,63 @@ def test_of_many_that_take_over_a_dead_lease_one_wins(path):
         for p in started:
             p.kill()
             p.wait()
+
+
+@pytest.mark.parametrize("local_is_off_by", [61.0, 300.0, -61.0, -300.0])
+def test_only_the_clock_of_the_file_system_counts(path, monkeypatch, local_is_off_by):
+    """A file server whose clock is behind or ahead of this machine's, as seen from here."""
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + local_is_off_by)
+    monkeypatch.setattr(lease, "_clocks", {})
+    path.parent.mkdir()
+    path.write_text(RECORD_ELSEWHERE)
+    assert holder(path).owner == "node 7", "a live one looks dead"
+    dead = real() - STALE_S - 1
+    os.utime(path, (dead, dead))
+    assert holder(path) is None, "a dead one looks live"
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("server_is_off_by", [-61.0, 300.0])
+def test_a_server_with_another_clock_dates_the_lease_and_the_touched_file_alike(path, monkeypatch, server_is_off_by):
+    plain_touch = Path.touch
+
+    def touch(self, *args, **kwargs):
+        plain_touch(self, *args, **kwargs)
+        os.utime(self, (time.time() + server_is_off_by,) * 2)
+
+    monkeypatch.setattr(Path, "touch", touch)
+    monkeypatch.setattr(lease, "_clocks", {})
+    path.parent.mkdir()
+    path.write_text(RECORD_ELSEWHERE)
+    now = time.time() + server_is_off_by
+    for age, held in ((1, True), (STALE_S - 3, True), (STALE_S + 3, False)):
+        os.utime(path, (now - age, now - age))
+        assert (holder(path) is not None) is held
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[]", b"\x80\x04\x95", b"{}", b"null", b'{"owner": 3}', b"", b"\xef\xbb\xbf{}", b'{"owner": "x", "pid": "1"}'],
+)
+def test_a_garbage_lease_is_named_and_free_once_it_is_stale(path, content):
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert str(path) in holder(path).owner and "no whole lease" in holder(path).owner
+    with hold(path, "me") as mine:
+        assert not mine
+    old = time.time() - STALE_S - 1
+    os.utime(path, (old, old))
+    with hold(path, "me") as mine:
+        assert mine
+
+
+def test_a_lease_that_cannot_be_read_or_written_is_one_clear_error(path):
+    path.mkdir(parents=True)
+    for use in (lambda: holder(path), lambda: hold(path, "me").__enter__()):
+        with pytest.raises(WlsweepError, match=r"lease\.json cannot be read: Is a directory.*move it away"):
+            use()
+    below_a_file = path.parent / "file" / "lease.json"
+    below_a_file.parent.write_text("")
+    with pytest.raises(WlsweepError, match=r"lease\.json cannot be (read|written)"):
+        hold(below_a_file, "me").__enter__()

@@ -29,9 +29,10 @@ from wlsweep.console import Progress
 from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate.capacity import Capacity, capacity
 from wlsweep.orchestrate.overlap import OverlappedPrediction
-from wlsweep.run.layout import RunDir, read_json
+from wlsweep.run.layout import RunDir
 from wlsweep.run.lease import hold, holder
 from wlsweep.run.logs import keep_errors_in, show_errors_again
+from wlsweep.run.partial import remove_partial_artifacts
 from wlsweep.run.provenance import provenance
 from wlsweep.run.records import ConditionEntry, Launch, SecondsRecord, SweepRecord
 from wlsweep.run.status import RunStatus, record_failure, refuse_other_configuration, refuse_unreadable
@@ -79,6 +80,7 @@ class Runner:
         refuse_other_configuration(self.run, self.sweep.fingerprint(), self.sweep.name)
         refuse_unreadable(self.run, self.chosen)
         self.run.logs.mkdir(parents=True, exist_ok=True)
+        remove_partial_artifacts(self.run)
         self._take_signals()
         keep_errors_in(self.run.logs / "driver.log")
         try:
@@ -176,8 +178,10 @@ class Runner:
         page = (
             self.run.report.is_file() and self.run.analysis_json.is_file() and self.run.report.stat().st_mtime >= newest
         )
-        if not page or read_json(self.run.analysis_json)["inputs"]["only"] is not None:
-            return False  # missing, older than a prediction, or of a selection
+        from wlsweep.analysis.evaluate import current
+
+        if not page or current(self.run) is None:
+            return False  # missing, older than what it rests on, or of a selection
         self._prepare(Path(states.record.base))
         return True
 

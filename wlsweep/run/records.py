@@ -21,9 +21,8 @@ from wlsweep.errors import DamagedError, UnreadableError, os_error_text
 from wlsweep.run.layout import write_json
 
 if TYPE_CHECKING:
+    from wlsweep.spec.condition import Condition
     from wlsweep.spec.config import Sweep
-
-Counts = dict[str, JsonValue]
 
 
 class _Part(BaseModel):
@@ -268,6 +267,13 @@ class DataRecord(_Record):
     tokens_per_row: dict[str, Lengths]
 
 
+class ClassWeights(_Part):
+    """Weight of a sample's loss, by its label."""
+
+    accept: float
+    reject: float
+
+
 class MetricLine(_Part):
     """One line of `metrics.jsonl`; metrics may be null where a batch held no row of a class."""
 
@@ -343,6 +349,38 @@ class TrainedRecord(_Record):
     finished_at: str
     data_fingerprint: str | None = None
     """Of the data that it was trained on (`DataRecord.fingerprint`)."""
+
+
+class ConditionConfig(_Record):
+    """`conditions/NAME/config.json`: all that decides one training, resolved; written when it begins."""
+
+    condition: ConditionEntry
+    weights: ClassWeights
+    """From gamma alone; `balance` multiplies them by what the mix's counts say."""
+    sweep: str
+    sweep_fingerprint: str
+    starts_from: str
+    """Folder or name of the model that the training starts from."""
+    data: dict[str, JsonValue]
+    model: dict[str, JsonValue]
+    loss: dict[str, JsonValue]
+    train: dict[str, JsonValue]
+    predict: dict[str, JsonValue]
+
+
+def condition_config(sweep: Sweep, condition: Condition, base: str) -> ConditionConfig:
+    """The resolved configuration of one condition that starts from the model `base`."""
+    accept, reject = condition.weights
+    return ConditionConfig(
+        condition=ConditionEntry(**condition.as_dict()),
+        weights=ClassWeights(accept=accept, reject=reject),
+        sweep=sweep.name,
+        sweep_fingerprint=sweep.fingerprint(),
+        starts_from=base,
+        **{
+            part: getattr(sweep, part).model_dump(mode="json") for part in ("data", "model", "loss", "train", "predict")
+        },
+    )
 
 
 class FailedRecord(_Record):

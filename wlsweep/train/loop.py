@@ -28,6 +28,7 @@ from wlsweep.data.load import TokenRows, finished_data
 from wlsweep.errors import SharedFailure, WlsweepError
 from wlsweep.run.causes import is_out_of_memory
 from wlsweep.run.layout import RunDir, atomic_file
+from wlsweep.run.partial import remove_temporaries
 from wlsweep.run.records import (
     ConditionEntry,
     ModelRecord,
@@ -35,6 +36,7 @@ from wlsweep.run.records import (
     TrainedOn,
     TrainedRecord,
     TrainingSeconds,
+    condition_config,
     read_metric_log,
 )
 from wlsweep.spec.condition import Condition
@@ -297,6 +299,8 @@ def train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> No
     try:
         _train_condition(job, rows, place, hooks)
     except Exception as e:
+        if place.rank == 0:
+            remove_temporaries(job.run.condition(job.name))  # a half-written model keeps a full disk full
         if is_out_of_memory(e):
             raise OutOfMemory(_what_to_lower(job, e)) from e
         raise
@@ -358,7 +362,7 @@ def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> N
         proof = prove_weights(engine, batcher, job.condition)
         start, metered = load_checkpoint(engine, place, run.checkpoints(name), _what(job, place))
         if place.rank == 0:
-            run.condition(name).mkdir(parents=True, exist_ok=True)
+            condition_config(job.sweep, job.condition, job.base).write(run.condition_config(name))
             _keep_log_until(run.metric_log(name), start)
         ready = time.monotonic()
         _steps(engine, job, batcher, place, hooks, start, metered, total)

@@ -1,0 +1,102 @@
+"""What a step that failed or was killed leaves half-written, and its removal: 15 GB of `.model.tmp` keep a full disk full.
+
+Everything that is written whole or not at all is first written under a hidden name that ends in `.tmp`. Such a name whose
+owner is gone is garbage. It is removed where a step fails, and for whatever was killed when the next launch begins.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from wlsweep.run.layout import RunDir
+from wlsweep.run.lease import hold
+
+_SHARED_S = 24 * 3600.0
+"""Age from which half-written parts of the cache, which other runs may be writing, are garbage."""
+
+
+def remove_temporaries(folder: Path) -> list[Path]:
+    """Remove the half-written files and folders in a folder and one level below it; returns what was removed."""
+    return _remove(_temporaries(folder))
+
+
+def remove_partial_artifacts(run: RunDir) -> list[Path]:
+    """Remove what earlier launches of a run left half-written; what another launch writes right now stays.
+
+    Parts of a condition, the data stage and the report are removed only under their lease, so they are nobody's. Returns
+    what was removed. Never raises for what cannot be removed: the step that needs the room will say so.
+    """
+    removed: list[Path] = []
+    conditions = run.condition("x").parent
+    names = {p.name for p in _entries(conditions)} | {
+        p.name.removeprefix(".condition=").removesuffix(".tmp").rpartition(".")[0] for p in _hidden(run.predictions)
+    }
+    for name in sorted(filter(None, names)):
+        removed += _remove_under(run.lease(name), _temporaries(run.condition(name)), _of_prediction(run, name))
+    removed += _remove_under(run.data_lease, _hidden(run.root), _temporaries(run.data))
+    results = (run.metrics_json.parent, run.report.parent, run.root / "export", run.logs)
+    removed += _remove_under(run.report_lease, *(_temporaries(folder) for folder in results))
+    old = time.time() - _SHARED_S
+    removed += _remove(p for p in _temporaries(run.cache) if _changed(p) < old)
+    return removed
+
+
+def _remove_under(lease: Path, *found: Iterable[Path]) -> list[Path]:
+    paths = [p for part in found for p in part if not p.name.startswith(f".{lease.name}.")]
+    if not paths:
+        return []
+    with suppress(Exception), hold(lease, f"process {os.getpid()}, which removes what a killed launch left") as mine:
+        return _remove(paths) if mine else []
+    return []
+
+
+def _remove(paths: Iterable[Path]) -> list[Path]:
+    removed = []
+    for path in paths:
+        with suppress(OSError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+            removed.append(path)
+    return removed
+
+
+def _temporaries(folder: Path) -> list[Path]:
+    """Hidden temporaries in a folder and in its subfolders."""
+    inside = [p for p in _entries(folder) if not _is_temporary(p) and p.is_dir() and not p.is_symlink()]
+    return [*_hidden(folder), *(p for sub in inside for p in _hidden(sub))]
+
+
+def _hidden(folder: Path) -> list[Path]:
+    return [p for p in _entries(folder) if _is_temporary(p)]
+
+
+def _of_prediction(run: RunDir, name: str) -> list[Path]:
+    """The half-written predictions of a condition: `.condition=NAME.1a2b3c4d.tmp`."""
+    return [
+        p for p in _hidden(run.predictions) if p.name.removesuffix(".tmp").rpartition(".")[0] == f".condition={name}"
+    ]
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return time.time()
