@@ -122,6 +122,8 @@ def _compared(made: RunForecast, world: World) -> Played:
     }
     truth = {}
     for h in hypotheses(_THE_19, {n: s.value for n, s in world.shifts.items()}):
+        if h.further:
+            continue
         truth[h.key] = "pass" if verdicts(h, values[h.metric], 1)[0] == 1 else "fail"
     forecast = [p for p in made.prospects if p.forecast]
     decided = [p for p in made.prospects if p.decided]

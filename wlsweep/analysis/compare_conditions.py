@@ -8,7 +8,7 @@ Pure: predictions in, records out. All models share one set of bootstrap resampl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,12 +22,13 @@ from wlsweep.analysis.comparisons import (
     mcnemar,
     with_interval,
 )
-from wlsweep.analysis.effects import effects
+from wlsweep.analysis.effects import effects, separable
 from wlsweep.analysis.hypotheses import hypotheses, judge
 from wlsweep.analysis.intervals import Interval
 from wlsweep.analysis.predictions import FloatArray, RunPredictions
 from wlsweep.analysis.records import (
     BaselineCalibration,
+    CellTest,
     Comparison,
     Effects,
     Findings,
@@ -42,7 +43,6 @@ from wlsweep.analysis.records import (
     TheoryRow,
 )
 from wlsweep.analysis.seeds import cell, cells, over_seeds
-from wlsweep.analysis.separable import separable
 from wlsweep.analysis.theory import Shift, calibration, expected_shift, forecast, moved_threshold, slope_of_observed
 from wlsweep.estimate import Estimate
 from wlsweep.spec.condition import Condition, baseline_of, parse_name
@@ -70,11 +70,13 @@ def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], 
     comparisons: list[Comparison] = []
     theory: list[TheoryRow] = []
     ece: dict[str, Estimate] = {}
+    apart: dict[str, FloatArray] = {}
+    apart_from_moved: dict[str, FloatArray] = {}
     for name, found in _drawn(loaded, partners, resamples):
         value = measured[name]["ece"].value
         assert value is not None  # a model has rows
         ece[name] = with_interval(value, bs.ece_interval(found["ece"], value, measured[name].ece_by_chance))
-        kept[name] = {metric: found[metric] for metric in (*_SEEDED, "log_odds")}
+        kept[name] = {metric: found[metric] for metric in (*_SEEDED, "recall", "precision", "log_odds")}
         base = partners.get(name)
         if base is None:
             if name in loaded.scores and name in set(partners.values()):
@@ -83,17 +85,28 @@ def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], 
         difference = differences(measured[name], measured[base], found, kept[base])
         difference["ece"] = difference_of_ece(ece[name], ece[base])
         comparisons.append(_comparison(name, base, loaded, difference, found))
+        apart[name] = found["accuracy"] - kept[base]["accuracy"]
+        apart_from_moved[name] = found["accuracy"] - found["moved_accuracy"]
         if name in shifts:
             at = bs.percentile(found["log_odds"] - kept[base]["log_odds"])
             rate = measured[name]["predicted_accept_rate"]
             theory.append(_theory_row(loaded, name, base, shifts[name], at, rate, forecasts.get(name)))
-    family = len([c for c in loaded.declared if baseline_of(c).name != c.name]) + len(loaded.externals)
+    family = len({cell(c) for c in loaded.declared if baseline_of(c).name != c.name}) + len(loaded.externals)
     covered = [t for t in theory if t.covered]
     observed = {c.name: kept[c.name] for c in loaded.done}
     fitted = _effects(loaded, measured, observed)
     return Findings(
         family,
-        _corrected(comparisons, family),
+        tuple(comparisons),
+        _cell_tests(loaded, comparisons, apart, lambda c: c.difference["accuracy"], lambda c: c.mcnemar, family),
+        _cell_tests(
+            loaded,
+            comparisons,
+            apart_from_moved,
+            lambda c: c.moved_threshold.difference,
+            lambda c: c.moved_threshold.test,
+            family,
+        ),
         tuple(theory),
         _slope(covered),
         _calibration(loaded, partners),
@@ -105,19 +118,37 @@ def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], 
     )
 
 
-def _corrected(comparisons: list[Comparison], family: int) -> tuple[Comparison, ...]:
-    """With Holm's correction of both tests, each over the family."""
-    against_baseline = holm([c.mcnemar.p for c in comparisons], family)
-    against_moved = holm([c.moved_threshold.test.p for c in comparisons], family)
+def _cell_tests(
+    loaded: RunPredictions,
+    comparisons: Sequence[Comparison],
+    drawn: Mapping[str, FloatArray],
+    difference: Callable[[Comparison], Estimate],
+    test: Callable[[Comparison], PairedTest],
+    family: int,
+) -> tuple[CellTest, ...]:
+    """One test a cell, with Holm's correction over the family of cells.
 
-    def known(test: PairedTest, p_holm: float | None) -> PairedTest:
-        return replace(test, p_holm=p_holm)
-
-    return tuple(
-        replace(c, mcnemar=known(c.mcnemar, p), moved_threshold=replace(m, test=known(m.test, q)))
-        for c, p, q in zip(comparisons, against_baseline, against_moved, strict=True)
-        for m in (c.moved_threshold,)
-    )
+    Args:
+        loaded: the run.
+        comparisons: of its models.
+        drawn: the difference in every draw of papers, by model, shape (draws,).
+        difference: what is tested.
+        test: the exact test of one training.
+        family: declared cells.
+    """
+    known = {c.name: c for c in comparisons}
+    groups = [(name, [known[m] for m in members if m in known]) for name, members in cells(loaded.done).items()]
+    groups += [(name, [known[name]]) for name in loaded.externals if name in known]
+    out = []
+    for name, members in groups:
+        if len(members) == 1:
+            out.append(CellTest(name, 1, difference(members[0]), test(members[0]).p))
+        elif members:
+            values = np.array([difference(c).value for c in members], dtype=np.float64)
+            mean = over_seeds(values, np.column_stack([drawn[c.name] for c in members]), least=-1.0)
+            out.append(CellTest(name, mean.seeds, mean.mean, mean.p))
+    corrected = holm([t.p for t in out], family)
+    return tuple(replace(t, p_holm=p) for t, p in zip(out, corrected, strict=True))
 
 
 def _slope(covered: list[TheoryRow]) -> Slope:
@@ -303,6 +334,6 @@ def _verdicts(
         point = mean_over_seeds(loaded.declared, {n: np.array([v]) for n, v in values.items() if v is not None})
         at = mean_over_seeds(loaded.declared, {n: d[h.metric] for n, d in observed.items()})
         out.append(judge(h, {n: float(v[0]) for n, v in point.items()}, at))
-    missing = len([c for c in loaded.declared if c.name not in measured])
-    out.insert(4, separable(fitted, missing))
-    return tuple(out)
+    missing = sum(replace(c, seed=0).group == "" and c.name not in measured for c in loaded.declared)
+    place = [v.key for v in out].index("S3")
+    return (*out[:place], *separable(fitted, missing), *out[place:])

@@ -187,7 +187,8 @@ def forecast_sweep(
         both = mean_over_seeds(declared, exact | ahead)
         reached = {n for n, members in cells(declared).items() if all(m in exact or m in ahead for m in members)}
         values[metric] = {n: v for n, v in both.items() if n in reached}
-    judged = hypotheses(declared, {cell(c): shifts[c.name].value for c in declared})
+    declared_hypotheses = hypotheses(declared, {cell(c): shifts[c.name].value for c in declared})
+    judged = [h for h in declared_hypotheses if not h.further]
     rows = [
         ForecastRow(
             c.name,

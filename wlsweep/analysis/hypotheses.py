@@ -5,7 +5,8 @@
     'pass'
 
 A claim is a number that is above 0 exactly where it holds. The same claims are judged on measured rates (the verdict),
-on bootstrap draws (how firm it is) and on forecast draws (whether it is settled before training). Verdicts are by the
+on draws (how firm it is) and on forecast draws (what the full sweep would say). A claim of order is about all pairs of a
+ladder, not neighbours only, so that a missing condition hides no violation on either side of it. Verdicts are by the
 measured values; "not testable" is said only where missing conditions could still change the answer.
 """
 
@@ -13,19 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from wlsweep.analysis.predictions import FloatArray
-from wlsweep.analysis.records import Judged, Verdict
+from wlsweep.analysis.records import Judged, MetricName, Verdict
 from wlsweep.analysis.seeds import cell
+from wlsweep.estimate import PERCENT, POINTS, Estimate, count
 from wlsweep.spec.condition import Condition
 
-Metric = Literal["predicted_accept_rate", "accuracy"]
-Rule = Literal["all", "most", "covers"]
+Rule = Literal["all", "most", "covers", "same"]
 Values = Mapping[str, FloatArray]
 """Cell name -> the metric, any one shape (draws,)."""
 
@@ -49,21 +50,29 @@ class Claim:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Claims and how they combine: all must hold, most must hold, or ("covers") one of each of two kinds must."""
+    """Claims and how they combine.
+
+    "all" must hold, "most" must hold, one of each of two kinds must ("covers"), or all must be shown to be the same ("same":
+    two one-sided tests at 5%, so a difference that could be larger than the bound is no pass).
+    """
 
     key: str
     title: str
-    metric: Metric
+    metric: MetricName
     claims: tuple[Claim, ...]
     rule: Rule = "all"
+    plan: str = ""
+    """Which sentence of the experiment's plan it is, where that has a number of its own."""
     absent: str = ""
     """What the sweep does not declare but the hypothesis is about; such a hypothesis can fail but not pass."""
     beside: str = ""
     """What the sweep declares but the hypothesis is not about."""
+    further: bool = False
+    """A further sentence of the plan, judged once it is measured; no condition is trained for its sake."""
 
 
 def hypotheses(declared: Sequence[Condition], shifts: Mapping[str, float]) -> list[Hypothesis]:
-    """All hypotheses and success criteria for the cells of a sweep, in the order of the plan.
+    """All hypotheses and success criteria for the cells of a sweep; S2 is judged by `effects`.
 
     Args:
         declared: the conditions of the sweep (seeds of one condition count as one cell, by their mean).
@@ -71,22 +80,18 @@ def hypotheses(declared: Sequence[Condition], shifts: Mapping[str, float]) -> li
     """
     cells = list({cell(c): replace(c, seed=0) for c in declared}.values())
     by_name = {c.name: c for c in cells}
-    gamma_steps = list(_gamma_steps(cells, by_name))
-    mix_steps = list(_mix_steps(cells))
+    gammas, mixes = list(_gamma_ladders(cells, by_name)), list(_mix_ladders(cells))
+    rising = tuple(claim for ladder in gammas for claim in _ordered(ladder))
+    falling = tuple(claim for ladder in mixes for claim in _ordered(ladder))
+    precision = tuple(claim for ladder in gammas for claim in _ordered(ladder[::-1]))
     plain = [c for c in cells if c.group == ""]
-    top, bottom = Condition("accept", 8.0, 2), Condition("reject", 8.0, 2)
-    balanced = [c for c in plain if c.k == 2 and c.gamma <= 8.0]
-    extremes = [_above(top, c) for c in balanced if c.name != top.name and top.name in by_name]
-    extremes += [
-        _above(c, bottom) for c in balanced if c.name not in (bottom.name, top.name) and bottom.name in by_name
-    ]
+    outermost, lacking = _outermost(plain, by_name)
     # the plan bounds gammas 2 and 4 at 1/8; theory puts accept gamma 8 there back at the baseline's rate
     eighth = [c for c in plain if c.k == 8 and c.gamma <= 4.0]
-    extremes += [_below(c, 0.5) for c in eighth if c.variant == "accept"]
-    extremes += [_below(c, 0.2) for c in eighth if c.variant == "reject"]
+    bounds = [_below(c, 0.5) for c in eighth if c.variant == "accept"]
+    bounds += [_below(c, 0.2) for c in eighth if c.variant == "reject"]
     beyond = [c.name for c in plain if (c.k == 2 and c.gamma > 8.0) or (c.k == 8 and c.gamma > 4.0)]
-    lacking = [c.name for c in (top, bottom) if c.name not in by_name]
-    lacking += [f"{v} conditions at 1/8" for v in ("accept", "reject") if not any(c.variant == v for c in eighth)]
+    unbounded = [f"{v} conditions at 1/8" for v in ("accept", "reject") if not any(c.variant == v for c in eighth)]
     opposed = [
         _above(c, other)
         for c in cells
@@ -100,21 +105,49 @@ def hypotheses(declared: Sequence[Condition], shifts: Mapping[str, float]) -> li
         and (base := Condition("baseline", 1.0, 2)).name in by_name
     ]
     spread = [_below(c, 0.3, strict=False) for c in plain] + [_over(c, 0.7, strict=False) for c in plain]
-    rate: Metric = "predicted_accept_rate"
+    steps = tuple(_steps(cells, by_name))
+    rate: MetricName = "predicted_accept_rate"
     return [
-        Hypothesis("H1", "The predicted accept rate follows gamma", rate, tuple(gamma_steps)),
-        Hypothesis("H2", "The rate falls as the reject share grows", rate, tuple(mix_steps)),
+        Hypothesis("H1", "The predicted accept rate follows gamma", rate, rising, plan="criterion 1"),
+        Hypothesis(
+            "H1r", "Weight on accepts raises their recall, weight on rejects lowers it", "recall", rising, further=True
+        ),
+        Hypothesis(
+            "H1p",
+            "Weight on accepts lowers their precision, weight on rejects raises it",
+            "precision",
+            precision,
+            further=True,
+        ),
+        Hypothesis("H1s", "The step from gamma 4 to 8 is larger than that from 2 to 4", rate, steps, further=True),
+        Hypothesis("H2", "The rate falls as the reject share grows", rate, falling),
         Hypothesis(
             "H3",
-            "The extremes lie where they should",
+            "Gamma 8 is outermost of the balanced conditions, and rates at 1/8 stay below 50% and 20%",
             rate,
-            tuple(extremes),
-            absent=", ".join(lacking),
+            (*outermost, *bounds),
+            absent=", ".join([*lacking, *unbounded]),
             beside=f"gammas above 8 at 1/2 and above 4 at 1/8 ({', '.join(beyond)})" if beyond else "",
         ),
-        Hypothesis("S1", "Monotone in gamma and in proportion throughout", rate, (*gamma_steps, *mix_steps)),
-        Hypothesis("S3", "The rates cover 30 to 70%", rate, tuple(spread), "covers"),
-        Hypothesis("S4", "Accuracy above 60% for most", "accuracy", tuple(_over(c, 0.6) for c in cells), "most"),
+        Hypothesis(
+            "H3e",
+            "Gamma 8 gives the most extreme rates of the balanced conditions",
+            rate,
+            tuple(outermost),
+            plan="criterion 5",
+            absent=", ".join(lacking),
+            further=True,
+        ),
+        Hypothesis("S1", "Monotone in gamma and in proportion throughout", rate, (*rising, *falling)),
+        Hypothesis("S3", "The rates cover 30 to 70%", rate, tuple(spread), "covers", plan="criterion 3"),
+        Hypothesis(
+            "S4",
+            "Accuracy above 60% for most",
+            "accuracy",
+            tuple(_over(c, 0.6) for c in cells),
+            "most",
+            plan="criterion 4",
+        ),
         Hypothesis(
             "S5",
             "Accept above reject at equal gamma and proportion",
@@ -122,29 +155,65 @@ def hypotheses(declared: Sequence[Condition], shifts: Mapping[str, float]) -> li
             tuple(opposed),
             beside="gammas below 1, which turn the order round" if any(c.gamma < 1 for c in cells) else "",
         ),
-        Hypothesis("C1", "Where theory expects no shift, nothing moves", rate, tuple(still)),
+        Hypothesis(
+            "C1",
+            f"Where theory expects no shift, rates stay within {100 * SAME_RATE:.0f} points of the baseline's",
+            rate,
+            tuple(still),
+            "same",
+        ),
     ]
 
 
-def _gamma_steps(cells: Iterable[Condition], by_name: Mapping[str, Condition]) -> Iterable[Claim]:
+def _outermost(plain: Sequence[Condition], by_name: Mapping[str, Condition]) -> tuple[list[Claim], list[str]]:
+    """Gamma 8 against every other balanced condition, and which of the two conditions the sweep does not declare."""
+    top, bottom = Condition("accept", 8.0, 2), Condition("reject", 8.0, 2)
+    balanced = [c for c in plain if c.k == 2 and c.gamma <= 8.0]
+    claims = [_above(top, c) for c in balanced if c.name != top.name and top.name in by_name]
+    claims += [_above(c, bottom) for c in balanced if c.name not in (bottom.name, top.name) and bottom.name in by_name]
+    return claims, [c.name for c in (top, bottom) if c.name not in by_name]
+
+
+def _gamma_ladders(cells: Iterable[Condition], by_name: Mapping[str, Condition]) -> Iterable[list[Condition]]:
+    """The cells that differ in gamma alone, the plain one of their mix included, by rising expected rate."""
     lines: dict[tuple[str, int, str], list[Condition]] = {}
     for c in cells:
         if c.variant != "baseline":
             lines.setdefault((c.variant, c.k, c.group), []).append(c)
-    for (variant, _, _), line in lines.items():
+    for line in lines.values():
         base = replace(line[0], variant="baseline", gamma=1.0)
-        ladder = sorted([*line, *([base] if base.name in by_name else [])], key=lambda c: c.gamma)
-        for lower, upper in pairwise(ladder):
-            yield _above(upper, lower) if variant == "accept" else _above(lower, upper)
+        yield sorted([*line, *([base] if base.name in by_name else [])], key=lambda c: c.signed_log_gamma)
 
 
-def _mix_steps(cells: Iterable[Condition]) -> Iterable[Claim]:
+def _mix_ladders(cells: Iterable[Condition]) -> Iterable[list[Condition]]:
+    """The cells that differ in the mix alone, by rising expected rate."""
     lines: dict[tuple[str, float, str], list[Condition]] = {}
     for c in cells:
         lines.setdefault((c.variant, c.gamma, c.group), []).append(c)
     for line in lines.values():
-        ladder = sorted(line, key=lambda c: c.k)
-        yield from (_above(more, fewer) for more, fewer in pairwise(ladder))
+        yield sorted(line, key=lambda c: -c.k)
+
+
+def _ordered(ladder: Sequence[Condition]) -> Iterable[Claim]:
+    """Each later one is above each earlier one, neighbours first."""
+    pairs = sorted(combinations(range(len(ladder)), 2), key=lambda pair: pair[1] - pair[0])
+    yield from (_above(ladder[j], ladder[i]) for i, j in pairs)
+
+
+def _steps(cells: Sequence[Condition], by_name: Mapping[str, Condition]) -> Iterable[Claim]:
+    for c in cells:
+        four, eight = replace(c, gamma=4.0), replace(c, gamma=8.0)
+        if c.variant == "baseline" or c.gamma != 2.0 or not {four.name, eight.name} <= set(by_name):
+            continue
+        yield _larger_step(c, four, eight, 1.0 if c.variant == "accept" else -1.0)
+
+
+def _larger_step(two: Condition, four: Condition, eight: Condition, sign: float) -> Claim:
+    return Claim(
+        f"the step from {four.name} to {eight.name} is larger than that from {two.name}",
+        (two.name, four.name, eight.name),
+        lambda v: sign * ((v[eight.name] - v[four.name]) - (v[four.name] - v[two.name])),
+    )
 
 
 def _above(a: Condition, b: Condition) -> Claim:
@@ -163,7 +232,7 @@ def _over(c: Condition, bound: float, strict: bool = True) -> Claim:
 
 def _same(a: Condition, b: Condition) -> Claim:
     return Claim(
-        f"{a.name} within {SAME_RATE:.0%} of {b.name}",
+        f"{a.name} within {100 * SAME_RATE:.0f} points of {b.name}",
         (a.name, b.name),
         lambda v: SAME_RATE - np.abs(v[a.name] - v[b.name]),
     )
@@ -209,77 +278,111 @@ def _any(margins: Sequence[FloatArray | None], size: int) -> npt.NDArray[np.bool
     return out
 
 
-def judge(h: Hypothesis, measured: Mapping[str, float], draws: Values) -> Judged:
-    """The verdict on measured values, one sentence, the numbers, and how many bootstrap draws agree.
+def judge(h: Hypothesis, measured: Mapping[str, float], draws: Values, noise: str = "papers") -> Judged:
+    """The verdict on measured values, one sentence, the numbers, and how many draws agree.
 
     Args:
         h: the hypothesis.
         measured: its metric by cell; cells that are not done are absent.
-        draws: the same in every bootstrap draw.
+        draws: the same in every draw of what could have come out differently.
+        noise: what the draws vary: "papers", or "papers and trainings".
     """
     point = {name: np.array([value]) for name, value in measured.items()}
     code = int(verdicts(h, point, 1)[0])
     margins = known_margins(h, point)
-    held = [c for c, m in zip(h.claims, margins, strict=True) if m is not None and m[0] > 0]
-    broken = [c for c, m in zip(h.claims, margins, strict=True) if m is not None and not m[0] > 0]
-    unknown = [c for c, m in zip(h.claims, margins, strict=True) if m is None]
+    judged = [(c, None if m is None else bool(m[0] > 0)) for c, m in zip(h.claims, margins, strict=True)]
     size = max((len(x) for x in draws.values()), default=0)
-    support = None
-    if size and code != _OPEN:
-        support = float(np.mean(verdicts(h, draws, size) == code))
-    return Judged(
-        h.key,
-        h.title,
-        _SAID[code],
-        _sentence(h, code, held, broken, unknown, measured, support, _beyond_chance(broken, draws)),
-        [_number(c, measured) for c in (*broken, *held)] + [f"not testable yet: {c.text}" for c in unknown],
-        support,
-    )
+    support = float(np.mean(verdicts(h, draws, size) == code)) if size and code != _OPEN else None
+    firm = "" if support is None else f" The verdict is the same in {support:.1%} of draws of {noise}."
+    if h.rule == "same" and size and code == _YES and not _shown_to_be_the_same(h, draws):
+        code, support = _OPEN, None
+        firm = f" That they are the same is not shown: counting {noise}, the difference could be larger (5% level)."
+    sentence = _sentence(h, code, judged, measured, _beyond_chance(judged, draws), noise)
+    return Judged(h.key, h.title, _SAID[code], sentence + firm, _numbers(h, judged, measured, draws), support, h.plan)
 
 
-def _beyond_chance(broken: Sequence[Claim], draws: Values) -> int | None:
+def _shown_to_be_the_same(h: Hypothesis, draws: Values) -> bool:
+    """Two one-sided tests at 5% (Schuirmann 1987): the 90% interval of each difference lies inside the bound."""
+    for claim in h.claims:
+        low, high = np.quantile(_difference(claim, draws), [0.05, 0.95])
+        if not -SAME_RATE < low <= high < SAME_RATE:
+            return False
+    return True
+
+
+def _difference(claim: Claim, draws: Values) -> FloatArray:
+    a, b = claim.needs
+    return draws[a] - draws[b]
+
+
+def _beyond_chance(judged: Sequence[tuple[Claim, bool | None]], draws: Values) -> int | None:
     """How many of the claims that do not hold are wrong in at least 97.5% of the draws too, a tie counting as neither;
     None without draws."""
+    broken = [c for c, holds in judged if holds is False]
     known = [c.margin(draws) for c in broken if all(n in draws for n in c.needs)]
     return sum(float(np.mean(margin >= 0)) <= 0.025 for margin in known) if len(known) == len(broken) else None
 
 
-def _number(c: Claim, measured: Mapping[str, float]) -> str:
-    holds = c.margin({n: np.array([measured[n]]) for n in c.needs})[0] > 0
-    return f"{'holds' if holds else 'FAILS'}: {c.text} ({' against '.join(f'{measured[n]:.1%}' for n in c.needs)})"
+def _rates(c: Claim, measured: Mapping[str, float]) -> str:
+    return " against ".join(PERCENT.value(measured[n]) for n in c.needs)
+
+
+def _numbers(
+    h: Hypothesis, judged: Sequence[tuple[Claim, bool | None]], measured: Mapping[str, float], draws: Values
+) -> list[str]:
+    """The claims with their numbers, those that do not hold first; only what bears on the verdict."""
+    if h.rule == "covers":  # that a rate is not at both ends is no failure: only those that reach an end are named
+        return [f"{c.text} ({_rates(c, measured)})" for c, holds in judged if holds]
+    words = {True: "holds", False: "fails" if h.rule != "most" else "not", None: "not testable yet"}
+    order = {False: 0, True: 1, None: 2}
+    lines = []
+    for c, holds in sorted(judged, key=lambda item: order[item[1]]):
+        line = f"{words[holds]}: {c.text}" + ("" if holds is None else f" ({_rates(c, measured)})")
+        if h.rule == "same" and holds is not None and all(n in draws for n in c.needs):
+            low, high = np.quantile(_difference(c, draws), [0.05, 0.95])
+            value = measured[c.needs[0]] - measured[c.needs[1]]
+            line += f"; difference {POINTS.full(Estimate(value, float(low), float(high)))} points, 90% interval"
+        lines.append(line)
+    return lines
 
 
 def _sentence(
     h: Hypothesis,
     code: int,
-    held: Sequence[Claim],
-    broken: Sequence[Claim],
-    unknown: Sequence[Claim],
+    judged: Sequence[tuple[Claim, bool | None]],
     measured: Mapping[str, float],
-    support: float | None,
     beyond: int | None,
+    noise: str,
 ) -> str:
     if not h.claims:
         return "The sweep declares no conditions that this is about."
-    firm = "" if support is None else f" The verdict is the same in {support:.1%} of bootstrap resamples."
+    broken = [c for c, holds in judged if holds is False]
+    unknown = sum(holds is None for _, holds in judged)
+    tested = len(judged) - unknown
+    held = tested - len(broken)
     if h.rule == "covers":
         on = [measured[n] for n in {n for c in h.claims for n in c.needs} if n in measured]
-        span = f"Measured rates run from {min(on):.1%} to {max(on):.1%}." if on else "No rate is measured yet."
-        return span + (" Conditions that are not done could still widen them." if code == _OPEN else "") + firm
-    tested = len(held) + len(broken)
-    done = f"{len(held)} of {tested} testable comparison{'s hold' if tested != 1 else ' holds'}"
+        span = (
+            f"Measured rates run from {PERCENT.value(min(on))} to {PERCENT.value(max(on))}."
+            if on
+            else "No rate is measured yet."
+        )
+        return span + (" Conditions that are not done could still widen them." if code == _OPEN else "")
+    done = f"{held} of {tested} testable comparison{'s hold' if tested != 1 else ' holds'}"
     if h.rule == "most":
-        done = f"{len(held)} of {len(held) + len(broken)} measured conditions are above the bound"
-    parts = [done + "."] if held or broken else []
-    if broken and h.rule == "all":
+        done = f"{held} of {tested} measured conditions are above the bound"
+    if h.rule == "same":
+        done = f"Measured rates are within {100 * SAME_RATE:.0f} points in {held} of {count(tested, 'comparison')}"
+    parts = [done + "."] if tested else []
+    if broken and h.rule in ("all", "same"):
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-        parts.append(f"It fails at: {_number(broken[0], measured).removeprefix('FAILS: ')}{more}.")
-        if beyond is not None:
-            parts.append(f"{beyond} of the {len(broken)} failed by more than the draw of papers explains.")
+        parts.append(f"It fails at: {broken[0].text} ({_rates(broken[0], measured)}){more}.")
+        if beyond is not None and h.rule == "all":
+            parts.append(f"{beyond} of the {len(broken)} failed by more than the draw of {noise} explains.")
     if unknown:
-        parts.append(f"{len(unknown)} cannot be tested: a condition that they need is not done, or not selected.")
+        parts.append(f"{unknown} cannot be tested: a condition that they need is not done, or not selected.")
     if h.absent and code != _NO:
         parts.append(f"The sweep does not declare {h.absent}.")
     if h.beside:
         parts.append(f"It is not about {h.beside}.")
-    return " ".join(parts) + firm
+    return " ".join(parts)

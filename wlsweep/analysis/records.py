@@ -188,14 +188,28 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Exact McNemar test of two models on the same papers."""
+    """Exact McNemar test of two models on the same papers: about these two trainings."""
 
     only_this: int
     """Papers that only this model decides correctly."""
     only_other: int
     p: float
+
+
+@dataclass(frozen=True)
+class CellTest:
+    """One test of a condition over all its seeds: a difference in accuracy to the baselines, or to what they decide with
+    their threshold moved."""
+
+    name: str
+    """That of seed 0, or of the model from outside."""
+    seeds: int
+    difference: Estimate
+    """Mean over seeds; with several, the interval and p count other seeds and other papers."""
+    p: float | None
+    """Of several seeds Satterthwaite's t test of the mean, of one the exact McNemar test."""
     p_holm: float | None = None
-    """Corrected over the declared family."""
+    """Corrected over the declared family of cells."""
 
 
 @dataclass(frozen=True)
@@ -298,11 +312,10 @@ class Effects:
     explained: Mapping[str, float] = field(default_factory=dict)
     """Share of the null deviance, by term and for `all` of them."""
     conditions: int = 0
+    residual_degrees: int = 0
+    lack_of_fit_sd: float = 0.0
+    """SD of conditions' log-odds around the model, beyond the noise of the draws."""
     seeds: SeedShare | None = None
-
-    def term(self, name: str) -> Estimate:
-        """The coefficient of a term."""
-        return next(t.estimate for t in self.terms if t.name == name)
 
 
 @dataclass(frozen=True)
@@ -314,6 +327,8 @@ class SeedMean:
     """Its interval counts other seeds and other papers."""
     between_seed_sd: float
     paper_sd: float | None
+    p: float | None
+    """Of the hypothesis that the mean is 0, by the same t."""
 
 
 @dataclass(frozen=True)
@@ -341,6 +356,8 @@ class Judged:
     numbers: list[str]
     support: float | None
     """Share of draws with the same verdict; None where it is not testable."""
+    plan: str = ""
+    """Its number in the experiment's plan, where that differs."""
 
 
 @dataclass(frozen=True)
@@ -383,8 +400,10 @@ class Findings:
     """What the conditions say together."""
 
     family: int
-    """Declared comparisons, over which Holm corrects."""
+    """Declared conditions besides the baseline (seeds of one count once) and models from outside: Holm corrects over it."""
     comparisons: tuple[Comparison, ...]
+    against_baseline: tuple[CellTest, ...]
+    against_moved_threshold: tuple[CellTest, ...]
     theory: tuple[TheoryRow, ...]
     slope: Slope
     calibration: BaselineCalibration | None

@@ -52,7 +52,16 @@ def over_seeds(values: FloatArray, draws: FloatArray, least: float = 0.0, most: 
         mean=Estimate(mean, max(mean - half, least), min(mean + half, most)) if known_well else Estimate(mean),
         between_seed_sd=float(values.std(ddof=1)),
         paper_sd=papers**0.5 if known_well else None,
+        p=_p_value(mean, total**0.5, degrees) if known_well else None,
     )
+
+
+def _p_value(mean: float, error: float, degrees: float) -> float:
+    from scipy.stats import t
+
+    if error == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * t.sf(abs(mean) / error, degrees))
 
 
 def cells(conditions: Sequence[Condition]) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from statistics import median
 
-from wlsweep.analysis.records import Comparison, MetricName, ModelResult
+from wlsweep.analysis.records import CellTest, MetricName, ModelResult
 from wlsweep.estimate import CHANGE, PERCENT, PERCENT_BARE, PLAIN, SHIFT, SLOPE, Estimate, count
 from wlsweep.report.blocks import Block, Drawn, Listing, Row, Section, Table, Verdicts, number, text
 from wlsweep.report.figures.gamma import gamma_figure
@@ -152,15 +152,19 @@ def forecast_section(report: ReportInput) -> Section:
     """Theory against measurement, and whether re-training beat moving a threshold."""
     title = "Could it have been known beforehand?"
     analysis = report.analysis
-    done = {r.name for r in report.done}
-    compared = [c for c in analysis.comparisons if c.name in done]
+    outside = {e.name for e in report.externals}
+    compared = [t for t in analysis.against_moved_threshold if t.name not in outside]
     if not compared:
         return Section("forecast", title, ["No condition besides a baseline is done, so there is nothing to compare."])
-    better = [c.name for c in compared if _beats(c, +1)]
-    worse = [c.name for c in compared if _beats(c, -1)]
+    better = [t.name for t in compared if _beats(t, +1)]
+    worse = [t.name for t in compared if _beats(t, -1)]
+    several = any(t.seeds > 1 for t in compared)
+    how = (
+        "t test over seeds and papers where there are several seeds, else exact McNemar" if several else "exact McNemar"
+    )
     paragraphs = [
         f"Re-training with weights or another mix decided better than simply moving the baseline's threshold to the"
-        f" same accept rate in {len(better)} of {len(compared)} conditions, and worse in {len(worse)} (exact McNemar"
+        f" same accept rate in {len(better)} of {len(compared)} conditions, and worse in {len(worse)} ({how}"
         f" test, Holm-corrected over {analysis.family}, at 5%)."
     ]
     if better:
@@ -214,9 +218,8 @@ def forecast_section(report: ReportInput) -> Section:
     return Section("forecast", title, paragraphs, blocks)
 
 
-def _beats(comparison: Comparison, sign: int) -> bool:
-    at = comparison.moved_threshold
-    return at.test.p_holm is not None and at.test.p_holm < 0.05 and sign * (at.difference.value or 0.0) > 0
+def _beats(test: CellTest, sign: int) -> bool:
+    return test.p_holm is not None and test.p_holm < 0.05 and sign * (test.difference.value or 0.0) > 0
 
 
 def _theory_table(report: ReportInput) -> Table:
@@ -262,8 +265,10 @@ def _effects_block(report: ReportInput) -> Block:
     explained = fitted.explained
     lines = [
         f"A logistic model of the accept rates of {fitted.conditions} conditions explains {explained['all']:.1%} of"
-        f" their differences (deviance): added last, ln gamma carries {explained['ln gamma']:.1%}, the logit of the"
-        f" proportion {explained['logit proportion']:.1%}, their interaction {explained['interaction']:.1%}."
+        " their differences (deviance); added last, "
+        + ", ".join(f"{name} carries {share:.1%}" for name, share in explained.items() if name != "all")
+        + f". Around it, conditions scatter by {fitted.lack_of_fit_sd:.2f} log-odds beyond the noise of the draws; the"
+        " intervals hold that."
     ]
     lines += [f"{t.name}: {CHANGE.full(t.estimate)}" for t in fitted.terms]
     if fitted.seeds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from wlsweep.analysis.records import MetricName, ModelResult, SeedMean
@@ -12,6 +13,7 @@ from wlsweep.report.blocks import Block, Cell, Code, Drawn, Listing, Row, Sectio
 from wlsweep.report.figures.small_multiples import per_year, training
 from wlsweep.report.figures.style import axis, share_axis
 from wlsweep.report.report_input import COLUMNS, TITLES, ReportInput
+from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import system_notes
 
 _READINGS: tuple[MetricName, ...] = (
@@ -67,20 +69,27 @@ def _p(value: float | None) -> Cell:
 
 
 def _differences(report: ReportInput) -> Table:
+    analysis = report.analysis
     shown = [(m, title, POINTS if form is PERCENT else CHANGE) for m, title, form in COLUMNS if m in _COMPARED]
     headings = ["condition", *(title + (" (points)" if form is POINTS else "") for _, title, form in shown)]
     headings += ["McNemar p", "Holm p", "accuracy - moved threshold (points)", "McNemar p (moved)", "Holm p (moved)"]
+    corrected = [
+        {t.name: t.p_holm for t in tests} for tests in (analysis.against_baseline, analysis.against_moved_threshold)
+    ]
+    outside = {e.name for e in report.externals}
     rows = []
-    for c in report.analysis.comparisons:
-        tests = [c.mcnemar, c.moved_threshold.test]
-        first, second = ([_p(t.p), _p(t.p_holm)] for t in tests)
+    for c in analysis.comparisons:
+        cell = c.name if c.name in outside else replace(parse_name(c.name), seed=0).name
         changes = [number(c.difference[metric], form) for metric, _, form in shown]
+        first = [_p(c.mcnemar.p), _p(corrected[0].get(cell))]
+        second = [_p(c.moved_threshold.test.p), _p(corrected[1].get(cell))]
         rows.append(Row([text(c.name), *changes, *first, number(c.moved_threshold.difference, POINTS), *second]))
     note = (
         f"Condition minus its baseline on the same papers. In grey: paired bootstrap intervals, 95%,"
-        f" {report.analysis.draws:,} draws, of test papers only (ECE: what both"
-        f" intervals leave). McNemar is exact; Holm corrects over the"
-        f" {report.analysis.family} declared comparisons."
+        f" {analysis.draws:,} draws, of test papers only (ECE: what both"
+        f" intervals leave). McNemar is exact and about these trainings; Holm corrects over the"
+        f" {count(analysis.family, 'declared condition')}"
+        + (", each by one test over all its seeds." if analysis.seeds else ".")
     )
     return Table("differences", "Differences to the baseline", headings, rows, note)
 
