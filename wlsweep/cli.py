@@ -362,6 +362,7 @@ def export(
     sharegpt: Annotated[
         Path | None, typer.Option(help="training mixes for LLaMA-Factory, into this folder", metavar="DIR")
     ] = None,
+    only: Only = None,
 ) -> None:
     """Write predictions or training mixes in the formats of LLaMA-Factory."""
     from wlsweep.run.layout import existing_run
@@ -369,10 +370,12 @@ def export(
 
     run = existing_run(folder)
     written: list[Path] = []
+    if only is not None and not jsonl:
+        raise WlsweepError("--only chooses conditions for --jsonl; training mixes belong to no single condition")
     if jsonl:
         from wlsweep.data.export import export_jsonl
 
-        written += export_jsonl(run)
+        written += export_jsonl(run, only)
     if sharegpt is not None:
         from wlsweep.data.export import export_sharegpt
 

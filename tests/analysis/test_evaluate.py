@@ -137,6 +137,19 @@ def test_a_selection_without_the_baseline_has_metrics_but_no_comparison(tmp_path
     assert found.analysis.comparisons == ()
 
 
+def test_a_selection_is_judged_alone_and_all_metrics_still_hold_every_condition(tmp_path):
+    run = make_run(tmp_path, n=60, leave_out=THE_19[5:6])
+    everything = evaluate(run, draws=DRAWS)
+    found = evaluate(run, only="0-2,7", draws=DRAWS)
+    assert [r.name for r in found.conditions] == [*THE_19[:3], THE_19[7]]
+    assert {c.name for c in found.analysis.comparisons} == {*THE_19[1:3], THE_19[7]}
+    again = current(run, only="0-2,7")
+    assert again == replace(found, files=[])
+    written = json.loads(run.metrics_json.read_text())
+    assert [e["name"] for e in written] == THE_19
+    assert [e.get("accuracy") for e in written] == [r["accuracy"].value for r in everything.conditions]
+
+
 @pytest.mark.parametrize("said", [50.0, -50.0, 0.0])
 def test_models_that_say_one_thing_have_metrics_where_they_exist(tmp_path, said):
     run = make_run(tmp_path, THE_19[:3], n=40)

@@ -37,7 +37,21 @@ def test_the_exported_sets_hold_the_rows_of_the_mixes_and_of_the_test_set(prepar
             system, human, gpt = row["conversations"]
             original = originals[row["_metadata"]["submission_id"]]
             assert (system["value"], human["value"]) == (original.system, original.instruction + original.paper)
-            assert gpt == {"from": "gpt", "value": f"\\boxed{{{original.label}}}"}
+            assert gpt == {"from": original.answerer, "value": f"\\boxed{{{original.label}}}"}
+            assert entry["tags"]["assistant_tag"] == original.answerer
+
+
+@pytest.mark.parametrize("answerer", ["gpt", "assistant"])
+def test_who_answers_is_called_as_in_the_source(tmp_path, run, model, answerer):
+    rows = corpus(10, 10)
+    for row in rows:
+        row["conversations"][-1]["from"] = answerer
+    source = write_lines(tmp_path / "s.jsonl", rows)
+    sweep = sweep_of({"source": str(source), "resampling": "common_total", "cutoff": 200}, (2,))
+    prepare_data(sweep, run, model)
+    *paths, info = export_sharegpt(run, sweep, tmp_path / "out")
+    assert {r["conversations"][-1]["from"] for p in paths for r in json.loads(p.read_text())} == {answerer}
+    assert {entry["tags"]["assistant_tag"] for entry in json.loads(info.read_text()).values()} == {answerer}
 
 
 def test_a_repeated_row_stands_as_often_as_it_is_used(tmp_path, run, model):

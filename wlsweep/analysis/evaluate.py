@@ -27,6 +27,7 @@ from wlsweep.analysis.predictions import RunPredictions, Scores, load_prediction
 from wlsweep.analysis.records import Analysis, Inputs, LogLine, ModelResult, YearMetrics
 from wlsweep.run.layout import RunDir, atomic_file, read_json, write_json
 from wlsweep.run.records import read_metric_log
+from wlsweep.spec.condition import select
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Evaluation:
     """All that is known of a run's models."""
 
     conditions: list[ModelResult]
-    """In the order of the sweep: what `all_metrics.json` holds."""
+    """Those that are looked at, in the order of the sweep. `all_metrics.json` holds all conditions of the sweep, always."""
     externals: list[ModelResult]
     """Models from outside of the sweep."""
     analysis: Analysis
@@ -54,23 +55,24 @@ def evaluate(
 
     Args:
         run: the run directory; a data stage must have finished.
-        only: a selection of conditions; without it all of them.
+        only: a selection of conditions to compare and judge; without it all of them. All are measured.
         externals: (name, file) of predictions made elsewhere, to be measured and compared alongside.
         draws: bootstrap draws behind every interval of a difference.
 
     Raises:
         WlsweepError: if predictions do not fit the test set, naming files and rows.
     """
-    loaded = load_predictions(run, only, externals)
-    truth, scores = loaded.truth, {**loaded.scores, **loaded.externals}
+    whole = load_predictions(run, None, externals)
+    loaded = _chosen(whole, only)
+    truth, scores = whole.truth, {**whole.scores, **whole.externals}
     measured = {name: measure(truth.accept, s) for name, s in scores.items()}
-    found = compare_conditions(loaded, measured, draws)
+    found = compare_conditions(loaded, {n: measured[n] for n in (*loaded.scores, *loaded.externals)}, draws)
     for name, ece in found.ece.items():
         measured[name] = replace(measured[name], estimates={**measured[name].estimates, "ece": replace(ece, n=truth.n)})
     years = {name: _by_year(loaded, s) for name, s in scores.items()}
     conditions = []
-    for c in loaded.conditions:
-        state, cause = loaded.states[c.name]
+    for c in whole.conditions:
+        state, cause = whole.states[c.name]
         conditions.append(ModelResult(c.name, state, cause or None, c, measured.get(c.name), years.get(c.name, ())))
     outside = [ModelResult(name, "done", None, None, measured[name], years[name]) for name in loaded.externals]
     analysis = Analysis(
@@ -79,11 +81,18 @@ def evaluate(
         draws=draws,
         rows=truth.n,
         years=tuple(truth.years),
-        curves={name: curves(truth.accept, s) for name, s in scores.items()},
+        curves={name: curves(truth.accept, scores[name]) for name in (*loaded.scores, *loaded.externals)},
         training={c.name: training_curve(run, c.name) for c in loaded.conditions},
     )
-    evaluation = Evaluation(conditions, outside, analysis)
-    return replace(evaluation, files=_write(run, evaluation))
+    files = _write(run, conditions, outside, analysis)
+    chosen = {c.name for c in loaded.conditions}
+    return Evaluation([c for c in conditions if c.name in chosen], outside, analysis, files)
+
+
+def _chosen(whole: RunPredictions, only: str | None) -> RunPredictions:
+    conditions = select(whole.declared, only)
+    scores = {c.name: whole.scores[c.name] for c in conditions if c.name in whole.scores}
+    return replace(whole, conditions=conditions, scores=scores)
 
 
 def _by_year(loaded: RunPredictions, scores: Scores) -> tuple[YearMetrics, ...]:
@@ -92,11 +101,13 @@ def _by_year(loaded: RunPredictions, scores: Scores) -> tuple[YearMetrics, ...]:
     return tuple(YearMetrics(year, measure(truth.accept[rows], subset(scores, rows))) for year, rows in masks)
 
 
-def _write(run: RunDir, evaluation: Evaluation) -> list[Path]:
-    entries = [c.flat() for c in evaluation.conditions]
-    plain = TypeAdapter(Analysis).dump_python(evaluation.analysis, mode="json")
+def _write(
+    run: RunDir, conditions: Sequence[ModelResult], externals: Sequence[ModelResult], analysis: Analysis
+) -> list[Path]:
+    entries = [c.flat() for c in conditions]
+    plain = TypeAdapter(Analysis).dump_python(analysis, mode="json")
     write_json(run.metrics_json, entries)
-    write_json(run.analysis_json, plain | {"externals": [e.flat() for e in evaluation.externals]})
+    write_json(run.analysis_json, plain | {"externals": [e.flat() for e in externals]})
     _write_table(run.metrics_parquet, [_scalars(e) for e in entries])
     by_year = [{"name": e["name"], **_scalars(year)} for e in entries for year in e.get("by_year", [])]
     _write_table(run.by_year_parquet, by_year)
@@ -125,7 +136,9 @@ def current(run: RunDir, only: str | None = None) -> Evaluation | None:
         return None
     externals = [ModelResult.from_flat(row) for row in plain.pop("externals")]
     analysis = TypeAdapter(Analysis).validate_python(plain)
-    return Evaluation([ModelResult.from_flat(row) for row in read_json(run.metrics_json)], externals, analysis)
+    results = [ModelResult.from_flat(row) for row in read_json(run.metrics_json)]
+    chosen = {c.name for c in select([r.condition for r in results if r.condition is not None], only)}
+    return Evaluation([r for r in results if r.name in chosen], externals, analysis)
 
 
 def up_to_date(run: RunDir, only: str | None = None) -> Evaluation:

@@ -30,7 +30,6 @@ TAGS = {
     "role_tag": "from",
     "content_tag": "value",
     "user_tag": "human",
-    "assistant_tag": "gpt",
     "system_tag": "system",
 }
 
@@ -44,6 +43,7 @@ def export_sharegpt(run: RunDir, sweep: Sweep, out: Path) -> list[Path]:
     """Write `NAME/data.json` for every mix and the test set, and one `dataset_info.json`, in one pass over the source.
 
     Texts are whole: LLaMA-Factory truncates by itself, with `cutoff_len`. A repeated row stands as often as it is used.
+    Who answers is called what the first row of the source calls it, since LLaMA-Factory knows one name a data set.
 
     Returns:
         The files, `dataset_info.json` last.
@@ -63,6 +63,7 @@ def export_sharegpt(run: RunDir, sweep: Sweep, out: Path) -> list[Path]:
         uses[dataset_name(k)] = read_manifest(run, k)
     uses[f"{NAME}_test"] = dict.fromkeys(read_truth(run.test_parquet).row_id.to_pylist(), 1)
     paths = {name: out / name / "data.json" for name in uses}
+    answerer = ""
     with ExitStack() as stack:
         files = {name: _Array(stack.enter_context(_opened(stack, path))) for name, path in paths.items()}
         for path in filter(None, inputs):
@@ -79,7 +80,7 @@ def export_sharegpt(run: RunDir, sweep: Sweep, out: Path) -> list[Path]:
             "file_name": str(path.relative_to(out)),
             "formatting": "sharegpt",
             "columns": {"messages": "conversations"},
-            "tags": TAGS,
+            "tags": TAGS | {"assistant_tag": answerer},
         }
         for name, path in paths.items()
     }

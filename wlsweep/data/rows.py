@@ -48,6 +48,8 @@ class Row(NamedTuple):
     """The rest of the human turn; what truncation may shorten."""
     true_log_odds: float | None
     """ln P(Accept) / P(Reject) given the text, where the world is synthetic."""
+    answerer: str = "gpt"
+    """What the file calls who answers: `gpt` or `assistant`."""
 
 
 class _BadRowError(ValueError):
@@ -134,6 +136,7 @@ def parse_row(raw: object) -> Row:
         instruction=instruction,
         paper=paper,
         true_log_odds=_log_odds_of(meta.get("true_log_odds")),
+        answerer=str(turns[-1]["from"]),
     )
 
 
@@ -141,7 +144,7 @@ def to_sharegpt(row: Row) -> dict[str, Any]:
     """The row as ShareGPT, with the plain answer `\\boxed{LABEL}`; `parse_row` reads it back to the same row."""
     turns = [] if row.system is None else [{"from": "system", "value": row.system}]
     turns.append({"from": "human", "value": row.instruction + row.paper})
-    turns.append({"from": "gpt", "value": f"\\boxed{{{row.label}}}"})
+    turns.append({"from": row.answerer, "value": f"\\boxed{{{row.label}}}"})
     meta = {"submission_id": row.row_id, "year": row.year, "true_log_odds": row.true_log_odds}
     return {"conversations": turns, "_metadata": {name: value for name, value in meta.items() if value is not None}}
 
