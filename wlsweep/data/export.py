@@ -68,7 +68,9 @@ def export_sharegpt(run: RunDir, sweep: Sweep, out: Path) -> list[Path]:
         files = {name: _Array(stack.enter_context(_opened(stack, path))) for name, path in paths.items()}
         for path in filter(None, inputs):
             for row in read_rows(path):
-                text = json.dumps(to_sharegpt(place_system(row, sweep.data.system)), ensure_ascii=False)
+                answerer = answerer or row.answerer
+                said = place_system(row, sweep.data.system)._replace(answerer=answerer)
+                text = json.dumps(to_sharegpt(said), ensure_ascii=False)
                 for name, of in uses.items():
                     files[name].add(text, of.get(row.row_id, 0))
         for name, file in files.items():
