@@ -29,11 +29,18 @@ $(VENV)/.installed-$(EXTRA): $(LOCK) pyproject.toml
 	@$(BIN)/python -m wlsweep.install_check $(EXTRA)
 	@rm -f $(VENV)/.installed-* && touch $@
 
+# What the tests of trackers run against: MLflow with its server, W&B. No sweep needs them.
+TRACKERS := $(if $(filter cpu,$(EXTRA)),$(VENV)/.installed-trackers)
+$(VENV)/.installed-trackers: locks/trackers.lock $(VENV)/.installed-$(EXTRA)
+	@echo "installing MLflow and W&B for the tests (a minute; once)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r locks/trackers.lock
+	@touch $@
+
 sweep: $(VENV)/.installed-$(EXTRA)  ## run a sweep (default: the 19 demo conditions); run again to go on
 	@$(BIN)/wlsweep run $(SWEEP) $(ARGS)
 
 # Two files at a time: while a sweep starts, one process after another, it leaves a core idle.
-test: lint types  ## lint, types, and all tests but those on a SLURM or a Ray head
+test: lint types $(TRACKERS)  ## lint, types, and all tests but those on a SLURM or a Ray head
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm and not jobs"
 
 test-fast: $(VENV)/.installed-$(EXTRA)  ## the tests that start no engine (two or three minutes)
@@ -130,6 +137,7 @@ configuration: $(VENV)/.installed-$(EXTRA)  ## docs/configuration.md, made from 
 locks:  ## recompile the lock files from pyproject.toml (needs uv)
 	uv pip compile -q --no-annotate --no-header pyproject.toml --extra cpu --extra dev --excludes locks/cpu-excludes.txt --overrides locks/cpu-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/cpu.lock
 	uv pip compile -q --no-annotate --no-header pyproject.toml --extra gpu --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/gpu.lock
+	uv pip compile -q --no-annotate --no-header locks/trackers.in -c locks/cpu.lock --overrides locks/trackers-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/trackers.lock
 	uv pip compile -q --no-annotate --no-header locks/peer.in --excludes locks/cpu-excludes.txt --overrides locks/cpu-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/peer.lock
 	uv pip compile -q --no-annotate --no-header locks/docs.in --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/docs.lock
 

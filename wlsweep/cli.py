@@ -58,6 +58,10 @@ Settings = Annotated[
         "--set", "-s", help="change a key of the search space, such as train.lr=2e-5; may be repeated", metavar="K=V"
     ),
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", "-t", help="send runs to wandb, mlflow or tensorboard; may be repeated", metavar="NAME"),
+]
 AsJson = Annotated[bool, typer.Option("--json", "-j", help="for machines")]
 External = Annotated[
     list[str] | None, typer.Option(help="predictions made elsewhere, to compare with", metavar="NAME=FILE")
@@ -68,11 +72,17 @@ Limit = Annotated[
 
 
 def _load(
-    path: Path, data: str | None, limit: int | None, model: str | None = None, settings: list[str] | None = None
+    path: Path,
+    data: str | None,
+    limit: int | None,
+    model: str | None = None,
+    settings: list[str] | None = None,
+    track: list[str] | None = None,
 ) -> Any:
     from wlsweep.spec.config import load_sweep
 
-    sweep = load_sweep(path, data, model, settings or ())
+    tracked = [f"track={json.dumps(track)}"] if track else []
+    sweep = load_sweep(path, data, model, [*(settings or ()), *tracked])
     if limit is None:
         return sweep
     if limit < 8:
@@ -149,6 +159,7 @@ def run(
     data: DataPath = None,
     model: ModelPath = None,
     set_: Settings = None,
+    track: Track = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="run directory (default: runs/NAME)", metavar="DIR")
     ] = None,
@@ -162,16 +173,19 @@ def run(
 ) -> None:
     """Run a sweep, or go on with it: everything that is done is skipped."""
     from wlsweep.orchestrate.driver import STAGES, run_sweep
+    from wlsweep.run.layout import RunDir
     from wlsweep.spec.condition import select
     from wlsweep.spec.power import seed_warning
+    from wlsweep.track.process import tracking
 
     if stage not in STAGES:
         raise WlsweepError(f"--stage {stage}: expected one of {', '.join(STAGES)}")
-    loaded = _load(sweep, data, limit, model, set_)
+    loaded = _load(sweep, data, limit, model, set_, track)
     if stage != "data" and (warning := seed_warning(loaded, select(loaded.conditions, only))):
         typer.echo(f"warning: {warning}", err=True)
     folder = out or Path("runs") / loaded.name
-    code = run_sweep(loaded, folder, only, stage, sys.argv[1:], until_decided)
+    with tracking(loaded, RunDir(folder), typer.echo):
+        code = run_sweep(loaded, folder, only, stage, sys.argv[1:], until_decided)
     # Ray's and torch's threads need no orderly end, which would cost seconds: everything is on disk.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -197,6 +211,7 @@ def submit(
     data: DataPath = None,
     model: ModelPath = None,
     set_: Settings = None,
+    track: Track = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="run directory (default: runs/NAME)", metavar="DIR")
     ] = None,
@@ -226,7 +241,7 @@ def submit(
     from wlsweep.slurm.submit import SubmitOptions
     from wlsweep.slurm.submit import submit as submit_job
 
-    loaded = _load(sweep, data, limit, model, set_)
+    loaded = _load(sweep, data, limit, model, set_, track)
     wish = SubmitOptions(out or Path("runs") / loaded.name, only, nodes, array)
     submit_job(loaded, load_site(site), wish, dry_run, typer.echo)
 
@@ -353,6 +368,20 @@ def forecast(folder: RunFolder, json_: AsJson = False) -> None:
 
     found = forecast_run(existing_run(folder))
     typer.echo(json.dumps(found.as_dict(), indent=1) if json_ else found.text())
+
+
+@app.command(name="track")
+def track_run(folder: RunFolder, track: Track = None) -> None:
+    """Send a run to trackers: one that exists, or what a launch could not send. What was sent is not sent again."""
+    from wlsweep.run.layout import existing_run, read_json
+    from wlsweep.track.clients import trackers_named
+    from wlsweep.track.process import reproach, track_now
+
+    run = existing_run(folder)
+    wanted = trackers_named(track or read_json(run.sweep_json)["sweep"].get("track", ()))
+    failed = track_now(run, wanted)
+    typer.echo("\n".join([*reproach(run, failed), *(f"{name}: sent" for name in wanted if name not in failed)]))
+    raise typer.Exit(int(bool(failed)))
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """The figures as image files: on a machine without a browser, and where the renderer fails."""
 
 import struct
+import time
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +52,17 @@ def test_pngs_are_drawn_without_a_browser_on_the_machine(without_a_browser, tmp_
         width, height = struct.unpack(">II", head[16:24])
         assert width == 1650 and height >= 300, path.name
         assert path.stat().st_size > 8_000, path.name  # an empty picture of this size is smaller
+
+
+def test_an_ended_renderer_leaves_no_temporary_file():
+    before = set(Path("/tmp").glob("file*.html"))
+    with png.Renderer() as renderer:
+        assert renderer.image(SOUND)
+        own = set(Path("/tmp").glob("file*.html")) - before
+    deadline = time.monotonic() + 20  # where others draw meanwhile, their files are here, too, for a while
+    while any(path.exists() for path in own) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert own and not any(path.exists() for path in own)
 
 
 def test_vector_images_hold_the_title_and_come_from_the_same_renderer(without_a_browser):

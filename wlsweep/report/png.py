@@ -24,6 +24,8 @@ from wlsweep.run.layout import atomic_file
 
 PATIENCE_S = 60.0
 """Longest wait for the start of the renderer, and for each figure: one that hangs must not hold the sweep."""
+END_S = 5.0
+"""Longest wait for its end, which takes 0.07 s."""
 WIDTH, SCALE = 1100, 1.5
 """Width in CSS pixels, and device pixels per CSS pixel."""
 TITLE = 26
@@ -76,8 +78,12 @@ class Renderer(AbstractContextManager["Renderer"]):
 
     def _end(self, why: str) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
+            try:
+                # it ends with its standard input, and then deletes the page that it wrote into /tmp
+                self._process.communicate(timeout=END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.communicate()
             self._process, self._over = None, why
 
     def image(self, figure: Figure, format: Format = "png") -> bytes:

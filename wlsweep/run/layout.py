@@ -7,6 +7,7 @@ runs/NAME/
   predictions/condition=CONDITION/ Parquet
   metrics/                         all_metrics.json, all_metrics.parquet, by_year.parquet, analysis.json
   export/CONDITION/                predictions.jsonl, on request
+  tracking/                        what trackers (MLflow, W&B, TensorBoard) were sent
   report/                          index.html, plots/
   logs/                            what the engines had to say
 """
@@ -132,6 +133,16 @@ class RunDir:
     def skipped_json(self) -> Path:
         """Conditions that `--until-decided` left out, and why."""
         return self.root / "skipped.json"
+
+    @property
+    def tracking(self) -> Path:
+        """What trackers were sent, and files of those that work offline."""
+        return self.root / "tracking"
+
+    @property
+    def tracking_lease(self) -> Path:
+        """Which process sends to trackers right now."""
+        return self.root / "tracking.lease"
 
     def exported(self, name: str) -> Path:
         """Predictions of one condition as LLaMA-Factory writes them."""

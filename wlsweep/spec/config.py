@@ -36,6 +36,7 @@ from wlsweep.spec.layers import Setting, parse_setting, read_layers, with_settin
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Tracker = Literal["wandb", "mlflow", "tensorboard"]
 
 
 class _Model(BaseModel):
@@ -305,6 +306,10 @@ class Sweep(_Model):
     budget: Budget = Budget()
     grid: list[GridBlock] = Field(min_length=1)
     """Products of axes; conditions are their union, in this order."""
+    track: tuple[Tracker, ...] = ()
+    """Trackers that get a run for each condition while it trains, and the report; each needs its extra, such as
+    `pip install 'wlsweep[mlflow]'`, and takes its own settings (`MLFLOW_TRACKING_URI`, `WANDB_MODE`). One that fails is
+    named at the end and fails no sweep."""
     settings: tuple[str, ...] = ()
     """What `--set` changed, for the record; no key of a file."""
 
@@ -331,6 +336,7 @@ class Sweep(_Model):
                 "name": True,
                 "grid": True,
                 "settings": True,
+                "track": True,
                 "data": {"source", "test", "pool"},  # the rows' own hashes are compared by the data stage
                 "keep_models": True,
                 "budget": True,
