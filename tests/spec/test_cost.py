@@ -9,10 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from bench import live_memory
 from wlsweep.spec.architecture import Architecture, architecture
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import load_sweep
-from wlsweep.spec.cost import training_memory
+from wlsweep.spec.cost import GPUS, activation_bytes, assumed, logit_bytes, training_flops, training_memory, ways_to_fit
 from wlsweep.train.model import AnswerModel, collate, run_forward
 from wlsweep.train.patches import Setup, apply
 
@@ -74,8 +75,8 @@ def test_the_memory_of_activations_and_logits_is_what_a_training_pass_takes(dtyp
     gradients = sum(p.grad.nbytes for p in model.parameters())
     # Recomputing a layer peaks in the backward pass, beside the gradients, which count as model states.
     measured = counted.peak - gradients if checkpointing else after_forward
-    memory = training_memory(a, sweep, len(answer))
-    assert memory.activations + memory.logits == pytest.approx(measured, rel=0.1)
+    expected = sum(activation_bytes(a, sweep)) + logit_bytes(a, sweep, len(answer))
+    assert expected == pytest.approx(measured, rel=0.1)
 
 
 def test_the_parameters_of_qwen_7b_are_the_published_number():
@@ -98,4 +99,59 @@ def test_model_states_agree_with_deepspeeds_own_estimator():
     _, gpu, _ = estimate_zero3_model_states_mem_needs(
         a.parameters, a.largest_layer, num_gpus_per_node=4, num_nodes=1, cpu_offload=False
     )
-    assert training_memory(a, sweep).model_states == pytest.approx(gpu, rel=0.01)
+    gathered = 4 * a.largest_layer  # which is part of `working` here
+    assert training_memory(a, sweep).model_states + gathered == pytest.approx(gpu, rel=0.01)
+
+
+def seven_b(**changes):
+    sweep = load_sweep("search_spaces/iclr19.toml")
+    return sweep.model_copy(update={"train": sweep.train.model_copy(update=changes)})
+
+
+@pytest.mark.parametrize(("workers", "low", "high"), [(4, 40, 42), (2, 72, 75), (8, 24, 26)])
+def test_seven_billion_parameters_need_what_reading_deepspeed_says(workers, low, high):
+    a = architecture(seven_b().model)
+    assert low < training_memory(a, seven_b(workers=workers)).total / 2**30 < high
+
+
+def test_a_way_to_fit_is_named_only_if_it_fits():
+    a = architecture(seven_b().model)
+    ways = ways_to_fit(a, seven_b(), 0.9 * 40 * 2**30)
+    assert ways and ways[0].startswith("train.workers = 8 (25 GiB)")
+    assert any("offload_optimizer" in w for w in ways) and not any("cutoff" in w for w in ways)
+    assert ways_to_fit(a, seven_b(), 1 * 2**30) == []
+
+
+def test_the_kind_of_gpu_sets_memory_peak_and_price_and_a_given_number_wins():
+    budget = load_sweep("search_spaces/iclr19.toml").budget
+    a100 = assumed(budget.model_copy(update={"gpu": "a100-40"}))
+    assert a100 == GPUS["a100-40"] and a100.peak_tflops == 312
+    assert assumed(budget.model_copy(update={"mfu": 0.3})) == GPUS["h100-80"]._replace(mfu=0.3)
+
+
+def test_attention_is_a_third_of_the_arithmetic_at_16k_tokens_and_little_at_4k():
+    a = architecture(seven_b().model)
+    products = training_flops(a, 1)
+    assert training_flops(a, 1, 4096) / products == pytest.approx(1.065, abs=0.02)
+    assert training_flops(a, 1, 16384) / products == pytest.approx(1.26, abs=0.05)
+
+
+def test_the_attention_of_a_row_is_its_causal_products_counted_one_by_one():
+    a = Architecture(vocab=64, width=32, mlp=64, layers=3, heads=2, kv_heads=1, tied=True)
+    rows = 50
+    # Scores and weighted values: two products of 2 x head size FLOPs a pair, forward, and twice that backward.
+    by_hand = sum(3 * 2 * 2 * 16 * 2 * seen for seen in range(rows)) * (a.layers - 1)
+    assert (training_flops(a, rows, rows) - training_flops(a, rows)) == pytest.approx(by_hand, rel=0.03)
+
+
+MEASURED = [
+    # workers, dtype, checkpointing, peak of live bytes: python -m bench.live_memory, two cores, 2026-11-26
+    (1, "bf16", True, 929.5e6),
+    (1, "fp32", False, 985.6e6),
+]
+
+
+@pytest.mark.parametrize(("workers", "dtype", "checkpointing", "peak"), MEASURED)
+def test_the_formula_is_within_5_percent_of_what_a_real_zero_3_rank_held(workers, dtype, checkpointing, peak):
+    sweep = live_memory.sweep_for(workers, dtype, checkpointing, 2, 256, gpu=False)
+    assert training_memory(live_memory.SHAPE, sweep).tensors == pytest.approx(peak, rel=0.05)

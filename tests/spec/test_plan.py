@@ -26,8 +26,15 @@ def test_plan_json_lists_selected_conditions_for_machines():
 def test_a_model_that_does_not_fit_is_warned_of():
     sweep = load_sweep("search_spaces/iclr19.toml")
     small = sweep.model_copy(update={"budget": sweep.budget.model_copy(update={"gpu_memory_gib": 24.0})})
-    assert any("raise train.workers" in w for w in make_plan(small)["warnings"])
-    assert not any("raise train.workers" in w for w in make_plan(sweep)["warnings"])
+    (warning,) = [w for w in make_plan(small)["warnings"] if "one worker needs" in w]
+    assert "41 GiB, more than 90% of a GPU's 24" in warning and "set train.workers = 16 (17 GiB)" in warning
+    assert not any("one worker needs" in w for w in make_plan(sweep)["warnings"])
+
+
+def test_the_storage_of_a_sweep_counts_two_checkpoints_while_one_replaces_the_other():
+    storage = make_plan(load_sweep("search_spaces/iclr19.toml"), "0")["storage_gb"]
+    assert storage["resume_checkpoint_each"] == 91.39  # 12 bytes for each of 7,615,616,512 parameters
+    assert storage["peak"] == round(15.23 + 2 * 91.39 + 15.23, 2)
 
 
 def test_a_wrong_command_line_is_one_clear_error():

@@ -223,6 +223,9 @@ class Train(_Model):
     """Gradients are clipped to this global norm."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass (non-reentrant) instead of keeping them."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in host memory and step there (DeepSpeed's CPU offload): 16 bytes a parameter less on the
+    GPUs, that much more host memory, and slower steps."""
     log_every: Count = 10
     """Optimizer steps between lines of the metric log."""
     checkpoint_every: Count = 200
@@ -274,16 +277,22 @@ class Predict(_Model):
     Without it 0.01 for float32 and 0.25 for bfloat16, whose kernels round differently."""
 
 
+GpuKind = Literal["h200-141", "h100-80", "a100-80", "a100-40", "l40s-48", "a40-48", "a10-24"]
+
+
 class Budget(_Model):
     """What `wlsweep plan` reckons with; decides nothing else."""
 
-    gpu_memory_gib: float = Field(80, gt=0)
-    """Memory of one GPU."""
-    peak_tflops: float = Field(989, gt=0)
-    """Dense bf16 peak of one GPU (H100 SXM data sheet: 989; A100: 312)."""
-    mfu: float = Field(0.4, gt=0, le=1)
-    """Model FLOP utilisation assumed: the share of the peak that goes into 6 x parameters x tokens."""
-    price_per_gpu_hour: float = Field(2.0, ge=0)
+    gpu: GpuKind = "h100-80"
+    """The kind of GPU, and with it memory (GiB), dense bf16 peak, model FLOP utilisation and price. The last two are
+    assumptions, not measured; give your own below."""
+    gpu_memory_gib: float | None = Field(None, gt=0)
+    """Memory of one GPU, where it differs from its kind's."""
+    peak_tflops: float | None = Field(None, gt=0)
+    """Dense bf16 peak of one GPU, where it differs."""
+    mfu: float | None = Field(None, gt=0, le=1)
+    """Model FLOP utilisation: the share of the peak that goes into the arithmetic that the loss needs."""
+    price_per_gpu_hour: float | None = Field(None, ge=0)
     """In dollars."""
     training_sd: float | None = Field(None, ge=0)
     """SD of the mean log-odds between trainings that differ in their seed alone, as `noise.toml` measures it; `plan` says
@@ -331,6 +340,7 @@ class Sweep(_Model):
         So the same run directory can be continued on another machine, and a sweep can be widened.
         """
         layout = {"workers", "micro_batch", "gpu", "cpus_per_worker", "log_every", "checkpoint_every", "max_retries"}
+        layout |= {"offload_optimizer"}
         kept = self.model_dump(
             exclude={
                 "name": True,

@@ -1,7 +1,7 @@
-"""What a sweep costs, from configuration alone: parameters, memory per GPU, FLOPs, hours, storage. No engine, no weights.
+"""What a sweep costs, from configuration alone: memory per GPU, FLOPs, hours, storage. No engine, no weights.
 
-Sources: ZeRO-3 model states, Rajbhandari et al. 2020 and DeepSpeed's own estimator (18 bytes a parameter over all GPUs plus
-the largest layer gathered); training FLOPs 6 x parameters x tokens, Kaplan et al. 2020.
+Sources: ZeRO-3 model states, Rajbhandari et al. 2020; what DeepSpeed and the loss hold beside them was counted tensor by
+tensor (`bench.live_memory`, within 5 %); training FLOPs 6 x parameters x tokens, Kaplan et al. 2020; attention, Dao 2023.
 """
 
 from __future__ import annotations
@@ -9,57 +9,158 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from wlsweep.spec.architecture import Architecture
-from wlsweep.spec.config import Sweep
+from wlsweep.spec.config import Budget, Sweep
 
 GIB = 1 << 30
+BUCKET = 5 * 10**7
+"""Elements of the buffer that gradients are reduced from (`reduce_bucket_size`), float32."""
+SUB_GROUP = 10**9
+"""Elements that the optimizer steps at a time (`sub_group_size`): their gradients are copied into one flat tensor."""
+LIVE = 10**9
+"""Parameters that DeepSpeed may keep gathered at once (`stage3_max_live_parameters`): an upper bound."""
+OUTSIDE = int(1.5 * GIB)
+"""CUDA context and NCCL's buffers, which no allocator counts."""
+FULL = 0.9
+"""Share of a GPU's memory above which a plan warns: the allocator needs room, and cards hold less than their name says."""
+
+
+class Gpu(NamedTuple):
+    """One kind of GPU, by its data sheet; MFU and price are assumptions."""
+
+    memory_gib: float
+    peak_tflops: float
+    """Dense bf16."""
+    mfu: float
+    """Share of the peak that goes into the arithmetic that the loss needs. H100 and A100: the ceiling of an eager step at
+    4,096 tokens before communication, reckoned layer by layer (products 9.9 ms, attention 1.4, elementwise 3.0 on an
+    H100); others assumed. Not measured."""
+    price: float
+    """Dollars an hour."""
+
+
+GPUS = {
+    "h200-141": Gpu(141, 989, 0.38, 3.0),
+    "h100-80": Gpu(80, 989, 0.38, 2.0),
+    "a100-80": Gpu(80, 312, 0.47, 1.6),
+    "a100-40": Gpu(40, 312, 0.47, 1.2),
+    "l40s-48": Gpu(48, 362, 0.35, 1.0),
+    "a40-48": Gpu(48, 150, 0.45, 0.6),
+    "a10-24": Gpu(24, 125, 0.45, 0.6),
+}
+"""Kinds that `budget.gpu` names."""
+
+
+def assumed(budget: Budget) -> Gpu:
+    """What a plan reckons with: the kind of GPU, and what the search space says of it otherwise."""
+    kind = GPUS[budget.gpu]
+    given = (budget.gpu_memory_gib, budget.peak_tflops, budget.mfu, budget.price_per_gpu_hour)
+    return Gpu(*(k if g is None else g for k, g in zip(kind, given, strict=True)))
 
 
 class Memory(NamedTuple):
-    """Bytes per GPU while training."""
+    """Bytes per rank at its fullest moment."""
 
     model_states: int
+    """This rank's share of weights, float32 weights, both moments and gradients."""
+    buffers: int
+    """The bucket that gradients are reduced from."""
     activations: int
-    logits: int
+    """What is kept for the backward pass."""
+    working: int
+    """The largest of what is made and freed again: the LM head's backward pass, a layer's, a reduction, the optimizer's copy
+    of gradients. What of the last two goes beyond the activations, which are gone by then."""
+    live_parameters: int
+    """Gathered parameters that DeepSpeed may keep: an upper bound, on GPUs only."""
+    outside: int
+    """CUDA context and NCCL, on GPUs only."""
 
     @property
     def total(self) -> int:
-        """Sum of the three; buffers and fragmentation come on top."""
+        """Sum of all."""
         return sum(self)
+
+    @property
+    def tensors(self) -> int:
+        """What live tensors hold: all but the upper bound and what is outside of tensors."""
+        return self.model_states + self.buffers + self.activations + self.working
 
 
 def training_memory(a: Architecture, sweep: Sweep, answer_tokens: int = 6) -> Memory:
-    """Memory per rank under ZeRO-3.
-
-    Activations are reckoned as the tensors that a decoder layer keeps for its backward pass: with checkpointing one
-    [row, token, width] tensor a layer plus all tensors of the one layer that is recomputed; without it all of all. The
-    last layer makes little more than keys and values (`wlsweep.train.patches.last_layer`). A micro-batch may hold twice as
-    many short rows. Within 10 % of what is measured
-    (packed rows in bf16 keep more on a CPU, where their attention is in float32).
-    """
+    """Memory per rank under ZeRO-3 with everything partitioned; models below 50M parameters stay gathered, a little more."""
     train = sweep.train
     size = 2 if train.dtype == "bf16" else 4
-    states = 18 * a.parameters // train.workers + 4 * a.largest_layer
-    if train.dtype == "fp32":
-        states = 16 * a.parameters // train.workers + 4 * a.largest_layer
-    tokens = train.micro_batch * sweep.data.cutoff
-    head = a.head_size
-    kept = size * tokens * (4 * a.width + 2 * (a.heads + a.kv_heads) * head + 4 * a.mlp)
-    kept_by_last = size * tokens * (2 * a.width + 4 * a.kv_heads * head)
-    boundaries = size * tokens * a.width * a.layers
-    activations = boundaries + kept if train.gradient_checkpointing else (a.layers - 1) * kept + kept_by_last
-    logits = 3 * 4 * 2 * train.micro_batch * answer_tokens * a.vocab
-    return Memory(states, activations, logits)
+    share = -(-a.parameters // train.workers)
+    # bf16: weights 2, float32 weights 4, moments 8, gradients 4; fp32: weights 4, and the optimizer's copy of them.
+    states = (size if train.offload_optimizer else size + 16) * share
+    kept, one_layer = activation_bytes(a, sweep)
+    head = (10 if size == 2 else 8) * a.vocab * a.width + logit_bytes(a, sweep, answer_tokens)
+    layer = one_layer + 2 * size * a.layer_parameters
+    reduction = 8 * min(a.parameters, BUCKET)
+    step = 0 if train.offload_optimizer else 4 * min(share, SUB_GROUP)
+    working = max(head, layer, reduction - kept, step - kept)
+    on_gpu = train.gpu
+    live = 2 * min(a.parameters, LIVE) if on_gpu else 0
+    return Memory(states, 4 * BUCKET, kept, working, live, OUTSIDE if on_gpu else 0)
 
 
-def training_flops(a: Architecture, tokens: int) -> float:
+def activation_bytes(a: Architecture, sweep: Sweep) -> tuple[int, int]:
+    """(kept from the forward pass until the backward pass, made anew for the one layer that is recomputed).
+
+    With gradient checkpointing one [row, token, width] tensor a layer is kept; without it all tensors of all layers, and
+    none is recomputed. The last layer makes little more than keys and values (`wlsweep.train.patches.last_layer`). A
+    micro-batch may hold twice as many short rows. Packed rows in bf16 keep more on a CPU, where their attention is in
+    float32.
+    """
+    size = 2 if sweep.train.dtype == "bf16" else 4
+    tokens = sweep.train.micro_batch * sweep.data.cutoff
+    layer = size * tokens * (4 * a.width + 2 * (a.heads + a.kv_heads) * a.head_size + 4 * a.mlp)
+    last = size * tokens * (2 * a.width + 4 * a.kv_heads * a.head_size)
+    if sweep.train.gradient_checkpointing:
+        return size * tokens * a.width * a.layers, layer
+    return (a.layers - 1) * layer + last, 0
+
+
+def logit_bytes(a: Architecture, sweep: Sweep, answer_tokens: int) -> int:
+    """Float32 logits at the answers' positions, and what their loss makes of them."""
+    return 3 * 4 * 2 * sweep.train.micro_batch * answer_tokens * a.vocab
+
+
+def ways_to_fit(a: Architecture, sweep: Sweep, bytes_there: float) -> list[str]:
+    """Settings, each alone, with which a rank's memory fits, with what it then needs; those first that cost least time."""
+    train = sweep.train
+    changes: list[tuple[str, dict[str, object], dict[str, object]]] = []
+    if train.micro_batch > 1:
+        changes.append(("train.micro_batch = 1", {"micro_batch": 1}, {}))
+    if not train.gradient_checkpointing:
+        changes.append(("train.gradient_checkpointing = true", {"gradient_checkpointing": True}, {}))
+    for workers in (2 * train.workers, 4 * train.workers):
+        if train.global_batch % (workers * train.micro_batch) == 0:
+            changes.append((f"train.workers = {workers}", {"workers": workers}, {}))
+    if not train.offload_optimizer:
+        changes.append(("train.offload_optimizer = true", {"offload_optimizer": True}, {}))
+    changes.append((f"data.cutoff = {sweep.data.cutoff // 2}", {}, {"cutoff": sweep.data.cutoff // 2}))
+    found = []
+    for words, of_train, of_data in changes:
+        changed = sweep.model_copy(
+            update={"train": train.model_copy(update=of_train), "data": sweep.data.model_copy(update=of_data)}
+        )
+        needed = training_memory(a, changed).total
+        if needed <= bytes_there:
+            found.append(f"{words} ({needed / GIB:.0f} GiB)")
+    return found
+
+
+def training_flops(a: Architecture, tokens: int, row_tokens: int = 0) -> float:
     """FLOPs that training on so many tokens needs; recomputation under checkpointing is not counted (MFU, not HFU).
 
-    Six a token and parameter, without embeddings, LM head and what the last layer need not compute: all but keys and
-    values. Attention scores are left out.
+    Six a token and parameter, without embeddings, LM head and what the last layer need not compute: all but keys and values.
+    With the length of a row, attention too: 12 x heads x head size a token, layer and token attended to (half of a row, as
+    attention is causal; less within a sliding window), without the last layer.
     """
     embeddings = a.vocab * a.width * (1 if a.tied else 2)
-    unused = a.width * (2 * a.width + 3 * a.mlp)
-    return 6.0 * (a.parameters - embeddings - unused) * tokens
+    unused = 2 * a.width * a.heads * a.head_size + 3 * a.width * a.mlp
+    attention = 12.0 * a.heads * a.head_size * (a.layers - 1) * (a.mean_context(row_tokens) if row_tokens else 0.0)
+    return (6.0 * (a.parameters - embeddings - unused) + attention) * tokens
 
 
 def model_bytes(a: Architecture, sweep: Sweep) -> int:

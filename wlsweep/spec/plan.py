@@ -11,11 +11,14 @@ from wlsweep.spec.architecture import Architecture, architecture
 from wlsweep.spec.condition import select
 from wlsweep.spec.config import Sweep
 from wlsweep.spec.cost import (
+    FULL,
     GIB,
+    assumed,
     checkpoint_bytes,
     model_bytes,
     training_flops,
     training_memory,
+    ways_to_fit,
 )
 from wlsweep.spec.power import power_of, seed_warning
 from wlsweep.spec.preflight import check_model, sample_rows
@@ -94,8 +97,9 @@ def _counts(sweep: Sweep) -> SourceCounts | None:
 
 def _cost(sweep: Sweep, shape: Architecture, models: int, tokens: int, warnings: list[str]) -> dict[str, Any]:
     memory = training_memory(shape, sweep)
-    size = model_bytes(shape, sweep)
+    size, checkpoint = model_bytes(shape, sweep), checkpoint_bytes(shape)
     kept = {"all": models, "best": 1, "none": 0}[sweep.keep_models]
+    groups = sweep.train.groups or 1
     found: dict[str, Any] = {
         "parameters": shape.parameters,
         "memory_gib_per_worker": {
@@ -105,19 +109,25 @@ def _cost(sweep: Sweep, shape: Architecture, models: int, tokens: int, warnings:
         "storage_gb": {
             "models_kept": round(kept * size / 1e9, 2),
             "by_keep_models": {k: round(n * size / 1e9, 2) for k, n in (("all", models), ("best", 1), ("none", 0))},
-            "resume_checkpoint_each": round(checkpoint_bytes(shape) / 1e9, 2),
+            "resume_checkpoint_each": round(checkpoint / 1e9, 2),
+            # Each condition that trains has one checkpoint, and two while one replaces the other.
+            "peak": round((kept * size + groups * (2 * checkpoint + size)) / 1e9, 2),
         },
     }
     if sweep.train.gpu:
-        budget = sweep.budget
-        hours = training_flops(shape, tokens) / (budget.mfu * budget.peak_tflops * 1e12) / 3600
+        gpu = assumed(sweep.budget)
+        flops = training_flops(shape, tokens, sweep.data.cutoff)
+        hours = flops / (gpu.mfu * gpu.peak_tflops * 1e12) / 3600
         found["gpu_hours"] = round(hours, 1)
-        found["cost_dollars"] = round(hours * budget.price_per_gpu_hour, 0)
-        found["assumed"] = budget.model_dump()
-        if memory.total > 0.92 * budget.gpu_memory_gib * GIB:
+        found["cost_dollars"] = round(hours * gpu.price, 0)
+        found["assumed"] = {"gpu": sweep.budget.gpu, **gpu._asdict()}
+        there = FULL * gpu.memory_gib * GIB
+        if memory.total > there:
+            ways = ways_to_fit(shape, sweep, there)
+            advice = f"set {', or '.join(ways)}" if ways else "take larger GPUs or a smaller model"
             warnings.append(
-                f"one worker needs about {memory.total / GIB:.0f} GiB and a GPU has {budget.gpu_memory_gib:g}: raise "
-                "train.workers, or lower train.micro_batch or data.cutoff"
+                f"one worker needs about {memory.total / GIB:.0f} GiB, more than {FULL:.0%} of a GPU's {gpu.memory_gib:g} "
+                f"({sweep.budget.gpu}): {advice}"
             )
     return found
 
@@ -144,19 +154,20 @@ def plan_text(plan: dict[str, Any]) -> None:
     if "parameters" in plan:
         m, s = plan["memory_gib_per_worker"], plan["storage_gb"]
         console.print(
-            f"model: {plan['parameters']:,} parameters; memory a worker about {m['total']:g} GiB (model states "
-            f"{m['model_states']:g}, activations {m['activations']:g}, logits {m['logits']:g})"
+            f"model: {plan['parameters']:,} parameters; memory a worker about {m['total']:.1f} GiB ("
+            + ", ".join(f"{k.replace('_', ' ')} {v:.1f}" for k, v in m.items() if k != "total" and v)
+            + ")"
         )
         console.print(
             f"storage: {s['models_kept']:g} GB of models (keep_models all/best/none: "
             f"{'/'.join(f'{v:g}' for v in s['by_keep_models'].values())}), {s['resume_checkpoint_each']:g} GB a resume "
-            "checkpoint"
+            f"checkpoint, twice that while one replaces another; at most {s['peak']:g} GB with one condition in training"
         )
     if "gpu_hours" in plan:
         b = plan["assumed"]
         console.print(
-            f"training: {plan['gpu_hours']:,} GPU-hours, ${plan['cost_dollars']:,.0f} (assumed: MFU {b['mfu']:g} of "
-            f"{b['peak_tflops']:g} TFLOP/s, ${b['price_per_gpu_hour']:g} a GPU-hour)"
+            f"training: {plan['gpu_hours']:,} GPU-hours, ${plan['cost_dollars']:,.0f} (assumed, not measured: {b['gpu']}, "
+            f"MFU {b['mfu']:g} of {b['peak_tflops']:g} TFLOP/s, ${b['price']:g} a GPU-hour)"
         )
     seeds, rows = plan["power"][0]["seeds"], plan["power"][0]["test_rows"]
     console.print(

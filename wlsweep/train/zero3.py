@@ -100,6 +100,8 @@ def zero3_config(train: Train, parameters: int) -> dict[str, Any]:
             "stage3_gather_16bit_weights_on_model_save": True,
         },
     }
+    if train.offload_optimizer:
+        config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": train.gpu}
     if train.dtype == "bf16":
         config["bf16"] = {"enabled": True}
         # Otherwise micro-batches and ranks are summed in bf16, whose 8 bits lose what accumulation adds.

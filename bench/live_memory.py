@@ -1,0 +1,189 @@
+"""Live bytes of a ZeRO-3 rank, counted tensor by tensor, against the formula of `wlsweep plan`.
+
+    OMP_NUM_THREADS=1 python -m torch.distributed.run --standalone --nproc-per-node 2 -m bench.live_memory OUT.json
+
+A model of random weights is built through the product's engine, as a large one is (partitioned), and takes two steps of two
+micro-batches. Every storage that any operation makes is counted while it lives, so the peak is exact where an allocator's
+would hold cached blocks. On a GPU the allocator's own peak is written beside it. What is outside of tensors (CUDA context,
+NCCL) is not counted here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from wlsweep.spec.architecture import Architecture
+from wlsweep.spec.condition import Condition
+from wlsweep.spec.config import Sweep, Train, load_sweep
+from wlsweep.spec.cost import training_memory
+
+ANSWER = [1, 2, 3, 10, 4, 5]
+SHAPE = Architecture(vocab=16384, width=512, mlp=1408, layers=4, heads=8, kv_heads=2, tied=False)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of storages made while it is entered, and the most that lived at once since `reset`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[int, int] = {}
+        self.total = self.peak = 0
+
+    def _forget(self, key: int) -> None:
+        self.total -= self.live.pop(key)
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and not tensor.is_meta:
+                storage = tensor.untyped_storage()
+                key = storage._cdata
+                if key not in self.live and storage.nbytes():
+                    self.live[key] = storage.nbytes()
+                    self.total += storage.nbytes()
+                    weakref.finalize(storage, self._forget, key)
+        self.peak = max(self.peak, self.total)
+        return out
+
+    def reset(self) -> int:
+        """Begin a new peak; returns the last."""
+        found, self.peak = self.peak, self.total
+        return found
+
+
+def write_model(a: Architecture, folder: Path) -> None:
+    """Random weights in a shape."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=a.vocab,
+        hidden_size=a.width,
+        intermediate_size=a.mlp,
+        num_hidden_layers=a.layers,
+        num_attention_heads=a.heads,
+        num_key_value_heads=a.kv_heads,
+        tie_word_embeddings=a.tied,
+    )
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+
+
+def sweep_for(workers: int, dtype: str, checkpointing: bool, micro: int, cutoff: int, gpu: bool) -> Sweep:
+    """A sweep with this layout."""
+    demo = load_sweep("demo")
+    layout = {"workers": workers, "micro_batch": micro, "global_batch": 2 * micro * workers, "gpu": gpu}
+    train = {**demo.train.model_dump(), **layout, "dtype": dtype, "gradient_checkpointing": checkpointing}
+    return demo.model_copy(
+        update={
+            "train": Train.model_validate(train),
+            "data": demo.data.model_copy(update={"cutoff": cutoff}),
+        }
+    )
+
+
+def measure(a: Architecture, base: Path, sweep: Sweep) -> dict[str, Any]:
+    """Live bytes of this rank in each phase, and the formula's."""
+    from wlsweep.train import zero3
+    from wlsweep.train.model import collate, run_forward
+
+    place = zero3.join_group()
+    zero3.SMALL = 0  # as a large model: partitioned
+    train, cutoff = sweep.train, sweep.data.cutoff
+    with LiveBytes() as counted:
+        engine = zero3.build_engine(
+            str(base), Condition("accept", 4.0, 2), train, zero3.Decision(3, 10, 11), sweep.model.attention, 4
+        )
+        rows = train.micro_batch
+        prompt = np.full(cutoff - len(ANSWER), 7, dtype=np.int32)
+        peaks: dict[str, list[int]] = {"micro_batch": [], "step": []}
+        built = counted.total
+        counted.reset()
+        for _ in range(2):
+            for micro in range(train.accumulation):
+                batch = collate(
+                    [prompt] * rows,
+                    [ANSWER] * rows,
+                    [True] * rows,
+                    (4.0, 1.0),
+                    [True] * rows,
+                    train.global_batch,
+                    place.device,
+                )
+                out = run_forward(engine, batch, 1.0)
+                engine.backward(out.loss * place.world * train.accumulation)
+                del out
+                if micro == train.accumulation - 1:
+                    peaks["micro_batch"].append(counted.reset())
+                engine.step()
+            peaks["step"].append(counted.reset())
+        held = counted.total
+    memory = training_memory(a, sweep, len(ANSWER))
+    return {
+        "rank": place.rank,
+        "workers": place.world,
+        "dtype": train.dtype,
+        "checkpointing": train.gradient_checkpointing,
+        "parameters": a.parameters,
+        "built": built,
+        "held": held,
+        "peak_micro_batch": max(peaks["micro_batch"]),
+        "peak_step": max(peaks["step"]),
+        "allocator_peak": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        "formula": memory._asdict(),
+        "formula_total": memory.tensors,
+    }
+
+
+def main() -> None:
+    """Measure one layout on the ranks that torchrun started."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--no-checkpointing", action="store_true")
+    parser.add_argument("--offload", action="store_true", help="the optimizer's state in host memory")
+    parser.add_argument("--micro", type=int, default=2)
+    parser.add_argument("--cutoff", type=int, default=256)
+    arguments = parser.parse_args()
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    base = Path(tempfile.gettempdir()) / f"wlsweep-live-{os.environ.get('MASTER_PORT', '0')}"
+    if dist.get_rank() == 0:
+        write_model(SHAPE, base)
+    dist.barrier()
+    sweep = sweep_for(
+        dist.get_world_size(),
+        arguments.dtype,
+        not arguments.no_checkpointing,
+        arguments.micro,
+        arguments.cutoff,
+        on_gpu,
+    )
+    train = sweep.train.model_copy(update={"offload_optimizer": arguments.offload})
+    sweep = sweep.model_copy(update={"train": train})
+    found = measure(SHAPE, base, sweep)
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, found)
+    if dist.get_rank() == 0:
+        import shutil
+
+        shutil.rmtree(base)
+        arguments.out.write_text(json.dumps(every, indent=1))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
