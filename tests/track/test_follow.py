@@ -26,8 +26,9 @@ STEPS = 24
 
 
 @pytest.fixture
-def run(tmp_path):
-    """Two trained conditions and one that failed."""
+def run(tmp_path, monkeypatch):
+    """Two trained conditions and one that failed. The working folder, into which MLflow writes, is a temporary one."""
+    monkeypatch.chdir(tmp_path)
     return make_run(tmp_path / "run", [A, B, BAD], n=40, failed=[BAD], steps=STEPS)
 
 
