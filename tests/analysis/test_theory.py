@@ -5,9 +5,8 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from tests.made_run import THE_19, shift_of
 from wlsweep.analysis.bootstrap import Resamples
-from wlsweep.analysis.theory import Calibration, calibration, expected_shift, forecast, slope_of_observed
+from wlsweep.analysis.theory import Calibration, calibration, expected_shift, forecast
 from wlsweep.run.records import ClassCounts
 from wlsweep.spec.condition import parse_name
 
@@ -142,35 +141,3 @@ def test_calibration_finds_a_known_offset_and_slope():
 )
 def test_labels_that_cannot_tell_calibration_give_none(accept, log_odds):
     assert calibration(np.array(accept), np.array(list(log_odds), dtype=float)) is None
-
-
-def test_slope_of_observed_shifts_has_the_interval_of_least_squares():
-    import statsmodels.api as sm
-
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=18)
-    y = 0.1 + 0.85 * x + rng.normal(0, 0.05, 18)
-    found = slope_of_observed(x, y, ["1/2"] * 18)
-    fit = sm.OLS(y, sm.add_constant(x)).fit()
-    assert [found["low"], found["high"]] == pytest.approx(list(fit.conf_int()[1]), rel=1e-9)
-    assert found["slope"] == pytest.approx(fit.params[1], rel=1e-9)
-
-
-def test_two_conditions_have_no_slope():
-    assert slope_of_observed(np.array([0.0, 1.0]), np.array([0.0, 1.0]), ["1/2", "1/3"])["slope"] is None
-
-
-def test_the_interval_of_the_slope_allows_for_what_the_conditions_of_a_mix_share():
-    conditions = [parse_name(name) for name in THE_19[1:]]
-    mixes = [c.proportion_text for c in conditions]
-    x = np.array([shift_of(c) for c in conditions])
-    far = {k: np.mean(x[np.array(mixes) == k]) for k in set(mixes)}
-    rng = np.random.default_rng(0)
-    covered, plain = 0, 0
-    for _ in range(300):
-        common = {k: rng.normal(0, 0.1) for k in far}
-        y = x + np.array([common[k] for k in mixes]) + rng.normal(0, 0.02, len(x))
-        found, alone = slope_of_observed(x, y, mixes), slope_of_observed(x, y, ["1/2"] * len(x))
-        covered += found["low"] <= 1 <= found["high"]
-        plain += alone["low"] <= 1 <= alone["high"]
-    assert covered / 300 > 0.93 and covered >= plain

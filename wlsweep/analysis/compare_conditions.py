@@ -17,14 +17,12 @@ from wlsweep.analysis import bootstrap as bs
 from wlsweep.analysis.comparisons import (
     against_moved_threshold,
     difference_of_ece,
-    differences,
     holm,
     mcnemar,
     with_interval,
 )
 from wlsweep.analysis.effects import effects, separable
 from wlsweep.analysis.hypotheses import hypotheses, judge
-from wlsweep.analysis.intervals import Interval
 from wlsweep.analysis.predictions import FloatArray, RunPredictions
 from wlsweep.analysis.records import (
     BaselineCalibration,
@@ -43,9 +41,10 @@ from wlsweep.analysis.records import (
     TheoryRow,
 )
 from wlsweep.analysis.seeds import cell, cells, over_seeds
-from wlsweep.analysis.theory import Shift, calibration, expected_shift, forecast, moved_threshold, slope_of_observed
+from wlsweep.analysis.theory import Shift, calibration, expected_shift, forecast, moved_threshold
+from wlsweep.analysis.trainings import Trainings
 from wlsweep.estimate import Estimate
-from wlsweep.spec.condition import Condition, baseline_of, parse_name
+from wlsweep.spec.condition import Condition, baseline_of
 
 _BLOCK = 64  # models per matrix product: 64 x 19 columns of 20,000 rows are 97 MB
 _FORECAST: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy", "precision", "recall", "f1")
@@ -65,7 +64,9 @@ def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], 
     resamples = bs.Resamples(loaded.truth.n, draws, seed)
     partners = _partners(loaded)
     shifts = {c.name: expected_shift(c, loaded.data.mixes, loaded.sweep.effective_beta) for c in loaded.declared}
-    forecasts = _forecasts(loaded, partners, {n: s.value for n, s in shifts.items() if s.covered}, resamples)
+    covered = {n: s.value for n, s in shifts.items() if s.covered}
+    trainings = Trainings.of(loaded, covered)
+    forecasts = _forecasts(loaded, partners, covered, resamples)
     kept: dict[str, bs.Draws] = {}
     comparisons: list[Comparison] = []
     theory: list[TheoryRow] = []
@@ -82,39 +83,46 @@ def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], 
             if name in loaded.scores and name in set(partners.values()):
                 kept[name] = found
             continue
-        difference = differences(measured[name], measured[base], found, kept[base])
+        difference = _differences(trainings, name, base, measured, found, kept[base])
         difference["ece"] = difference_of_ece(ece[name], ece[base])
         comparisons.append(_comparison(name, base, loaded, difference, found))
         apart[name] = found["accuracy"] - kept[base]["accuracy"]
         apart_from_moved[name] = found["accuracy"] - found["moved_accuracy"]
         if name in shifts:
-            at = bs.percentile(found["log_odds"] - kept[base]["log_odds"])
+            moved = float(np.mean(loaded.scores[name].log_odds - loaded.scores[base].log_odds))
+            at = trainings.difference(name, base, "log_odds", moved, found["log_odds"] - kept[base]["log_odds"])
             rate = measured[name]["predicted_accept_rate"]
-            theory.append(_theory_row(loaded, name, base, shifts[name], at, rate, forecasts.get(name)))
+            theory.append(_theory_row(name, base, shifts[name], at, rate, forecasts.get(name)))
     family = len({cell(c) for c in loaded.declared if baseline_of(c).name != c.name}) + len(loaded.externals)
-    covered = [t for t in theory if t.covered]
     observed = {c.name: kept[c.name] for c in loaded.done}
-    fitted = _effects(loaded, measured, observed)
+    noisy = trainings.noisy(observed)
+    fitted = _effects(loaded, measured, noisy)
+
+    def accuracy_p(c: Comparison) -> float | None:
+        total = trainings.total(c.name, c.baseline, "accuracy", apart[c.name])
+        return c.mcnemar.p if total is None else total.p_value(c.difference["accuracy"].value or 0.0)
+
     return Findings(
         family,
         tuple(comparisons),
-        _cell_tests(loaded, comparisons, apart, lambda c: c.difference["accuracy"], lambda c: c.mcnemar, family),
+        _cell_tests(loaded, comparisons, apart, lambda c: c.difference["accuracy"], accuracy_p, family),
         _cell_tests(
             loaded,
             comparisons,
             apart_from_moved,
             lambda c: c.moved_threshold.difference,
-            lambda c: c.moved_threshold.test,
+            lambda c: c.moved_threshold.test.p,
             family,
         ),
         tuple(theory),
-        _slope(covered),
+        trainings.slope([t for t in theory if t.covered], observed),
         _calibration(loaded, partners),
         oracle(loaded),
         fitted,
         _seeds(loaded, measured, observed, partners),
-        _verdicts(loaded, measured, observed, {n: s.value for n, s in shifts.items()}, fitted),
+        _verdicts(loaded, measured, noisy, {n: s.value for n, s in shifts.items()}, fitted, trainings.counted),
         ece,
+        trainings.record,
     )
 
 
@@ -123,7 +131,7 @@ def _cell_tests(
     comparisons: Sequence[Comparison],
     drawn: Mapping[str, FloatArray],
     difference: Callable[[Comparison], Estimate],
-    test: Callable[[Comparison], PairedTest],
+    p: Callable[[Comparison], float | None],
     family: int,
 ) -> tuple[CellTest, ...]:
     """One test a cell, with Holm's correction over the family of cells.
@@ -133,7 +141,7 @@ def _cell_tests(
         comparisons: of its models.
         drawn: the difference in every draw of papers, by model, shape (draws,).
         difference: what is tested.
-        test: the exact test of one training.
+        p: of a cell with one training.
         family: declared cells.
     """
     known = {c.name: c for c in comparisons}
@@ -142,23 +150,32 @@ def _cell_tests(
     out = []
     for name, members in groups:
         if len(members) == 1:
-            out.append(CellTest(name, 1, difference(members[0]), test(members[0]).p))
+            out.append(CellTest(name, 1, difference(members[0]), p(members[0])))
         elif members:
             values = np.array([difference(c).value for c in members], dtype=np.float64)
             mean = over_seeds(values, np.column_stack([drawn[c.name] for c in members]), least=-1.0)
             out.append(CellTest(name, mean.seeds, mean.mean, mean.p))
     corrected = holm([t.p for t in out], family)
-    return tuple(replace(t, p_holm=p) for t, p in zip(out, corrected, strict=True))
+    return tuple(replace(t, p_holm=adjusted) for t, adjusted in zip(out, corrected, strict=True))
 
 
-def _slope(covered: list[TheoryRow]) -> Slope:
-    found = slope_of_observed(
-        np.array([t.expected_shift for t in covered]),
-        np.array([t.observed_shift.value for t in covered], dtype=np.float64),
-        [parse_name(t.name).proportion_text for t in covered],
-    )
-    slope = Estimate(found["slope"], found["low"], found["high"])
-    return Slope(slope, found["intercept"], found["r2"], len(covered))
+def _differences(
+    trainings: Trainings,
+    name: str,
+    base: str,
+    measured: Mapping[str, Metrics],
+    found: bs.Draws,
+    base_found: bs.Draws,
+) -> dict[MetricName, Estimate]:
+    """This minus baseline by metric, over papers and trainings; no value where either has none."""
+    out: dict[MetricName, Estimate] = {}
+    for metric in bs.METRICS:
+        a, b = measured[name][metric].value, measured[base][metric].value
+        if a is None or b is None:
+            out[metric] = Estimate(None)
+        else:
+            out[metric] = trainings.difference(name, base, metric, a - b, found[metric] - base_found[metric])
+    return out
 
 
 def oracle(loaded: RunPredictions) -> OracleFit | None:
@@ -245,19 +262,17 @@ def summarised(point: bs.Draws, draws: bs.Draws) -> dict[MetricName, Estimate]:
 
 
 def _theory_row(
-    loaded: RunPredictions,
     name: str,
     base: str,
     shift: Shift,
-    at: Interval | None,
+    observed: Estimate,
     measured: Estimate,
     foreseen: Mapping[MetricName, Estimate] | None,
 ) -> TheoryRow:
-    moved = float(np.mean(loaded.scores[name].log_odds - loaded.scores[base].log_odds))
     inside = None
     if foreseen is not None and measured.value is not None and (span := foreseen["predicted_accept_rate"].interval):
         inside = span[0] <= measured.value <= span[1]
-    return TheoryRow(name, base, shift.value, shift.covered, shift.note, with_interval(moved, at), foreseen, inside)
+    return TheoryRow(name, base, shift.value, shift.covered, shift.note, observed, foreseen, inside)
 
 
 def _calibration(loaded: RunPredictions, partners: Mapping[str, str]) -> BaselineCalibration | None:
@@ -326,6 +341,7 @@ def _verdicts(
     observed: Mapping[str, bs.Draws],
     shifts: Mapping[str, float],
     fitted: Effects,
+    counted: str,
 ) -> tuple[Judged, ...]:
     by_cell = {cell(c): shifts[c.name] for c in loaded.declared}
     out = []
@@ -333,7 +349,7 @@ def _verdicts(
         values = {n: m[h.metric].value for n, m in measured.items()}
         point = mean_over_seeds(loaded.declared, {n: np.array([v]) for n, v in values.items() if v is not None})
         at = mean_over_seeds(loaded.declared, {n: d[h.metric] for n, d in observed.items()})
-        out.append(judge(h, {n: float(v[0]) for n, v in point.items()}, at))
+        out.append(judge(h, {n: float(v[0]) for n, v in point.items()}, at, counted))
     missing = sum(replace(c, seed=0).group == "" and c.name not in measured for c in loaded.declared)
     place = [v.key for v in out].index("S3")
     return (*out[:place], *separable(fitted, missing), *out[place:])

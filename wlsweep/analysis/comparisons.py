@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wlsweep.analysis.bootstrap import METRICS, Draws, percentile
+from wlsweep.analysis.bootstrap import Draws, percentile
 from wlsweep.analysis.intervals import Interval
 from wlsweep.analysis.predictions import BoolArray
-from wlsweep.analysis.records import MetricName, Metrics, MovedThreshold, PairedTest
+from wlsweep.analysis.records import MovedThreshold, PairedTest
 from wlsweep.estimate import Estimate
 
 
@@ -50,18 +50,6 @@ def holm(p: Sequence[float | None], family: int) -> list[float | None]:
 def with_interval(value: float, at: Interval | None) -> Estimate:
     """A number with its interval, where it has one."""
     return Estimate(value) if at is None else Estimate(value, at.low, at.high)
-
-
-def differences(this: Metrics, base: Metrics, draws: Draws, base_draws: Draws) -> dict[MetricName, Estimate]:
-    """This minus baseline by metric, with paired percentile intervals; no value where either has none."""
-    out: dict[MetricName, Estimate] = {}
-    for metric in METRICS:
-        a, b = this[metric].value, base[metric].value
-        if a is None or b is None:
-            out[metric] = Estimate(None)
-        else:
-            out[metric] = with_interval(a - b, percentile(draws[metric] - base_draws[metric]))
-    return out
 
 
 def difference_of_ece(this: Estimate, base: Estimate) -> Estimate:

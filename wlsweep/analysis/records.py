@@ -207,7 +207,8 @@ class CellTest:
     difference: Estimate
     """Mean over seeds; with several, the interval and p count other seeds and other papers."""
     p: float | None
-    """Of several seeds Satterthwaite's t test of the mean, of one the exact McNemar test."""
+    """Of several seeds Satterthwaite's t test of the mean. Of one seed the test over papers and trainings or, where the noise
+    of trainings is not known, the exact McNemar test of these two trainings; against a moved threshold always the latter."""
     p_holm: float | None = None
     """Corrected over the declared family of cells."""
 
@@ -233,6 +234,7 @@ class Comparison:
     difference: Mapping[MetricName, Estimate]
     """This minus baseline."""
     mcnemar: PairedTest
+    """Of these two trainings: other papers count, other trainings do not."""
     moved_threshold: MovedThreshold
 
 
@@ -396,6 +398,23 @@ LogLine = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
+class NoiseOfTrainings:
+    """How much trainings differ that differ in their seed alone, in mean log-odds; None where it is not known."""
+
+    source: Literal["seeds", "misfit"] | None
+    """What it was estimated from: several seeds, or how far conditions miss theory."""
+    sd: float | None
+    """Of one training, as far as it can be seen."""
+    own_sd: float | None
+    shared_sd: float | None
+    """Of what conditions of one mix and seed share."""
+    common_sd: float | None
+    """Of what all conditions of one seed share."""
+    sentence: str
+    """What the intervals count."""
+
+
+@dataclass(frozen=True)
 class Findings:
     """What the conditions say together."""
 
@@ -413,6 +432,7 @@ class Findings:
     verdicts: tuple[Judged, ...]
     ece: Mapping[str, Estimate]
     """Expected calibration error of every model, with the interval that resampling gives it."""
+    trainings: NoiseOfTrainings
 
 
 @dataclass(frozen=True)

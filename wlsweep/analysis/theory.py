@@ -13,7 +13,7 @@ moving them; for those there is no forecast.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,7 +25,6 @@ from wlsweep.run.records import ClassCounts
 from wlsweep.spec.condition import Condition
 
 _CHUNK = 500
-_CLUSTERS = 3  # fewest mixes from which errors can be clustered
 
 
 class Shift(NamedTuple):
@@ -170,41 +169,3 @@ def moved_threshold(log_odds: FloatArray, accepted: int) -> BoolArray:
     decision = np.zeros(len(log_odds), dtype=bool)
     decision[np.lexsort((lot, -log_odds))[:accepted]] = True
     return decision
-
-
-def slope_of_observed(
-    expected: FloatArray, observed: FloatArray, mixes: Sequence[str]
-) -> dict[str, float | int | None]:
-    """Least-squares slope of observed on expected shifts over conditions, with a 95% t interval.
-
-    1 is theory; below 1 the conditions moved less than their weights and mixes ask for. Conditions of one mix (all its
-    seeds too) saw the same papers in the same order and deviate together, so that the interval of independent conditions
-    can be too narrow: it is the wider of that one and, from three mixes on, the one with errors clustered by mix. None
-    below three conditions or where all expected shifts are equal.
-
-    Args:
-        expected: shape (conditions,).
-        observed: shape (conditions,).
-        mixes: the mix of every condition.
-    """
-    from statsmodels.regression.linear_model import OLS
-
-    m = len(expected)
-    if m < 3 or np.ptp(expected) == 0:
-        return {"slope": None, "low": None, "high": None, "intercept": None, "r2": None, "n": m}
-    model = OLS(observed, np.column_stack([np.ones(m), expected]))
-    fit = model.fit()
-    intervals = [fit.conf_int()[1]]
-    clusters = np.unique(mixes, return_inverse=True)[1]
-    if clusters.max() + 1 >= _CLUSTERS:
-        clustered = model.fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
-        intervals.append(clustered.conf_int()[1])
-    low, high = max(intervals, key=lambda at: float(at[1] - at[0]))
-    return {
-        "slope": float(fit.params[1]),
-        "low": float(low),
-        "high": float(high),
-        "intercept": float(fit.params[0]),
-        "r2": float(fit.rsquared),
-        "n": m,
-    }

@@ -1,0 +1,123 @@
+"""Training noise in what the page compares."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.made_run import THE_19, make_run, shift_of, write_predictions
+from wlsweep.analysis.evaluate import evaluate
+from wlsweep.analysis.records import TheoryRow
+from wlsweep.analysis.training_noise import training_noise
+from wlsweep.analysis.trainings import Trainings
+from wlsweep.estimate import Estimate
+from wlsweep.spec.condition import parse_name
+
+CONDITIONS = [parse_name(name) for name in THE_19]
+SHIFTS = {c.name: shift_of(c) for c in CONDITIONS}
+DRAWS = 500
+
+
+def rows_of(conditions, means):
+    return [
+        TheoryRow(c.name, THE_19[0], shift_of(c), True, "", Estimate(means[c.name] - means[THE_19[0]]), None, None)
+        for c in conditions
+        if c.name != THE_19[0]
+    ]
+
+
+def no_papers(names):
+    return {name: {"log_odds": np.zeros(50)} for name in names}
+
+
+def test_without_known_noise_the_slope_has_the_interval_of_least_squares():
+    import statsmodels.api as sm
+
+    line, rng = CONDITIONS[:7], np.random.default_rng(0)
+    means = {c.name: 0.1 + 0.85 * shift_of(c) + rng.normal(0, 0.05) for c in line}
+    found = Trainings(None, {}).slope(rows_of(line, means), no_papers(means))
+    x = np.array([shift_of(c) for c in line[1:]])
+    fit = sm.OLS([means[c.name] - means[THE_19[0]] for c in line[1:]], sm.add_constant(x)).fit()
+    assert [found.slope.low, found.slope.high] == pytest.approx(list(fit.conf_int()[1]), rel=1e-9)
+    assert found.slope.value == pytest.approx(fit.params[1], rel=1e-9)
+
+
+def test_two_conditions_have_no_slope():
+    means = {c.name: 0.0 for c in CONDITIONS[:3]}
+    assert Trainings(None, {}).slope(rows_of(CONDITIONS[:3], means), no_papers(means)).slope.value is None
+
+
+def test_the_interval_of_the_slope_allows_for_what_the_conditions_of_a_mix_share():
+    rng, covered = np.random.default_rng(1), []
+    for _ in range(200):
+        common = {k: rng.normal(0, 0.1) for k in (2, 3, 4, 8)}
+        means = {c.name: shift_of(c) + common[c.k] + rng.normal(0, 0.02) for c in CONDITIONS}
+        trainings = Trainings(training_noise(CONDITIONS, SHIFTS, means), {})
+        at = trainings.slope(rows_of(CONDITIONS, means), no_papers(means)).slope
+        covered.append(at.low <= 1 <= at.high)
+    assert 0.92 <= np.mean(covered) <= 0.98
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """A run whose mixes carry offsets of training noise, and the same without."""
+    found = []
+    for offsets in ({}, {3: 0.3, 4: -0.25, 8: 0.2}):
+        run = make_run(tmp_path_factory.mktemp("run"), n=800)
+        rng = np.random.default_rng(5)
+        truth = rng.normal(np.where(np.arange(800) % 2 == 0, 0.98, -0.98), 1.4)
+        for c in CONDITIONS:
+            write_predictions(run, c.name, truth + shift_of(c) + offsets.get(c.k, 0.0) + rng.normal(0, 0.2, 800))
+        found.append(evaluate(run, draws=DRAWS).analysis)
+    return found
+
+
+def width(e: Estimate) -> float:
+    return e.high - e.low
+
+
+def test_intervals_between_mixes_are_wider_where_mixes_miss_theory_and_those_within_a_mix_hardly(noisy):
+    quiet, loud = ({c.name: c for c in analysis.comparisons} for analysis in noisy)
+    across, within = "accept_gamma2.0_prop1_4", "accept_gamma2.0_prop1_2"
+    rate = "predicted_accept_rate"
+    assert width(loud[across].difference[rate]) > 2.5 * width(quiet[across].difference[rate])
+    assert width(loud[within].difference[rate]) < 1.5 * width(quiet[within].difference[rate])
+    assert width(loud[across].difference["auc"]) == pytest.approx(width(quiet[across].difference["auc"]), rel=0.3)
+    assert all(0 < t.p <= t.p_holm <= 1 for t in noisy[1].against_baseline)
+
+
+def test_the_page_is_told_what_was_counted(noisy):
+    quiet, loud = (analysis.trainings for analysis in noisy)
+    assert loud.source == quiet.source == "misfit" and loud.shared_sd > 0.1 > quiet.shared_sd
+    assert "papers and trainings" in loud.sentence and "how far conditions miss theory" in loud.sentence
+
+
+def test_verdicts_rest_on_papers_and_trainings(noisy):
+    quiet, loud = ({v.key: v for v in analysis.verdicts} for analysis in noisy)
+    assert loud["H2"].support is None or loud["H2"].support < quiet["H2"].support
+    quiet_terms, loud_terms = (analysis.effects for analysis in noisy)
+    assert width(loud_terms.term("logit proportion")) > 1.5 * width(quiet_terms.term("logit proportion"))
+
+
+def test_seeds_that_contradict_each_other_leave_no_firm_pass(tmp_path):
+    names = [replace(c, seed=s).name for s in range(3) for c in CONDITIONS[:7]]
+    run = make_run(tmp_path, names, n=400)
+    rng = np.random.default_rng(6)
+    truth = rng.normal(np.where(np.arange(400) % 2 == 0, 0.98, -0.98), 1.4)
+    for c in CONDITIONS[:7]:
+        off = rng.normal(0, 2.0, 3)
+        for s in range(3):  # their mean is what theory says
+            moved = truth + shift_of(c) + off[s] - off.mean() + rng.normal(0, 0.2, 400)
+            write_predictions(run, replace(c, seed=s).name, moved)
+    analysis = evaluate(run, draws=DRAWS).analysis
+    assert analysis.trainings.source == "seeds" and analysis.trainings.sd > 0.8
+    h1 = next(v for v in analysis.verdicts if v.key == "H1")
+    assert h1.verdict != "pass" or h1.support < 0.9
+
+
+def test_one_mix_with_one_seed_says_that_trainings_are_not_counted(tmp_path):
+    analysis = evaluate(make_run(tmp_path, THE_19[:7], n=200), draws=DRAWS).analysis
+    assert analysis.trainings.source is None and "these trainings" in analysis.trainings.sentence
+    exact = [c.mcnemar.p for c in analysis.comparisons]
+    assert [t.p for t in analysis.against_baseline] == exact
+    assert not any("trainings" in v.sentence for v in analysis.verdicts)

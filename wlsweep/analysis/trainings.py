@@ -1,0 +1,146 @@
+"""Training noise in what the page compares: differences, shifts, the slope, and draws for verdicts and effects.
+
+    >>> Trainings.of(loaded, shifts).difference("a", "baseline", "accuracy", 0.02, draws)    # doctest: +SKIP
+
+One object for an evaluation: the noise of its trainings and what each metric of each model does when its log-odds move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wlsweep.analysis.bootstrap import Draws, percentile
+from wlsweep.analysis.comparisons import with_interval
+from wlsweep.analysis.predictions import FloatArray, RunPredictions
+from wlsweep.analysis.records import NoiseOfTrainings, Slope, TheoryRow
+from wlsweep.analysis.training_noise import (
+    NOT_COUNTED,
+    Total,
+    TrainingNoise,
+    over_papers_and_trainings,
+    sensitivities,
+    training_noise,
+)
+from wlsweep.estimate import Estimate
+
+_SHARES = ("predicted_accept_rate", "accuracy", "precision", "recall", "precision_reject", "recall_reject", "f1")
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """What is known of the noise of an evaluation's trainings."""
+
+    noise: TrainingNoise | None
+    moves: Mapping[str, Mapping[str, float]]
+    """By condition, by metric: how much it rises when the condition's log-odds rise by 1."""
+
+    @classmethod
+    def of(cls, loaded: RunPredictions, shifts: Mapping[str, float]) -> Trainings:
+        """Estimate it from the conditions that are done.
+
+        Args:
+            loaded: truth and predictions.
+            shifts: expected shift by name, of those that theory covers.
+        """
+        means = {c.name: float(loaded.scores[c.name].log_odds.mean()) for c in loaded.done}
+        noise = training_noise(loaded.declared, shifts, means)
+        if noise is None:
+            return cls(None, {})
+        accept = loaded.truth.accept
+        return cls(noise, {name: sensitivities(accept, loaded.scores[name].log_odds) for name in means})
+
+    @property
+    def record(self) -> NoiseOfTrainings:
+        """For `analysis.json` and the page."""
+        at = self.noise
+        if at is None:
+            return NoiseOfTrainings(None, None, None, None, None, NOT_COUNTED)
+        return NoiseOfTrainings(at.source, at.sd, at.own_sd, at.shared_sd, at.common_sd, at.sentence())
+
+    @property
+    def counted(self) -> str:
+        """What the draws of `noisy` vary."""
+        return "papers" if self.noise is None else "papers and trainings"
+
+    def total(self, name: str, base: str, metric: str, change: FloatArray) -> Total | None:
+        """Of a model's metric less its baseline's, over papers and trainings; None where the noise is not known.
+
+        The trainings of a model from outside of the sweep are not known, so only the baseline's count then.
+
+        Args:
+            name: the model.
+            base: its baseline, of the sweep.
+            metric: one that an offset of log-odds moves.
+            change: the difference in every bootstrap draw of papers.
+        """
+        if self.noise is None or metric not in self.moves[base]:
+            return None
+        weights = {base: -self.moves[base][metric]}
+        if name in self.moves:
+            if metric not in self.moves[name]:
+                return None
+            weights[name] = self.moves[name][metric]
+        return over_papers_and_trainings(change, self.noise.contrast(weights))
+
+    def difference(self, name: str, base: str, metric: str, value: float, change: FloatArray) -> Estimate:
+        """A model's metric less its baseline's; with the interval of papers alone where trainings say nothing of it."""
+        total = self.total(name, base, metric, change)
+        if total is None:
+            return with_interval(value, percentile(change))
+        bound = 1.0 if metric in _SHARES else np.inf
+        return with_interval(value, total.interval(value, -bound, bound))
+
+    def noisy(self, papers: Mapping[str, Draws]) -> dict[str, Draws]:
+        """Bootstrap draws of papers with what other trainings would add: draws over papers and trainings.
+
+        Args:
+            papers: by condition, by metric, shape (draws,).
+        """
+        if self.noise is None or not papers:
+            return {name: dict(found) for name, found in papers.items()}
+        draws = len(next(iter(next(iter(papers.values())).values())))
+        offsets = self.noise.offset_draws(draws)
+        out: dict[str, Draws] = {}
+        for name, found in papers.items():
+            out[name] = dict(found)
+            for metric, move in self.moves.get(name, {}).items():
+                if metric in found:
+                    moved = found[metric] + move * offsets[name]
+                    out[name][metric] = np.clip(moved, 0.0, 1.0) if metric in _SHARES else moved
+        return out
+
+    def slope(self, rows: Sequence[TheoryRow], papers: Mapping[str, Draws]) -> Slope:
+        """Least-squares slope of observed on expected shifts over conditions.
+
+        1 is theory; below 1 the conditions moved less than their weights and mixes ask for. A slope is a weighted sum of
+        mean log-odds, so its noise is that of papers and trainings as for any other number; where the noise of trainings is
+        not known, the interval is the t interval of least squares, from the scatter of the conditions around the line. None
+        below three conditions or where all expected shifts are equal.
+
+        Args:
+            rows: conditions that theory covers.
+            papers: bootstrap draws by condition, with `log_odds`.
+        """
+        from scipy.stats import linregress, t
+
+        x = np.array([row.expected_shift for row in rows])
+        n = len(x)
+        if n < 3 or np.ptp(x) == 0:
+            return Slope(Estimate(None), None, None, n)
+        y = np.array([row.observed_shift.value for row in rows], dtype=np.float64)
+        fit = linregress(x, y)
+        value = float(fit.slope)
+        half = float(t.ppf(0.975, n - 2)) * float(fit.stderr)
+        at = Estimate(value, value - half, value + half)
+        if self.noise is not None:
+            weights: dict[str, float] = {}
+            for row, w in zip(rows, (x - x.mean()) / ((x - x.mean()) ** 2).sum(), strict=True):
+                weights[row.name] = weights.get(row.name, 0.0) + float(w)
+                weights[row.baseline] = weights.get(row.baseline, 0.0) - float(w)
+            change = np.sum([w * papers[name]["log_odds"] for name, w in weights.items()], axis=0)
+            total = over_papers_and_trainings(change, self.noise.contrast(weights))
+            at = with_interval(value, None if total is None else total.interval(value))
+        return Slope(at, float(fit.intercept), float(fit.rvalue**2), n)
