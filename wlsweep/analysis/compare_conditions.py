@@ -34,10 +34,8 @@ from wlsweep.analysis.records import (
     MetricName,
     Metrics,
     OracleFit,
-    PairedTest,
     SeedGroup,
     SeedMean,
-    Slope,
     TheoryRow,
 )
 from wlsweep.analysis.seeds import cell, cells, over_seeds

@@ -207,8 +207,8 @@ class CellTest:
     difference: Estimate
     """Mean over seeds; with several, the interval and p count other seeds and other papers."""
     p: float | None
-    """Of several seeds Satterthwaite's t test of the mean. Of one seed the test over papers and trainings or, where the noise
-    of trainings is not known, the exact McNemar test of these two trainings; against a moved threshold always the latter."""
+    """Of several seeds Satterthwaite's t test of the mean. Of one seed the test over papers and trainings or, where their
+    noise is not known, the exact McNemar test of these two trainings; against a moved threshold always the latter."""
     p_holm: float | None = None
     """Corrected over the declared family of cells."""
 

@@ -42,7 +42,8 @@ def lead(report: ReportInput) -> str:
     single = len({replace(c, seed=0).name for c in conditions}) - len(report.analysis.seeds)
     if single and len(seeds) > 1:
         parts[0] += f", but one alone of {count(single, 'condition')}"
-    parts[0] += ": what another seed would have changed is in no interval of theirs." if single else "."
+    parts[0] += "."
+    parts.append(report.analysis.trainings.sentence)
     if chosen := report.analysis.inputs.only:
         declared = len(report.sweep.get("conditions", report.conditions))
         parts.append(f"This page shows {total} of the sweep's {count(declared, 'condition')} (--only {chosen}).")
@@ -160,7 +161,9 @@ def forecast_section(report: ReportInput) -> Section:
     worse = [t.name for t in compared if _beats(t, -1)]
     several = any(t.seeds > 1 for t in compared)
     how = (
-        "t test over seeds and papers where there are several seeds, else exact McNemar" if several else "exact McNemar"
+        "t test over seeds and papers where there are several seeds, else for these trainings the exact McNemar"
+        if several
+        else "for these trainings, exact McNemar"
     )
     paragraphs = [
         f"Re-training with weights or another mix decided better than simply moving the baseline's threshold to the"
@@ -299,7 +302,8 @@ def cost(report: ReportInput) -> Section:
                     analysis.comparisons,
                     "Filled: accuracy minus the baseline's. Open: accuracy minus that of the baseline with its"
                     " threshold moved to the same accept rate; where it sits on zero, re-training bought nothing that a"
-                    " threshold would not. Whiskers: paired bootstrap, 95%.",
+                    " threshold would not. Whiskers: 95%, over papers (open) and over what the intervals of this page"
+                    " count (filled).",
                     outside,
                 )
             )

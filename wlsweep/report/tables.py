@@ -72,23 +72,23 @@ def _differences(report: ReportInput) -> Table:
     analysis = report.analysis
     shown = [(m, title, POINTS if form is PERCENT else CHANGE) for m, title, form in COLUMNS if m in _COMPARED]
     headings = ["condition", *(title + (" (points)" if form is POINTS else "") for _, title, form in shown)]
-    headings += ["McNemar p", "Holm p", "accuracy - moved threshold (points)", "McNemar p (moved)", "Holm p (moved)"]
-    corrected = [
-        {t.name: t.p_holm for t in tests} for tests in (analysis.against_baseline, analysis.against_moved_threshold)
-    ]
+    headings += ["McNemar p", "accuracy p", "Holm p", "accuracy - moved threshold (points)"]
+    headings += ["McNemar p (moved)", "Holm p (moved)"]
+    tested = [{t.name: t for t in tests} for tests in (analysis.against_baseline, analysis.against_moved_threshold)]
     outside = {e.name for e in report.externals}
     rows = []
     for c in analysis.comparisons:
         cell = c.name if c.name in outside else replace(parse_name(c.name), seed=0).name
         changes = [number(c.difference[metric], form) for metric, _, form in shown]
-        first = [_p(c.mcnemar.p), _p(corrected[0].get(cell))]
-        second = [_p(c.moved_threshold.test.p), _p(corrected[1].get(cell))]
+        against, moved = (tests.get(cell) for tests in tested)
+        first = [_p(c.mcnemar.p), _p(against.p if against else None), _p(against.p_holm if against else None)]
+        second = [_p(c.moved_threshold.test.p), _p(moved.p_holm if moved else None)]
         rows.append(Row([text(c.name), *changes, *first, number(c.moved_threshold.difference, POINTS), *second]))
     note = (
-        f"Condition minus its baseline on the same papers. In grey: paired bootstrap intervals, 95%,"
-        f" {analysis.draws:,} draws, of test papers only (ECE: what both"
-        f" intervals leave). McNemar is exact and about these trainings; Holm corrects over the"
-        f" {count(analysis.family, 'declared condition')}"
+        f"Condition minus its baseline on the same papers. In grey: 95% intervals. {analysis.trainings.sentence}"
+        f" AUC and average precision, which an offset does not move, count papers alone ({analysis.draws:,} bootstrap"
+        " draws); ECE: what both intervals leave. McNemar is exact and about these two trainings; accuracy p counts what"
+        f" the intervals count. Holm corrects accuracy p over the {count(analysis.family, 'declared condition')}"
         + (", each by one test over all its seeds." if analysis.seeds else ".")
     )
     return Table("differences", "Differences to the baseline", headings, rows, note)
