@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from wlsweep import __version__
-from wlsweep.errors import WlsweepError
+from wlsweep.errors import WlsweepError, is_of_files, os_error_text
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -441,10 +441,26 @@ def main() -> None:
     if not sys.stdout.isatty():
         os.environ.setdefault("COLUMNS", "1000")  # rich would wrap tables and causes at 80 columns in files and pipes
     try:
+        _refuse_lost_folder()
         app(prog_name="wlsweep")
     except WlsweepError as e:
         typer.echo(f"error: {e}", err=True)
         sys.exit(2)
+    except BrokenPipeError:  # wlsweep status | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as e:
+        if not is_of_files(e):
+            raise
+        typer.echo(f"error: {os_error_text(e, doing='used')}", err=True)
+        sys.exit(2)
+
+
+def _refuse_lost_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise WlsweepError("the working directory was deleted; change to one that exists (cd)") from None
 
 
 if __name__ == "__main__":

@@ -62,3 +62,8 @@ def os_error_text(e: OSError, path: Path | str | None = None, doing: str = "read
     said = (e.strerror or str(e) or type(e).__name__).strip().splitlines()[0]
     remedy = _REMEDIES.get(e.errno or 0, "check the disk or file server, then run the same command again")
     return f"{name} cannot be {doing}: {said}; {remedy}"
+
+
+def is_of_files(e: OSError) -> bool:
+    """Whether an error is of a file or folder, not of a network or a process."""
+    return e.filename is not None or e.errno in _REMEDIES

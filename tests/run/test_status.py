@@ -165,12 +165,14 @@ def test_what_all_conditions_rest_on_is_one_error_that_names_it_for_every_comman
     assert not run.metrics_json.exists() and not run.report.exists()
 
 
-def test_a_file_without_permission_is_not_missing(run, monkeypatch):
-    unreadable(monkeypatch, run.trained(NAME))
-    assert stages(run) == ("unreadable", "missing") and "Permission denied" in cause(run)
-    unreadable(monkeypatch, run.prediction(BASE))
-    assert stages(run, BASE) == ("done", "unreadable")
-    with pytest.raises(WlsweepError, match=r"Permission denied(.|\n)*Permission denied"):
+def test_a_file_without_permission_is_not_missing(run):
+    with unreadable(run.trained(NAME), run.prediction(BASE)):
+        assert stages(run) == ("unreadable", "missing") and "Permission denied" in cause(run)
+        assert stages(run, BASE) == ("done", "unreadable")
+    with (
+        unreadable(run.trained(NAME), run.prediction(BASE)),
+        pytest.raises(WlsweepError, match=r"Permission denied(.|\n)*Permission denied"),
+    ):
         refuse_unreadable(run, RunStatus(run).conditions)
 
 
