@@ -25,7 +25,8 @@ from wlsweep.analysis.condition_metrics import curves, measure, subset
 from wlsweep.analysis.metrics import rows_of_year
 from wlsweep.analysis.predictions import RunPredictions, Scores, load_predictions
 from wlsweep.analysis.records import Analysis, Inputs, LogLine, ModelResult, YearMetrics
-from wlsweep.run.layout import RunDir, atomic_file, read_json, write_json
+from wlsweep.errors import DamagedError
+from wlsweep.run.layout import RunDir, atomic_files, json_text, read_json
 from wlsweep.run.records import read_metric_log
 from wlsweep.spec.condition import select
 
@@ -106,12 +107,20 @@ def _write(
 ) -> list[Path]:
     entries = [c.flat() for c in conditions]
     plain = TypeAdapter(Analysis).dump_python(analysis, mode="json")
-    write_json(run.metrics_json, entries)
-    write_json(run.analysis_json, plain | {"externals": [e.flat() for e in externals]})
-    _write_table(run.metrics_parquet, [_scalars(e) for e in entries])
+    plain |= {"externals": [e.flat() for e in externals]}
     by_year = [{"name": e["name"], **_scalars(year)} for e in entries for year in e.get("by_year", [])]
-    _write_table(run.by_year_parquet, by_year)
-    return [run.metrics_json, run.metrics_parquet, run.by_year_parquet, run.analysis_json]
+    files = [run.metrics_json, run.metrics_parquet, run.by_year_parquet, run.analysis_json]
+    with atomic_files(*files) as (metrics, table, years, rest):
+        metrics.write_text(json_text(entries), encoding="utf-8")
+        pq.write_table(_table([_scalars(e) for e in entries]), table)
+        pq.write_table(_table(by_year), years)
+        rest.write_text(json_text(plain | {"seal": _seal(entries, plain)}), encoding="utf-8")
+    return files
+
+
+def _seal(entries: list[Any], plain: Mapping[str, Any]) -> str:
+    """Hash of all results, so that no others are taken for those that were written."""
+    return hashlib.sha256(json.dumps([entries, plain], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def inputs_of(run: RunDir, only: str | None, externals: Sequence[tuple[str, Path]]) -> Inputs:
@@ -128,15 +137,18 @@ def inputs_of(run: RunDir, only: str | None, externals: Sequence[tuple[str, Path
 
 def current(run: RunDir, only: str | None = None) -> Evaluation | None:
     """The evaluation on disk, if it was made from what lies there now and covers the same selection."""
-    if not (run.analysis_json.exists() and run.metrics_json.exists()):
+    try:
+        plain, rows = read_json(run.analysis_json), read_json(run.metrics_json)
+    except DamagedError:  # or missing
         return None
-    plain = read_json(run.analysis_json)
+    if not isinstance(plain, dict) or plain.pop("seal", None) != _seal(rows, plain):
+        return None
     known = _inputs(plain)
     if known is None or known != inputs_of(run, only, _existing(known)):
         return None
     externals = [ModelResult.from_flat(row) for row in plain.pop("externals")]
     analysis = TypeAdapter(Analysis).validate_python(plain)
-    results = [ModelResult.from_flat(row) for row in read_json(run.metrics_json)]
+    results = [ModelResult.from_flat(row) for row in rows]
     chosen = {c.name for c in select([r.condition for r in results if r.condition is not None], only)}
     return Evaluation([r for r in results if r.name in chosen], externals, analysis)
 
@@ -152,8 +164,16 @@ def up_to_date(run: RunDir, only: str | None = None) -> Evaluation:
 
 def remembered_externals(run: RunDir) -> list[tuple[str, Path]]:
     """The external predictions of the last evaluation that still exist, so that a report that evaluates again keeps them."""
-    known = _inputs(read_json(run.analysis_json)) if run.analysis_json.exists() else None
-    return [] if known is None else _existing(known)
+    if not run.analysis_json.exists():
+        return []
+    plain = read_json(run.analysis_json)
+    known = _inputs(plain) if isinstance(plain, dict) else None
+    if known is None:
+        raise DamagedError(
+            f"{run.analysis_json} is damaged or of another version, so which external models it had is not known; run: "
+            f"wlsweep evaluate {run.root} (with --external NAME=FILE for each)"
+        )
+    return _existing(known)
 
 
 def _inputs(plain: Mapping[str, Any]) -> Inputs | None:
@@ -185,8 +205,6 @@ def _scalars(entry: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
     names = list(dict.fromkeys(key for row in rows for key in row))
-    table = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
-    with atomic_file(path) as temporary:
-        pq.write_table(table, temporary)
+    return pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])

@@ -118,6 +118,7 @@ def export_jsonl(run: RunDir, only: str | None = None) -> list[Path]:
     Raises:
         WlsweepError: if predictions do not fit the test set, or there are none.
     """
+    finished_data(run)
     status = RunStatus(run)
     done = [c for c in select(status.conditions, only) if status.prediction(c.name)[0].state == "done"]
     if not done:

@@ -20,7 +20,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,19 +202,46 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         WlsweepError: where the system refuses: naming `path`, what it said and what to do.
     """
+    with _written_beside(path) as temporary:
+        yield temporary
+        temporary.replace(path)
+
+
+@contextmanager
+def atomic_files(*paths: Path) -> Iterator[list[Path]]:
+    """Temporary paths for files that belong together: none is renamed before all are written.
+
+    Raises:
+        WlsweepError: as `atomic_file` does.
+    """
+    with ExitStack() as stack:
+        temporaries = [stack.enter_context(_written_beside(path)) for path in paths]
+        yield temporaries
+        for path in paths:
+            if path.is_dir():
+                raise WlsweepError(
+                    os_error_text(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), path, "written")
+                )
+        for temporary, path in zip(temporaries, paths, strict=True):
+            try:
+                temporary.replace(path)
+            except OSError as refused:
+                raise WlsweepError(os_error_text(refused, path, "written")) from refused
+
+
+@contextmanager
+def _written_beside(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            temporary.replace(path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        yield temporary
     except OSError as e:
         if _concerns(e, path.parent):
             raise WlsweepError(os_error_text(e, path, "written")) from e
         raise
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -260,12 +287,16 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         WlsweepError: where the system refuses to write, naming the file.
     """
-    if isinstance(value, list):
-        text = "[\n" + ",\n".join(json.dumps(item, allow_nan=False) for item in value) + "\n]"
-    else:
-        text = json.dumps(value, indent=1, allow_nan=False)
+    text = json_text(value)
     with atomic_file(path) as temporary:
-        temporary.write_text(text + os.linesep, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+def json_text(value: Any) -> str:
+    """JSON as the run's files have it."""
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(json.dumps(item, allow_nan=False) for item in value) + "\n]\n"
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

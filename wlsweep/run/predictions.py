@@ -179,7 +179,7 @@ def read_scores(files: Sequence[Path], truth: Truth, model_fingerprint: str) -> 
         raise DoNotFit("damaged", [f"{files[0].parent}: {_first_line(e)}"]) from None
     made_by = pc.unique(table["model_fingerprint"]).to_pylist()
     if made_by not in ([model_fingerprint], []):
-        raise DoNotFit("foreign", ["its predictions are not those of the model that is trained; predict it again"])
+        raise DoNotFit("foreign", [f"{files[0].parent}: its predictions are not those of the model that is trained"])
     return scores_of(table, truth, str(files[0].parent))
 
 
