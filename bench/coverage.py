@@ -18,7 +18,10 @@ import numpy as np
 from scipy.special import ndtr
 
 from wlsweep.analysis.bootstrap import Resamples, percentile
+from wlsweep.analysis.records import TheoryRow
 from wlsweep.analysis.training_noise import Total, over_papers_and_trainings, sensitivities, training_noise
+from wlsweep.analysis.trainings import Trainings
+from wlsweep.estimate import Estimate
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import load_sweep
 
@@ -100,6 +103,16 @@ def covered(noise: Noise, worlds: int, papers: int = 1000, draws: int = 400) -> 
             name = _THE_19[0].name
             own = over_papers_and_trainings(drawn[name], found.contrast({name: moves[name][metric]}))
             _note(hits[f"{metric} of the baseline"], truth[name][metric], value[name], percentile(drawn[name]), own)
+        if noise.seeds == 1:
+            rows = [
+                TheoryRow(c.name, _THE_19[0].name, shift_of(c), True, "", Estimate(means[c.name] - base), None, None)
+                for c in _THE_19[1:]
+                for base in (means[_THE_19[0].name],)
+            ]
+            papers_of = {name: {"log_odds": counts @ z.astype(np.float32)} for name, z in log_odds.items()}
+            at_slope = Trainings(found, moves).slope(rows, papers_of).slope
+            assert at_slope.low is not None and at_slope.high is not None
+            hits["slope of observed on expected shift"]["both"].append(at_slope.low <= noise.gamma <= at_slope.high)
     return {number: {k: float(np.mean(v)) for k, v in kinds.items()} for number, kinds in hits.items()}
 
 
