@@ -362,7 +362,7 @@ def report(
 
 @app.command()
 def forecast(folder: RunFolder, json_: AsJson = False) -> None:
-    """Forecast every other condition from the baseline's predictions alone, and say what that settles."""
+    """Forecast the conditions that are not trained yet from those that are, and say which verdicts follow."""
     from wlsweep.analysis.forecast import forecast_run
     from wlsweep.run.layout import existing_run
 

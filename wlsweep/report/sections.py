@@ -56,7 +56,7 @@ def lead(report: ReportInput) -> str:
     accepts = f" ({test['accepts']:,} accepts, {test['rejects']:,} rejects)" if "accepts" in test else ""
     parts.append(
         f"All are judged on the same {count(report.analysis.rows, 'test paper')}{accepts}, which chose no model"
-        + ("; the forecast from the baseline's scores on them chose which conditions to run." if picked else ".")
+        + ("; forecasts on them chose which conditions to run." if picked else ".")
     )
     parts.append(
         f"All {total} are done." if done == total else f"{done} of {total} are done; the others are named below."
