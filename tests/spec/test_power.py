@@ -57,3 +57,22 @@ def test_iclr19_with_one_seed_is_warned_of_and_the_shipped_measurement_of_noise_
     assert seed_warning(noise, noise.conditions) is None and fewest_seeds(noise.conditions) == 4
     demo = load_sweep("search_spaces/demo.toml")
     assert seed_warning(demo, demo.conditions) is None, "its page measures the noise of a tiny model"
+
+
+def test_run_warns_of_one_seed_before_anything_is_spent(tmp_path):
+    import subprocess
+    import sys
+
+    command = [
+        sys.executable,
+        "-m",
+        "wlsweep",
+        "run",
+        "iclr19",
+        "--model",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "warning: each condition has one seed" in done.stderr
