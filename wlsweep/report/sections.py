@@ -88,8 +88,8 @@ def answer(report: ReportInput) -> Section:
         paragraphs.append(_baseline_sentence(base))
     paragraphs.append(
         f"Of {count(len(verdicts), 'hypothesis', 'hypotheses and criteria')}, {passed} pass, {failed} fail"
-        f" and {unknown} cannot be tested. Verdicts go by the measured values; the share of bootstrap"
-        " resamples with the same verdict says how firm they are."
+        f" and {unknown} cannot be tested. Verdicts go by the measured values; the share of draws"
+        " with the same verdict says how firm they are."
     )
     return Section("answer", "The answer", paragraphs, [Verdicts(verdicts)])
 
