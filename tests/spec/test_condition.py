@@ -61,6 +61,7 @@ def conditions_drawn(draw):
         smoothing=draw(st.integers(1, 49)) / 100 if shape == "smoothing" else 0.0,
         balance=draw(st.sampled_from(["none", "inverse", "effective"])),
         two_stage=draw(st.booleans()),
+        lora=draw(st.sampled_from([0, 1, 8, 16, 128])),
         seed=draw(st.integers(0, 10_000)),
     )
 

@@ -2,13 +2,11 @@
 
 A field says everything about its axis: type, default, its part of a condition's name, what values are allowed, what it
 means. Grid blocks and their schema, conditions, names and the parser of names, records in JSON, the order of the grid
-and `docs/configuration.md` are derived from it. For example, a kind of fine-tuning would be:
+and `docs/configuration.md` are derived from it. For example, the optimizer would become an axis by
 
-    finetuning: Literal["full", "lora"] = field(
-        default="full",
-        metadata=axis(
-            words({"lora": "lora16"}), "Kind of fine-tuning.", baseline_keeps=True, first_stage_keeps=True
-        ),
+    optimizer: Literal["adamw", "sgd"] = field(
+        default="adamw",
+        metadata=axis(words({"sgd": "sgd"}), "The optimizer.", baseline_keeps=True, first_stage_keeps=True),
     )
 
 Fields stand in the order of their parts in a name. A field with a default adds its part only where the value differs,
@@ -154,6 +152,19 @@ def _read_share(value: object) -> int:
     raise ValueError(f'{value!r}: write a proportion as a share of accepts, such as "1/3"')
 
 
+def _read_finetuning(value: object) -> int:
+    """`"full"` -> 0, `"lora16"` -> 16."""
+    if value == "full":
+        return 0
+    if value == "lora":
+        raise ValueError(
+            "'lora' takes its rank from [train.lora], which is not there; add it, or write the rank: 'lora16'"
+        )
+    if isinstance(value, str) and re.fullmatch(r"lora[1-9]\d*", value):
+        return int(value.removeprefix("lora"))
+    raise ValueError(f"{value!r}: expected 'full', 'lora', or 'lora' and a rank, such as 'lora16'")
+
+
 def _check_gamma(gamma: float) -> str | None:
     if not (math.isfinite(gamma) and gamma > 0):
         return f"gamma {gamma}: expected a number above 0"
@@ -233,6 +244,19 @@ class Axes:
             words({True: "twostage"}),
             "Fine-tune with gamma 1 on the same mix first, then with the condition's weights; all conditions that "
             "start from the same first stage share it.",
+        ),
+    )
+    lora: int = field(
+        default=0,
+        metadata=axis(
+            integer("lora"),
+            "Kind of fine-tuning: `full`, or low-rank adapters on a frozen base: `lora`, with the rank of `[train.lora]`, "
+            "or `lora64`, with a rank of its own.",
+            check=lambda rank: None if rank >= 0 else f"lora {rank}: expected 0 (full fine-tuning) or a rank",
+            key="finetuning",
+            record=Record(lambda rank: f"lora{rank}" if rank else "full", _read_finetuning),
+            baseline_keeps=True,
+            first_stage_keeps=True,
         ),
     )
     seed: int = field(

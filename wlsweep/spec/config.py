@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import GenericAlias
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -52,6 +52,13 @@ def _values_of(axis: Axis) -> GenericAlias:
     return GenericAlias(list, (one,))
 
 
+def _values_field(axis: Axis) -> Any:
+    if axis.required:
+        return Field(min_length=1, description=axis.meaning)
+    written: dict[str, Any] = {"default": [axis.written(axis.default)]}
+    return Field([axis.default], min_length=1, description=axis.meaning, json_schema_extra=written)
+
+
 class _GridBlock(_Model):
     """One product of axes; the search space is the union of its blocks in file order."""
 
@@ -64,10 +71,7 @@ else:
         "GridBlock",
         __base__=_GridBlock,
         __doc__=_GridBlock.__doc__,
-        **{
-            a.key: (_values_of(a), Field(... if a.required else [a.default], min_length=1, description=a.meaning))
-            for a in GRID_ORDER
-        },
+        **{a.key: (_values_of(a), _values_field(a)) for a in GRID_ORDER},
     )
 
 
@@ -196,6 +200,21 @@ class Loss(_Model):
     """Beta of the effective number of samples, for `balance = "effective"`."""
 
 
+class Lora(_Model):
+    """Low-rank adapters, for conditions with `finetuning = ["lora"]`: y = W x + (alpha / rank) B A x, with W frozen."""
+
+    rank: int = Field(16, ge=1)
+    """Rank of A and B; part of a condition's name."""
+    alpha: float | None = Field(None, gt=0)
+    """Scale of the adapters' output, times rank; without it twice the rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the adapters' inputs that is dropped in training. Above 0, the batch layout decides what is dropped."""
+    targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    """Linear layers that get an adapter: all but the LM head, or names such as `["q_proj", "v_proj"]`."""
+    lr: float | None = Field(None, gt=0)
+    """Peak learning rate; without it ten times `train.lr`, since adapters start at zero."""
+
+
 class Train(_Model):
     """One fine-tuning. Nothing here but `workers`, `micro_batch` and resources may differ between machines."""
 
@@ -232,6 +251,8 @@ class Train(_Model):
     """Optimizer steps between resume checkpoints; at most so much is lost to a fault."""
     max_retries: int = Field(2, ge=0)
     """How often a condition whose workers died is started again before it counts as failed."""
+    lora: Lora | None = None
+    """How conditions with `finetuning = ["lora"]` are trained."""
     groups: int | None = Field(None, ge=1)
     """Conditions trained at the same time; without it as many as the cluster's GPUs hold, and one without GPUs (more groups
     train no faster on the same cores, and each has a dozen processes)."""
@@ -249,6 +270,13 @@ class Train(_Model):
                 "training could not write the same metric log"
             )
         return self
+
+    def peak_lr(self, lora: int) -> float:
+        """Peak learning rate of a kind of fine-tuning: full, or adapters of a rank above 0."""
+        if not lora:
+            return self.lr
+        assert self.lora is not None
+        return 10 * self.lr if self.lora.lr is None else self.lora.lr
 
     @property
     def accumulation(self) -> int:
@@ -327,6 +355,30 @@ class Sweep(_Model):
         """The registry: every stage and every page takes names and order from here."""
         return expand(block.model_dump() for block in self.grid)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_ranks(cls, raw: Any) -> Any:
+        """`finetuning = ["lora"]` with the rank of `[train.lora]` written out."""
+        train = raw.get("train") if isinstance(raw, dict) else None
+        lora = train.get("lora") if isinstance(train, dict) else None
+        if not isinstance(lora, dict) or not isinstance(raw.get("grid"), list):
+            return raw
+        named = f"lora{lora.get('rank', Lora.model_fields['rank'].default)}"
+
+        def written(block: Any) -> Any:
+            values = block.get("finetuning") if isinstance(block, dict) else None
+            if not isinstance(values, list):
+                return block
+            return {**block, "finetuning": [named if v == "lora" else v for v in values]}
+
+        return {**raw, "grid": [written(block) for block in raw["grid"]]}
+
+    @model_validator(mode="after")
+    def _adapters(self) -> Self:
+        if self.train.lora is None and (lora := next((c.name for c in self.conditions if c.lora), None)):
+            raise ValueError(f"{lora} needs [train.lora]: an empty section takes the defaults")
+        return self
+
     @model_validator(mode="after")
     def _tables(self) -> Self:
         wanted = {c.proportion_text for c in self.conditions}
@@ -357,6 +409,10 @@ class Sweep(_Model):
         )
         if self.data.system == "keep":
             del kept["data"]["system"]  # the fingerprint of sweeps from before there was a choice
+        if self.train.lora is None:  # so that sweeps without adapters keep the fingerprints of before
+            del kept["train"]["lora"]
+        else:
+            del kept["train"]["lora"]["rank"]  # part of the conditions' names
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
