@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from bench import qwen_like
 from wlsweep.data.rows import parse_row
 from wlsweep.data.synthetic import draw_papers
 from wlsweep.data.tokenise import AnswerTokens, chat_messages, find_answer_tokens, load_tokenizer
-from wlsweep.spec.config import TinyBase, Train
+from wlsweep.spec.condition import Condition
+from wlsweep.spec.config import Lora, TinyBase, Train
 from wlsweep.train.tiny_base_model import teach, train_tokenizer
 
 WEIGHTS = (4.0, 1.0)
@@ -84,3 +86,25 @@ def train_config(world, micro, checkpointing, dtype="fp32") -> Train:
         gradient_checkpointing=checkpointing,
         weight_decay=0.01,
     )
+
+
+LORA = Lora(rank=4, lr=LR)
+LORA_CONDITION = Condition("accept", 4.0, 2, lora=4)
+
+
+def make_adapter(base: Path, folder: Path, seed: int = 1) -> Path:
+    """An adapter whose B is not zero."""
+    from transformers import AutoModelForCausalLM
+
+    from wlsweep.train.lora import add_adapters, write_adapter
+
+    lm = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    add_adapters(lm, LORA_CONDITION, LORA)
+    generator = torch.Generator().manual_seed(seed)
+    trained = {name: p.detach() for name, p in lm.named_parameters() if p.requires_grad}
+    for name, p in trained.items():
+        if "lora_B" in name:
+            p.copy_(0.05 * torch.randn(p.shape, generator=generator))
+    folder.mkdir(parents=True)
+    write_adapter(lm, trained, str(base), folder)
+    return folder

@@ -205,7 +205,7 @@ class Lora(_Model):
 
     rank: int = Field(16, ge=1)
     """Rank of A and B; part of a condition's name."""
-    alpha: float | None = Field(None, gt=0)
+    alpha: int | None = Field(None, ge=1)
     """Scale of the adapters' output, times rank; without it twice the rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the adapters' inputs that is dropped in training. Above 0, the batch layout decides what is dropped."""
@@ -213,6 +213,10 @@ class Lora(_Model):
     """Linear layers that get an adapter: all but the LM head, or names such as `["q_proj", "v_proj"]`."""
     lr: float | None = Field(None, gt=0)
     """Peak learning rate; without it ten times `train.lr`, since adapters start at zero."""
+
+    def alpha_of(self, rank: int) -> int:
+        """The scale of adapters of a rank, times that rank."""
+        return 2 * rank if self.alpha is None else self.alpha
 
 
 class Train(_Model):

@@ -30,7 +30,9 @@ def save_checkpoint(
     what this rank has summed up for the next line of the metric log.
     """
     temporary, final = folder / f".step_{step:08d}.tmp", folder / f"step_{step:08d}"
-    engine.save_checkpoint(str(temporary), tag="zero3", client_state={"step": step}, save_latest=False)
+    engine.save_checkpoint(
+        str(temporary), tag="zero3", client_state={"step": step}, save_latest=False, exclude_frozen_parameters=True
+    )
     write_json(temporary / f"metered_{place.rank}.json", metered)
     own = [temporary / f"metered_{place.rank}.json", *temporary.glob(f"zero3/*_rank_{place.rank}_mp_*")]
     sizes: list[dict[str, int]] = [{}] * place.world
@@ -76,7 +78,8 @@ def load_checkpoint(engine: Any, place: Place, folder: Path, of: dict[str, Any])
     dist.broadcast_object_list(choice, src=0)
     if choice[0] is None:
         return 0, None
-    _, state = engine.load_checkpoint(str(folder / choice[0]), tag="zero3")
+    whole = all(p.requires_grad for p in engine.module.parameters())  # frozen parameters are not in a checkpoint
+    _, state = engine.load_checkpoint(str(folder / choice[0]), tag="zero3", load_module_strict=whole)
     metered = (
         folder / choice[0] / f"metered_{place.rank}.json"
     )  # checkpoints at logged steps may lack it: nothing is summed

@@ -8,7 +8,6 @@ and a record. Killed anywhere, it goes on from the last resume checkpoint and en
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import platform
@@ -26,6 +25,7 @@ import torch.distributed as dist
 
 from wlsweep.data.load import TokenRows, finished_data
 from wlsweep.errors import SharedFailure, WlsweepError
+from wlsweep.run.adapter import weights_fingerprint
 from wlsweep.run.causes import is_out_of_memory
 from wlsweep.run.layout import RunDir, atomic_file
 from wlsweep.run.partial import remove_temporaries
@@ -44,6 +44,7 @@ from wlsweep.spec.config import Sweep
 from wlsweep.train import batches, packed
 from wlsweep.train.agreement import measure, refuse_disagreement
 from wlsweep.train.checkpoint import load_checkpoint, save_checkpoint
+from wlsweep.train.lora import seed_dropout, without_dropout
 from wlsweep.train.loss import sample_weights
 from wlsweep.train.model import Forward, MicroBatch, collate, run_forward
 from wlsweep.train.zero3 import Decision, Place, build_engine, export_model, release
@@ -261,15 +262,6 @@ def _probe(engine: Any, batcher: Batcher) -> list[ProbeRow]:
     ]
 
 
-def model_fingerprint(folder: Path) -> str:
-    """Hash of a model's weight files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as f:
-            digest.update(hashlib.file_digest(f, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
 def _keep_log_until(path: Path, step: int) -> None:
     """Drop log lines of steps that a resumed training makes again."""
     if path.exists():
@@ -358,8 +350,9 @@ def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> N
     engine = _set_up(job, decision, total)
     try:
         batcher = Batcher(job, rows, place)
-        _compare_with_transformers(engine, batcher, job)
-        proof = prove_weights(engine, batcher, job.condition)
+        with without_dropout(engine.module):
+            _compare_with_transformers(engine, batcher, job)
+            proof = prove_weights(engine, batcher, job.condition)
         start, metered = load_checkpoint(engine, place, run.checkpoints(name), _what(job, place))
         if place.rank == 0:
             condition_config(job.sweep, job.condition, job.base).write(run.condition_config(name))
@@ -367,7 +360,8 @@ def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> N
         ready = time.monotonic()
         _steps(engine, job, batcher, place, hooks, start, metered, total)
         trained = time.monotonic()
-        probe = _probe(engine, batcher)
+        with without_dropout(engine.module):
+            probe = _probe(engine, batcher)
         export_model(engine, place, job.base, run.model(name))
         if place.rank == 0:
             _record(job, rows, total, proof, probe, TrainingSeconds(start=ready - began, steps=trained - ready))
@@ -406,13 +400,16 @@ def _steps(
     meter = _Meter(place.device)
     if metered:
         meter.go_on(metered)
+    dropout = bool(job.condition.lora and train.lora and train.lora.dropout)
     ask_every = 1  # steps between questions whether to stop; every rank must ask at the same ones
     logged = start
     log = run.metric_log(name).open("a", encoding="utf-8") if place.rank == 0 else None
     try:
         for step in range(start, total):
             lr = engine.get_lr()[0]
-            for batch, tokens in batcher.step(step):
+            for i, (batch, tokens) in enumerate(batcher.step(step)):
+                if dropout:
+                    seed_dropout(job.condition.seed, step, i, place.rank)
                 out = run_forward(engine, batch, job.sweep.loss.format_weight)
                 engine.backward(out.loss * scale)
                 engine.step()
@@ -477,7 +474,7 @@ def _record(
         trained_on=TrainedOn(host=platform.node(), device=_device(), workers=job.sweep.train.workers),
         probe=probe,
         model=ModelRecord(
-            fingerprint=model_fingerprint(run.model(name)),
+            fingerprint=weights_fingerprint(run.model(name)),
             bytes=sum(p.stat().st_size for p in run.model(name).iterdir()),
         ),
         finished_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
+from wlsweep.run.adapter import base_fingerprint, base_of
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import Train
 
@@ -33,7 +34,7 @@ from deepspeed.utils import set_z3_leaf_module  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup  # noqa: E402
 from transformers.integrations import HfDeepSpeedConfig  # noqa: E402
 
-from wlsweep.train import packed, patches  # noqa: E402
+from wlsweep.train import lora, packed, patches  # noqa: E402
 from wlsweep.train.model import AnswerModel  # noqa: E402
 
 deepspeed_logger.setLevel(logging.ERROR)
@@ -133,23 +134,30 @@ def _compute_in_float32(head: torch.nn.Linear) -> None:
 def build_engine(
     base: str, condition: Condition, train: Train, decision: Decision, attention: str, total_steps: int
 ) -> Any:
-    """A ZeRO-3 engine around the base model; collective over all ranks.
+    """A ZeRO-3 engine around the base model, all of it trained or only adapters on it; collective over all ranks.
 
     Args:
-        base: folder or name of the base model.
+        base: folder or name of the base model, or folder of the adapter that a LoRA condition starts from.
         condition: decides the loss.
         train: decides optimizer, schedule and precision.
         decision: the label tokens.
         attention: attention implementation.
         total_steps: optimizer steps of the whole fine-tuning, for the cosine.
     """
+    start, base = base, base_of(base)
     parameters = parameter_count(base)
     config = zero3_config(train, parameters)
+    if condition.lora and dist.get_rank() == 0:
+        base_fingerprint(base)  # what cannot be hashed is found before the training, not after it
     keep_alive = HfDeepSpeedConfig(config)  # while it lives, from_pretrained partitions what it loads
     lm = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.bfloat16 if train.dtype == "bf16" else torch.float32, attn_implementation=attention
     )
     del keep_alive
+    if condition.lora:
+        assert train.lora is not None
+        lora.add_adapters(lm, condition, train.lora, Path(start) if start != base else None)
+        config = lora.without_mixed_precision(config)
     setup = patches.Setup(
         torch.cuda.is_available(), dist.get_world_size(), train.dtype, attention == packed.NAME, parameters < SMALL
     )
@@ -163,7 +171,10 @@ def build_engine(
     if parameters < SMALL:
         for layer in lm.model.layers:
             set_z3_leaf_module(layer, True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trained, lr=train.peak_lr(condition.lora), weight_decay=train.weight_decay, fused=True
+    )
     schedule = get_cosine_schedule_with_warmup(optimizer, round(train.warmup_ratio * total_steps), total_steps)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
     patches.apply("engine", setup, engine)
@@ -171,16 +182,23 @@ def build_engine(
 
 
 def export_model(engine: Any, place: Place, base: str, to: Path) -> None:
-    """Write the model as Hugging Face safetensors with its tokenizer; collective, rank 0 writes, whole or not at all."""
-    state = engine._zero3_consolidated_16bit_state_dict()  # float32 where training is float32
+    """Write the model as Hugging Face safetensors with its tokenizer, or its adapter in PEFT's format; collective, rank 0
+    writes, whole or not at all."""
+    base, adapter = base_of(base), engine.module.condition.lora > 0
+    # In the dtype of training; adapters in float32.
+    state = engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=adapter)
     if place.rank == 0:
         temporary = to.with_name(f".{to.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         lm = engine.module.lm
-        # In files of 2 GB: nothing else of this process runs while one is written, its lease's heartbeat included.
         weights = {k.removeprefix("lm."): v for k, v in state.items()}
-        lm.save_pretrained(temporary, state_dict=weights, max_shard_size="2GB")
-        AutoTokenizer.from_pretrained(base).save_pretrained(temporary)
+        if adapter:
+            temporary.mkdir(parents=True)
+            lora.write_adapter(lm, weights, base, temporary)
+        else:
+            # In files of 2 GB: nothing else of this process runs while one is written, its lease's heartbeat included.
+            lm.save_pretrained(temporary, state_dict=weights, max_shard_size="2GB")
+            AutoTokenizer.from_pretrained(base).save_pretrained(temporary)
         shutil.rmtree(to, ignore_errors=True)
         temporary.rename(to)
     dist.barrier()

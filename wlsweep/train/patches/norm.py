@@ -38,7 +38,7 @@ class _Norm(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
         (gradient,), (normed, weight, inverse) = gradients, ctx.saved_tensors
         dtype, width = gradient.dtype, gradient.shape[-1]
         gradient, normed = gradient.float(), normed.float()
@@ -46,7 +46,7 @@ class _Norm(torch.autograd.Function):
         # Each row's gradient loses what only scales the row, which the norm undoes.
         along = torch.mv(products, weight.float()).view(inverse.shape).div_(-width)
         to_x = (gradient * weight).addcmul_(normed, along).mul_(inverse)
-        return to_x.to(dtype), products.sum(0).to(weight.dtype), None
+        return to_x.to(dtype), products.sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None, None
 
 
 def _forward(self: Any, hidden_states: Tensor) -> Tensor:

@@ -28,12 +28,13 @@ class _Linear(torch.autograd.Function):
         return _times_transposed(inputs, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (gradient,), (inputs, weight) = gradients, ctx.saved_tensors
         rows = gradient.flatten(0, -2)
         to_inputs = _times_transposed(gradient, weight.t()) if ctx.needs_input_grad[0] else None
-        to_weight = _times_transposed(rows.t(), inputs.flatten(0, -2).t())
-        return to_inputs, to_weight, rows.sum(0) if ctx.has_bias else None
+        wanted = ctx.needs_input_grad  # not of a frozen layer's
+        to_weight = _times_transposed(rows.t(), inputs.flatten(0, -2).t()) if wanted[1] else None
+        return to_inputs, to_weight, rows.sum(0) if ctx.has_bias and wanted[2] else None
 
 
 def _times_transposed(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
