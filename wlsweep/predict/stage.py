@@ -12,6 +12,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ import pyarrow.parquet as pq
 
 from wlsweep.data.load import load_mix, load_test
 from wlsweep.data.rows import parse_label
-from wlsweep.predict.vllm_engine import Engine, Probe, SwapFailed, engine_environment
+from wlsweep.errors import WlsweepError
+from wlsweep.predict.adapter_engine import AdapterEngine
+from wlsweep.predict.vllm_engine import Engine, Probe, Scored, SwapFailed, engine_environment
 from wlsweep.run.columns import PREDICTION
 from wlsweep.run.layout import RunDir, atomic_folder
 from wlsweep.run.lease import hold, holder
@@ -35,15 +38,26 @@ POLL_S = 0.5
 """How often an engine that waits for a model looks for it."""
 PATIENCE_S = 180.0
 """How long an engine waits while nobody trains what it waits for: a group that starts again may want its room."""
+MOST_ROWS = 20_000
+"""Rows of adapters in one queue: those of nine adapters and 2,024 papers. A killed engine loses what is in its queue."""
 MAX_RESTARTS = 2
 """How often an engine whose process died is started again before the prediction is given up."""
 
 
 class Predictor:
-    """A Ray Data actor: one engine, one condition at a time."""
+    """A Ray Data actor: one engine; one whole model at a time, or all finished adapters together."""
 
-    def __init__(self, sweep: Sweep, root: str, owner: str, training: str | None = None, late: bool = False) -> None:
+    def __init__(
+        self,
+        sweep: Sweep,
+        root: str,
+        owner: str,
+        training: str | None = None,
+        late: bool = False,
+        names: Sequence[str] = (),
+    ) -> None:
         self.sweep, self.run, self.owner, self.late = sweep, RunDir(Path(root)), owner, late
+        self.names = tuple(names)
         self.training = Path(training) if training else None
         log_process_to(self.run.logs / f"predict_{os.getpid()}.log")
         self.seen = time.monotonic()  # when what is waited for was last being trained
@@ -60,7 +74,7 @@ class Predictor:
                 with hold(self.run.lease(name), f"prediction by {self.owner}") as mine:
                     states = RunStatus(self.run)
                     if mine and states.trained(name) and not states.predicted(name):
-                        table = self._predict(name)
+                        table = (self._predict_together if parse_name(name).lora else self._predict)(name)
                         rows, accepted = table.num_rows, int(np.sum(table["p_accept"].to_numpy() > 0.5))
             except Exception as e:  # noqa: BLE001 - kept as this condition's cause; the others go on
                 traceback.print_exc()
@@ -97,6 +111,8 @@ class Predictor:
 
     def _ready(self, model: Path, probe: Sequence[Probe]) -> Engine:
         """The engine with this model's weights; a swap that fails its proof gets a fresh engine, once."""
+        if isinstance(self.engine, AdapterEngine):
+            self._end()
         if self.engine is not None:
             try:
                 self.engine.use(model, probe)
@@ -123,12 +139,70 @@ class Predictor:
 
     def _predict(self, name: str) -> pa.Table:
         record = TrainedRecord.read(self.run.trained(name))
+        engine = self._ready(self.run.model(name), self._probe(name, record))
+        return self._write(name, record, engine.score(self._prompts()))
+
+    def _predict_together(self, name: str) -> pa.Table:
+        """Predict a LoRA condition with all others that are trained and nobody predicts, and return its own table.
+
+        They share the engine's queue. Another one whose adapter is refused is left to its own turn, which says why.
+        """
+        with ExitStack() as held:
+            group = [name, *self._others(name, held)]
+            records = {n: TrainedRecord.read(self.run.trained(n)) for n in group}
+            engine = self._proved(name, records[name])
+            proved = [name]
+            for other in group[1:]:
+                try:
+                    self._prove(engine, other, records[other])
+                    proved.append(other)
+                except WlsweepError:
+                    traceback.print_exc()
+            found = engine.score_all([self.run.model(n) for n in proved], self._prompts())
+            tables = {n: self._write(n, records[n], found[self.run.model(n)]) for n in proved}
+        return tables[name]
+
+    def _others(self, name: str, held: ExitStack) -> Iterator[str]:
+        """Further LoRA conditions that can be predicted now, their leases held; as many as one queue may hold."""
+        states, room = RunStatus(self.run), MOST_ROWS // len(self.test.row_ids) - 1
+        for other in self.names:
+            if room <= 0 or other == name or not parse_name(other).lora:
+                continue
+            if not states.trained(other) or states.predicted(other) or not self.run.model(other).is_dir():
+                continue
+            if held.enter_context(hold(self.run.lease(other), f"prediction by {self.owner}")):
+                room -= 1
+                yield other
+
+    def _proved(self, name: str, record: TrainedRecord) -> AdapterEngine:
+        """The engine with adapters, with this one proved; a proof that fails gets a fresh engine, once."""
+        if isinstance(self.engine, AdapterEngine):
+            try:
+                self._prove(self.engine, name, record)
+                return self.engine
+            except SwapFailed:
+                traceback.print_exc()
+        self._end()
+        ranks = [c.lora for c in self.sweep.conditions if c.lora] or [parse_name(name).lora]
+        base = RunStatus(self.run).record.base
+        self.engine = AdapterEngine(base, self.sweep.predict, self.sweep.data.cutoff, self.test.answer, ranks)
+        self._prove(self.engine, name, record)
+        return self.engine
+
+    def _prove(self, engine: AdapterEngine, name: str, record: TrainedRecord) -> None:
+        engine.prove(self.run.model(name), record.model.fingerprint, self._probe(name, record))
+
+    def _probe(self, name: str, record: TrainedRecord) -> list[Probe]:
         mix = load_mix(self.run, parse_name(name).k)
-        probe = [Probe(mix.prompt(p.row).tolist(), p.logprob_accept, p.logprob_reject) for p in record.probe]
-        engine = self._ready(self.run.model(name), probe)
+        return [Probe(mix.prompt(p.row).tolist(), p.logprob_accept, p.logprob_reject) for p in record.probe]
+
+    def _prompts(self) -> list[list[int]]:
+        return [self.test.prompt(i).tolist() for i in range(len(self.test.row_ids))]
+
+    def _write(self, name: str, record: TrainedRecord, scored: Sequence[Scored]) -> pa.Table:
+        """Write a condition's predictions, whole or not at all."""
         test = self.test
         n = len(test.row_ids)
-        scored = engine.score([test.prompt(i).tolist() for i in range(n)])
         accept = np.array([s.logprob_accept for s in scored])
         reject = np.array([s.logprob_reject for s in scored])
         table = pa.table(
@@ -196,6 +270,7 @@ def predict_conditions(
             "owner": owner,
             "training": str(training.resolve()) if training else None,
             "late": late,
+            "names": tuple(names),
         },
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(engines, len(names)), max_tasks_in_flight_per_actor=1),

@@ -60,7 +60,8 @@ def engine_environment(config: Predict) -> dict[str, str]:
 class Engine:
     """A loaded engine; `use` a checkpoint, then `score` prompts."""
 
-    def __init__(self, checkpoint: Path, config: Predict, longest: int, answer: AnswerTokens) -> None:
+    def __init__(self, checkpoint: Path, config: Predict, longest: int, answer: AnswerTokens, **options: Any) -> None:
+        """`options` are further arguments of `vllm.LLM`."""
         from vllm import LLM, SamplingParams
 
         self.config, self.answer, self.longest = config, answer, longest
@@ -78,6 +79,7 @@ class Engine:
             enable_prefix_caching=True,
             hf_overrides={"head_dtype": "float32"},  # as in training: logits of a bfloat16 head lie on a coarse grid
             **sizes,
+            **options,
         )
         self.loaded = checkpoint
         self._text = lru_cache(maxsize=4096)(self._decode)
@@ -110,8 +112,16 @@ class Engine:
             # Keys and values of the old weights would be reused otherwise, silently.
             self.llm.reset_prefix_cache()
             self.loaded = checkpoint
+        prompts = [row.prompt_ids for row in probe]
+        self._check(checkpoint, self._label_logprobs(prompts), probe)
+
+    def _check(
+        self,
+        checkpoint: Path,
+        scored: Sequence[tuple[float, float]],
+        probe: Sequence[Probe],
+    ) -> None:
         tolerance = self.config.swap_tolerance or (0.01 if self.config.dtype == "float32" else 0.25)
-        scored = self._label_logprobs([row.prompt_ids for row in probe])
         worst = max(
             max(abs(accept - row.logprob_accept), abs(reject - row.logprob_reject))
             for (accept, reject), row in zip(scored, probe, strict=True)
@@ -129,16 +139,17 @@ class Engine:
         del self.llm, self._text
         gc.collect()
 
-    def score(self, prompts: Sequence[Sequence[int]]) -> list[Scored]:
+    def score(self, prompts: Sequence[Sequence[int]], adapters: Sequence[Any] | None = None) -> list[Scored]:
         """Answer prompts greedily and score both labels; one prefill a prompt unless an answer leaves the format.
 
         Args:
             prompts: token ids up to the answer.
+            adapters: vLLM's `LoRARequest` of each prompt; without them the loaded model answers.
         """
         at, prefix = len(self.answer.prefix), list(self.answer.prefix)
         # Longest first: the last batches are then short, and no long row runs alone at the end.
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-        outputs = self._run([prompts[i] for i in order], self._generate)
+        outputs = self._run([prompts[i] for i in order], self._generate, _at(adapters, order))
         found: dict[int, Scored] = {}
         astray: dict[int, str] = {}
         for i, best in zip(order, outputs, strict=True):
@@ -147,26 +158,33 @@ class Engine:
                 found[i] = Scored(text, *self._labels(best.logprobs[at]))
             else:
                 astray[i] = text
-        forced = self._label_logprobs([prompts[i] for i in astray])
+        forced = self._label_logprobs([prompts[i] for i in astray], _at(adapters, list(astray)))
         found |= {i: Scored(text, *labels) for (i, text), labels in zip(astray.items(), forced, strict=True)}
         return [found[i] for i in range(len(prompts))]
 
-    def _label_logprobs(self, prompts: Sequence[Sequence[int]]) -> list[tuple[float, float]]:
+    def _label_logprobs(
+        self, prompts: Sequence[Sequence[int]], adapters: Sequence[Any] | None = None
+    ) -> list[tuple[float, float]]:
         """Both labels' log-probabilities after the answer's prefix, whatever the model would have said."""
-        outputs = self._run([[*p, *self.answer.prefix] for p in prompts], self._decide)
+        outputs = self._run([[*p, *self.answer.prefix] for p in prompts], self._decide, adapters)
         return [self._labels(o.logprobs[0]) for o in outputs]
 
-    def _run(self, prompts: Sequence[Sequence[int]], how: Any) -> list[Any]:
+    def _run(self, prompts: Sequence[Sequence[int]], how: Any, adapters: Sequence[Any] | None) -> list[Any]:
         if not prompts:
             return []
         asked = [{"prompt_token_ids": list(p)} for p in prompts]
-        return [o.outputs[0] for o in self.llm.generate(asked, how, use_tqdm=False)]
+        more = {} if adapters is None else {"lora_request": list(adapters)}
+        return [o.outputs[0] for o in self.llm.generate(asked, how, use_tqdm=False, **more)]
 
     def _labels(self, logprobs: Any) -> tuple[float, float]:
         return float(logprobs[self.answer.accept].logprob), float(logprobs[self.answer.reject].logprob)
 
     def _decode(self, token_ids: tuple[int, ...]) -> str:
         return str(self.llm.get_tokenizer().decode(token_ids, skip_special_tokens=True))
+
+
+def _at(adapters: Sequence[Any] | None, places: Sequence[int]) -> list[Any] | None:
+    return None if adapters is None else [adapters[i] for i in places]
 
 
 class SwapFailed(WlsweepError):

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from wlsweep.data.rows import Row
 from wlsweep.errors import WlsweepError, refuse_all
+from wlsweep.spec.adapters import adapter_problems
 from wlsweep.spec.architecture import FAMILIES, hub_cache, model_folder, read_config
 from wlsweep.spec.config import Sweep
 
@@ -54,13 +55,13 @@ def check_model(sweep: Sweep, rows: Sequence[Row] = (), ask_hub: bool = True) ->
         WlsweepError: if the model cannot be found.
     """
     if sweep.model.path is None:
-        return ModelCheck(None, [], [])
+        return ModelCheck(None, adapter_problems(sweep), [])
     folder = find_model(sweep.model.path, ask_hub)
     if folder is None:
         unchecked = f"the base model was not checked: {sweep.model.path} is not on this machine"
-        return ModelCheck(None, [], [f"{unchecked}. {how_to_fetch(sweep.model.path)}"])
+        return ModelCheck(None, adapter_problems(sweep), [f"{unchecked}. {how_to_fetch(sweep.model.path)}"])
     config = read_config(folder)
-    problems = _architecture_problems(config, sweep, folder)
+    problems = _architecture_problems(config, sweep, folder) or adapter_problems(sweep)
     if problems:
         return ModelCheck(folder, problems, [])
     warnings: list[str] = []
@@ -78,7 +79,7 @@ def refuse_model(sweep: Sweep, rows: Sequence[Row] = ()) -> Path | None:
         WlsweepError: with everything that is wrong.
     """
     found = check_model(sweep, rows)
-    refuse_all(f"the base model {sweep.model.path} cannot be used:", found.problems)
+    refuse_all(f"the base model {sweep.model.path or 'tiny'} cannot be used:", found.problems)
     return found.folder
 
 

@@ -320,14 +320,14 @@ def _set_up(job: Job, decision: Decision, total: int) -> Any:
         ) from e
 
 
-_COMPARED: set[tuple[str, str, str]] = set()
+_COMPARED: set[tuple[str, str, str, bool]] = set()
 """Base models, with attention and dtype, whose forward pass this process has compared with transformers' own."""
 
 
 def _compare_with_transformers(engine: Any, batcher: Batcher, job: Job) -> None:
     """Compare the forward pass that is trained with transformers' own, once a process and base model; collective."""
     sweep = job.sweep
-    key = (job.base, sweep.model.attention, sweep.train.dtype)
+    key = (job.base, sweep.model.attention, sweep.train.dtype, job.condition.lora > 0)
     if key in _COMPARED:
         return
     accept, reject = (
