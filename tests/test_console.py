@@ -3,10 +3,9 @@
 from io import StringIO
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
-from wlsweep.console import SLOW_START_S, Progress
+from wlsweep.console import SLOW_S, Progress
 
 
 def test_a_log_gets_a_line_as_a_stage_begins_and_one_a_condition():
@@ -42,29 +41,10 @@ def test_a_log_gets_what_passes_once_a_stage_and_not_each_of_its_numbers():
     assert log.getvalue().splitlines() == ["data: begins", *(f"  {line}" for line in said)] * 2
 
 
-@pytest.mark.parametrize(
-    ("news", "said"),
-    [([], 1), ([{"state": "running", "step": 0}], 1), ([{"state": "running", "step": 10, "of": 99}], 0)],
-)
-def test_a_training_that_does_not_begin_says_once_what_it_may_wait_for(news, said):
+def test_a_silence_is_said_once_and_again_after_something_was_heard():
     log = StringIO()
     view = Progress(Console(file=log, width=80))
     with view.during("train", 2):
-        for line in news:
-            view.on_condition("a", line)
-        view.while_training(Path("driver.log"))
-        assert "metric log" not in log.getvalue()
-        view.began -= SLOW_START_S
-        for _ in range(3):
-            view.while_training(Path("driver.log"))
-    assert log.getvalue().count("no line of a metric log after 5:00") == said
-
-
-def test_a_log_names_what_is_predicted_before_training_is_over():
-    log = StringIO()
-    view = Progress(Console(file=log, width=80))
-    with view.during("train", 2):
-        view.on_condition("a", {"state": "done"})
-        view.on_predicted("a")
-    assert log.getvalue().splitlines()[-1].startswith("  train 1/2 done | 1 predicted")
-    assert log.getvalue().splitlines()[-1].endswith("  a predicted")
+        for seconds in (SLOW_S - 1, SLOW_S, SLOW_S + 1, 0, SLOW_S):
+            view.while_silent(seconds, "a step", Path("driver.log"))
+    assert log.getvalue().count("nothing new for 5:00, waiting for a step") == 2

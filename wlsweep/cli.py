@@ -190,7 +190,9 @@ def run(
     sys.stdout.flush()
     sys.stderr.flush()
     if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()
+        from wlsweep.orchestrate.ray_cluster import leave
+
+        leave()
     os._exit(code)
 
 

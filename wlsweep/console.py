@@ -16,8 +16,8 @@ from rich.text import Text
 
 from wlsweep.run.causes import one_line
 
-SLOW_START_S = 300.0
-"""A training stage without a line of any metric log for so long says what it may wait for."""
+SLOW_S = 300.0
+"""A launch that heard nothing for so long says what it waits for."""
 
 
 def _clock(seconds: float) -> str:
@@ -42,7 +42,7 @@ class Progress:
         self.began = time.monotonic()
         self.first_done: float | None = None
         self.noted: set[str] = set()
-        self.heard = False
+        self.silent = False
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -58,15 +58,16 @@ class Progress:
                 self.noted.add(kind)
                 self.say(f"  {text}")
 
-    def while_training(self, driver_log: Path) -> None:
-        """Called again and again; says once, if nothing has been heard of any condition for long, what may be wrong."""
-        if self.heard or time.monotonic() - self.began < SLOW_START_S:
-            return
-        self.heard = True
-        self.say(
-            f"  no line of a metric log after {_clock(SLOW_START_S)}: workers load the base model, or wait for CPUs and "
-            f"GPUs that others have (ray status); {driver_log} keeps what Ray says"
-        )
+    def while_silent(self, seconds: float, waiting_for: str, driver_log: Path) -> None:
+        """Called again and again; says once a silence what is waited for, if nothing was heard for long."""
+        if seconds < SLOW_S:
+            self.silent = False
+        elif not self.silent:
+            self.silent = True
+            self.say(
+                f"  nothing new for {_clock(SLOW_S)}, waiting for {waiting_for}: workers and engines load a model, or wait "
+                f"for CPUs and GPUs that others have (ray status); {driver_log} keeps what Ray says"
+            )
 
     @contextmanager
     def during(self, stage: str, total: int) -> Iterator[None]:
@@ -94,7 +95,6 @@ class Progress:
     def on_condition(self, name: str, metrics: dict[str, Any]) -> None:
         """News of one condition: `state`, and what else there is to show."""
         state = metrics.get("state")
-        self.heard |= state != "running" or "of" in metrics
         if name in self.finished:
             return
         if state == "running":

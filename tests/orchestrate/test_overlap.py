@@ -1,18 +1,15 @@
 """When engines start beside training, and which models they wait for."""
 
 import threading
-import time
 from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 
 from tests.made_run import make_run
 from wlsweep.orchestrate.capacity import Capacity
 from wlsweep.orchestrate.overlap import OverlappedPrediction
-from wlsweep.predict import stage
+from wlsweep.predict import waiting
 from wlsweep.run.lease import hold
-from wlsweep.spec.condition import parse_name
 
 A, B, C = "a", "b", "c"
 NAME, OTHER = "baseline_gamma1.0_prop1_2", "accept_gamma2.0_prop1_2"
@@ -33,14 +30,14 @@ ROOM_OF_A_GROUP, NO_ROOM = Capacity(2, 4, late=3), Capacity(2, 4)
     ],
 )
 def test_engines_begin_once_a_group_trains_and_there_is_room(capacity, news, begins):
-    beside = OverlappedPrediction(capacity)
+    beside = OverlappedPrediction(None, capacity, None)
     for name, step, going in news:
         beside.hear(name, {"step": step}, going, last=True)
     assert beside.begin.is_set() == begins
 
 
 def test_a_group_that_goes_home_before_second_stages_begin_leaves_its_room_to_them():
-    beside = OverlappedPrediction(ROOM_OF_A_GROUP)
+    beside = OverlappedPrediction(None, ROOM_OF_A_GROUP, None)
     beside.hear(B, {"step": 10}, {B}, last=False)
     assert not beside.begin.is_set()
 
@@ -59,20 +56,17 @@ def test_a_group_that_goes_home_before_second_stages_begin_leaves_its_room_to_th
 def test_an_engine_waits_for_what_is_trained_and_an_early_one_for_what_comes_later(
     tmp_path, monkeypatch, late, held, waits
 ):
-    monkeypatch.setattr(stage, "POLL_S", 0.01)
-    monkeypatch.setattr(stage, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(waiting, "POLL_S", 0.01)
+    monkeypatch.setattr(waiting, "PATIENCE_S", 0.05)
     run, training = make_run(tmp_path, [NAME, OTHER], n=20), tmp_path / "training"
     run.trained(NAME).unlink()
     training.touch()
-    predictor = object.__new__(stage.Predictor)
-    predictor.__dict__ |= {"run": run, "training": training, "late": late, "seen": time.monotonic()}
-    predictor.sweep = SimpleNamespace(conditions=[parse_name(NAME), parse_name(OTHER)])
-    waiting = threading.Thread(target=predictor._wait_for, args=(NAME,))
+    thread = threading.Thread(target=waiting.ModelWait(str(run.root), [NAME, OTHER], training, late), args=(NAME,))
     with hold(run.lease(held), "a group") if held else nullcontext(True) as mine:
         assert mine
-        waiting.start()
-        waiting.join(timeout=1)
-        assert waiting.is_alive() == waits
+        thread.start()
+        thread.join(timeout=1)
+        assert thread.is_alive() == waits
         training.unlink()
-    waiting.join(timeout=5)
-    assert not waiting.is_alive()
+    thread.join(timeout=5)
+    assert not thread.is_alive()

@@ -1,9 +1,13 @@
-"""What a group takes for trained, and what a desk does with a condition that no group has begun with."""
+"""What a group takes for trained, and how conditions pass from a trial to its workers."""
 
-import asyncio
 import shutil
+import socket
+import threading
+import time
 from contextlib import nullcontext
 from dataclasses import replace
+from multiprocessing import AuthenticationError
+
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +16,7 @@ import torch
 from tests.made_run import make_run
 from wlsweep.errors import SharedFailure
 from wlsweep.orchestrate import worker_group
-from wlsweep.orchestrate.mailbox import Assignment, GroupMailbox, TrialCounter
+from wlsweep.orchestrate.mailbox import Assignment, GroupMailbox, GroupMember, MailboxServer, Outcome
 from wlsweep.orchestrate.worker_group import is_trained
 from wlsweep.run.layout import read_json, write_json
 from wlsweep.spec.condition import parse_name
@@ -20,7 +24,14 @@ from wlsweep.spec.config import load_sweep
 from wlsweep.train import loop
 
 PLAIN = parse_name("baseline_gamma1.0_prop1_2")
+ASSIGNED = Assignment(None, PLAIN.name, "", "", "", "me")
 STAGED = replace(PLAIN, two_stage=True)
+
+
+def in_thread(work):
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
 
 
 def test_a_dropped_model_is_trained_again_only_where_a_second_stage_starts_from_it(tmp_path):
@@ -38,61 +49,137 @@ def test_a_dropped_model_is_trained_again_only_where_a_second_stage_starts_from_
     assert not is_trained(run, PLAIN, alone)
 
 
-def test_a_condition_is_withdrawn_only_before_a_group_begins_with_it():
-    async def outcomes():
-        found = []
-        for taken in (False, True):
-            desk = GroupMailbox(max_retries=1)
-            await desk.assign(Assignment(None, PLAIN, "", "", "", "me"))
-            if taken:
-                assert (await desk.take("rank 0")).attempt == 1
-            await desk.withdraw()
-            found.append((await desk.follow(0))[1] if not taken else desk.outcome)
-        return found
-
-    waiting, running = asyncio.run(outcomes())
-    assert waiting.state == "stopped" and waiting.attempts == 0 and running is None
+def test_a_condition_that_no_group_began_with_can_be_withdrawn():
+    box = GroupMailbox(max_retries=1)
+    box.assign(ASSIGNED)
+    box.withdraw()
+    assert box.follow(0, 0)[1] == Outcome("stopped", None, 0)
 
 
-def test_the_ledger_counts_what_is_trained():
-    ledger = TrialCounter(["a", "b"], done=3)
-    ledger.start("a")
-    assert [ledger.end("failed"), ledger.end("done")] == [3, 4] and not ledger.is_over()
-    ledger.start("b")
-    assert ledger.is_over()
+def test_a_condition_that_a_group_began_with_is_not_withdrawn():
+    box = GroupMailbox(max_retries=1)
+    box.assign(ASSIGNED)
+    assert box.take("rank 0").attempt == 1
+    box.withdraw()
+    assert box.outcome is None
 
 
-class ToldMailbox:
-    """Keeps what a group tells its mailbox, without Ray."""
+def test_a_condition_whose_workers_die_is_tried_again_and_then_fails_with_the_cause():
+    box = GroupMailbox(max_retries=1)
+    box.assign(ASSIGNED)
+    assert [box.take("first").attempt, box.take("second").attempt] == [1, 2]
+    box.note("the first word counts")
+    box.note("what followed from it")
+    third = in_thread(lambda: box.take("third"))
+    assert box.follow(0, 5)[1] == Outcome("failed", "the first word counts", 2)
+    box.close()
+    third.join(5)
+
+
+def test_an_attempt_that_a_lost_node_ended_is_not_counted():
+    nodes = {"a", "b"}
+    box = GroupMailbox(max_retries=0, node_lives=nodes.__contains__)
+    box.assign(ASSIGNED)
+    box.join("a")
+    assert box.take("first").attempt == 1
+    nodes.remove("a")
+    box.join("b")
+    assert box.take("second").attempt == 2, "a node left: not the condition's fault"
+    third = in_thread(lambda: box.take("third"))
+    assert box.follow(0, 5)[1].state == "failed", "no node left this time"
+    box.close()
+    third.join(5)
+
+
+@pytest.fixture
+def opened():
+    box = GroupMailbox(max_retries=1)
+    server = MailboxServer(box, "127.0.0.1")
+    yield box, server
+    server.close()
+
+
+def test_a_worker_takes_logs_and_finishes_over_its_connection(opened):
+    box, server = opened
+    box.assign(ASSIGNED)
+    member = GroupMember(server.address, "node")
+    assert member.take() == replace(ASSIGNED, attempt=1)
+    member.log({"step": 1})
+    member.finish("failed", "nan", True)
+    assert box.follow(0, 0) == ([{"step": 1}], Outcome("failed", "nan", 1, True))
+    box.close()
+    assert member.take() is None
+    member.leave()
+
+
+def test_a_worker_hears_at_once_that_its_trial_is_gone(opened):
+    _, server = opened
+    orphaned = threading.Event()
+    GroupMember(server.address, "node", orphaned.set)
+    server.close()
+    assert orphaned.wait(5)
+
+
+def test_a_worker_that_is_started_again_replaces_the_one_before(opened):
+    box, server = opened
+    dead, living = GroupMember(server.address, "node"), GroupMember(server.address, "node")
+    found = []
+    thread = in_thread(lambda: found.append(dead.take()))
+    while box._taker is None:
+        time.sleep(0.001)
+    waiting = in_thread(lambda: found.append(living.take()))
+    thread.join(5)
+    assert found == [None], "a call of a dead process must not take a condition with it"
+    box.assign(ASSIGNED)
+    waiting.join(5)
+    assert found[1].attempt == 1
+    for member in (dead, living):
+        member.leave()
+
+
+def test_a_stranger_gets_nothing_and_keeps_nobody_waiting(opened):
+    box, server = opened
+    silent = socket.create_connection((server.address.host, server.address.port))
+    with pytest.raises(AuthenticationError):
+        GroupMember(server.address._replace(key=b"guessed"), "node")
+    box.assign(ASSIGNED)
+    member = GroupMember(server.address, "node")
+    assert member.take().attempt == 1
+    member.leave()
+    silent.close()
+
+
+class Told:
+    """Keeps what a worker tells its trial."""
 
     def __init__(self):
-        self.told = []
-        self.log = self.finish = self
+        self.ends = []
+        self.log = lambda line: None
 
-    def remote(self, *what):
-        self.told.append(what)
+    def finish(self, *end):
+        self.ends.append(end)
 
 
 @pytest.mark.parametrize(
-    ("error", "ends", "words"),
+    ("error", "ends", "words", "shared"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.03 GiB."), True, "lower train.micro_batch"),
-        (SharedFailure("the base model has no head"), False, "has no head"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.03 GiB."), True, "lower train.micro_batch", False),
+        (SharedFailure("the base model has no head"), False, "has no head", True),
     ],
 )
-def test_what_would_fail_again_is_a_failure_at_once(tmp_path, monkeypatch, error, ends, words):
+def test_what_would_fail_again_is_a_failure_at_once(tmp_path, monkeypatch, error, ends, words, shared):
     run = make_run(tmp_path, [PLAIN.name], n=20)
-    mailbox, sweep = ToldMailbox(), load_sweep("search_spaces/demo.toml")
+    member, sweep = Told(), load_sweep("search_spaces/demo.toml")
 
     def fail(*_):
         raise error
 
     monkeypatch.setattr(worker_group, "_rows", lambda *_: None)
-    monkeypatch.setattr(worker_group.ray, "get", lambda x: x)
+    monkeypatch.setattr(worker_group, "log_process_to", lambda log: None)
     monkeypatch.setattr(loop, "_train_condition", fail)
     assignment = Assignment(sweep, PLAIN, str(run.root), "base", str(tmp_path / "stop"), "me")
     # A rank that ran out of memory ends, so that those that wait for it in a collective end, too.
     with pytest.raises(loop.OutOfMemory) if ends else nullcontext():
-        worker_group._train(mailbox, assignment, SimpleNamespace(rank=1 if ends else 0))
-    ((state, cause),) = mailbox.told
-    assert state == "failed" and words in cause
+        worker_group._train(member, assignment, SimpleNamespace(rank=1 if ends else 0), tmp_path / "group.log")
+    ((state, cause, *rest),) = member.ends
+    assert state == "failed" and words in cause and rest == ([True] if shared else [])

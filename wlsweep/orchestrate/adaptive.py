@@ -11,7 +11,7 @@ from rich.console import Console
 from wlsweep.analysis.forecast import forecast_run
 from wlsweep.analysis.next_conditions import undecided
 from wlsweep.errors import WlsweepError
-from wlsweep.orchestrate.driver import STOPPED, Runner
+from wlsweep.orchestrate.driver import STOPPED, Driver, new_launch
 from wlsweep.run.layout import RunDir
 from wlsweep.run.records import SkippedRecord
 from wlsweep.spec.condition import baseline_of
@@ -30,12 +30,10 @@ def run_until_decided(sweep: Sweep, run: RunDir, command: str, console: Console)
             f"--until-decided needs {baseline_of(sweep.conditions[0]).name} in the grid to forecast from"
         )
     tried: list[str] = []
-    connected = False
     while following:
-        runner = Runner(sweep, run, following[0], "predict", command, console, connected)
-        if (code := runner.go(closing=False)) == STOPPED:
+        launch = new_launch(sweep, run, following[0], "predict", command, console)
+        if (code := Driver(launch, closing=False).go()) == STOPPED:
             return code
-        connected = runner.connected
         tried.append(following[0])
         found = forecast_run(run)
         decision = undecided(found)
@@ -44,7 +42,7 @@ def run_until_decided(sweep: Sweep, run: RunDir, command: str, console: Console)
             reason = dict(decision.wanted)[following[0]]
             console.print(f"next:    {following[0]}: {reason}", highlight=False, soft_wrap=True)
     SkippedRecord(dict(decision.skipped)).write(run.skipped_json)  # the page says so of each
-    code = Runner(sweep, run, ",".join(tried), "report", command, console, connected).go()
+    code = Driver(new_launch(sweep, run, ",".join(tried), "report", command, console)).go()
     console.print(f"theory:  {found.theory.sentence()}", highlight=False, soft_wrap=True)
     for p in found.prospects:
         console.print(f"verdict: {p.key}  {p.sentence()}", highlight=False, soft_wrap=True)

@@ -1,16 +1,31 @@
-"""What passes between Tune trials and worker groups: two small actors, and the plain data that they hold.
+"""What passes between a Tune trial and its worker group: a mailbox in the trial's own process.
 
-This module imports neither torch nor Ray, so that the actors' processes start in a moment and stay small.
+Workers reach it over one TCP connection each, which tells both sides at once when the other is gone: a worker without its
+trial ends itself and gives its CPUs and GPUs back. There is no actor in between that could die alone.
+
+This module imports neither torch nor Ray.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import os
+import queue
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any, Literal, NamedTuple
 
-State = Literal["done", "failed", "stopped", "elsewhere"]
+State = Literal["done", "failed", "stopped", "elsewhere", "lost"]
+"""How a condition ended; `lost`: its processes died and it is not to blame."""
+ORPHANED = 70
+"""Exit code of a worker whose trial is gone."""
+_KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4}
+"""A peer whose machine vanished without a word is noticed after a minute."""
 
 
 class Outcome(NamedTuple):
@@ -19,6 +34,8 @@ class Outcome(NamedTuple):
     state: State
     cause: str | None = None
     attempts: int = 1
+    shared: bool = False
+    """Whether every other condition would fail alike."""
 
 
 @dataclass(frozen=True)
@@ -34,116 +51,218 @@ class Assignment:
     attempt: int = 0
 
 
-class GroupMailbox:
-    """Where a trial leaves a condition and its group's rank 0 picks it up; an async Ray actor."""
+class MailboxAddress(NamedTuple):
+    """Where a mailbox listens, and the secret that opens it."""
 
-    def __init__(self, max_retries: int) -> None:
-        self.max_retries = max_retries
+    host: str
+    port: int
+    key: bytes
+
+
+class GroupMailbox:
+    """Where a trial leaves a condition and its group's rank 0 picks it up. All methods may be called from any thread."""
+
+    def __init__(self, max_retries: int, node_lives: Callable[[str], bool] = lambda node: True) -> None:
+        """`max_retries` of a condition whose workers died; not counted where a node of theirs left (`node_lives`)."""
+        self.max_retries, self._node_lives = max_retries, node_lives
         self.assignment: Assignment | None = None
         self.attempts = 0
+        self.excused = 0
+        """Attempts that ended because a node left."""
         self.cause: str | None = None
         self.lines: list[dict[str, Any]] = []
         self.outcome: Outcome | None = None
-        self.taker = ""
         self.closed = False
-        self.changed = asyncio.Condition()
+        self._taker: object = None
+        self._nodes: set[str] = set()
+        """Nodes of the workers that joined since the last attempt began."""
+        self._changed = threading.Condition()
 
-    async def assign(self, assignment: Assignment) -> None:
+    def assign(self, assignment: Assignment) -> None:
         """Leave the next condition."""
-        async with self.changed:
-            self.assignment, self.attempts, self.cause, self.lines, self.outcome = assignment, 0, None, [], None
-            self.changed.notify_all()
+        with self._changed:
+            self.assignment, self.attempts, self.excused = assignment, 0, 0
+            self.cause, self.lines, self.outcome = None, [], None
+            self._changed.notify_all()
 
-    async def watch(self) -> str:
-        """Lasts as long as the assigned condition; called under its name, it shows it in Ray's dashboard.
+    def join(self, node: str) -> None:
+        """A worker on this node is there."""
+        with self._changed:
+            self._nodes.add(node)
 
-        Raises:
-            RuntimeError: the cause, if the condition failed.
-        """
-        async with self.changed:
-            await self.changed.wait_for(lambda: self.outcome is not None)
-            assert self.outcome is not None
-            if self.outcome.state == "failed":
-                raise RuntimeError(self.outcome.cause)
-            return self.outcome.state
-
-    async def take(self, taker: str) -> Assignment | None:
+    def take(self, taker: object) -> Assignment | None:
         """Wait for a condition that is not finished; called by rank 0 whenever it is free or was started again.
 
-        Nothing is left to take once the desk is closed, nor for a taker that was replaced by a later one (its process
+        Nothing is left to take once the mailbox is closed, nor for a taker that was replaced by a later one (its process
         is dead, its call still waits).
         """
-        async with self.changed:
-            self.taker = taker
-            self.changed.notify_all()
+        with self._changed:
+            self._taker = taker
+            self._changed.notify_all()
             while True:
-                await self.changed.wait_for(
-                    lambda: self.closed or self.taker != taker or (self.assignment is not None and self.outcome is None)
+                self._changed.wait_for(
+                    lambda: (
+                        self.closed
+                        or self._taker is not taker
+                        or (self.assignment is not None and self.outcome is None)
+                    )
                 )
-                if self.closed or self.taker != taker or self.assignment is None:
+                if self.closed or self._taker is not taker or self.assignment is None:
                     return None
-                if self.attempts <= self.max_retries:
+                gone = {node for node in self._nodes if not self._node_lives(node)}
+                if self.attempts and gone:
+                    self.excused += 1
+                    self._nodes -= gone
+                if self.attempts - self.excused <= self.max_retries:
                     self.attempts += 1
                     return replace(self.assignment, attempt=self.attempts)
                 cause = self.cause or "a worker process died without a word (killed, or out of memory)"
                 self.outcome = Outcome("failed", cause, self.attempts)
-                self.changed.notify_all()
+                self._changed.notify_all()
 
-    async def withdraw(self) -> None:
+    def withdraw(self) -> None:
         """Take the condition back if no group has begun with it (one that still waits for room)."""
-        async with self.changed:
+        with self._changed:
             if self.outcome is None and not self.attempts:
                 self.outcome = Outcome("stopped", None, 0)
-                self.changed.notify_all()
+                self._changed.notify_all()
 
-    async def close(self) -> None:
-        """Send the group home: its workers end, and their resources are free."""
-        async with self.changed:
+    def close(self) -> None:
+        """End the group: its workers return, and their resources are free."""
+        with self._changed:
             self.closed = True
-            self.changed.notify_all()
+            self._changed.notify_all()
 
-    async def note(self, cause: str) -> None:
-        """Remember why the group is about to fall."""
-        self.cause = self.cause or cause
+    def note(self, cause: str) -> None:
+        """Remember why the group is about to end."""
+        with self._changed:
+            self.cause = self.cause or cause
 
-    async def log(self, line: dict[str, Any]) -> None:
+    def log(self, line: dict[str, Any]) -> None:
         """A line of the metric log."""
-        async with self.changed:
+        with self._changed:
             self.lines.append(line)
-            self.changed.notify_all()
+            self._changed.notify_all()
 
-    async def finish(self, state: State, cause: str | None = None) -> None:
+    def finish(self, state: State, cause: str | None = None, shared: bool = False) -> None:
         """The condition's end."""
-        async with self.changed:
-            self.outcome = Outcome(state, cause, self.attempts)
-            self.changed.notify_all()
+        with self._changed:
+            self.outcome = Outcome(state, cause, self.attempts, shared)
+            self._changed.notify_all()
 
-    async def follow(self, seen: int) -> tuple[list[dict[str, Any]], Outcome | None]:
+    def follow(self, seen: int, patience_s: float) -> tuple[list[dict[str, Any]], Outcome | None]:
         """New lines since `seen`, and the outcome once there is one; returns empty-handed after a while."""
-        async with self.changed:
-            news = self.changed.wait_for(lambda: len(self.lines) > seen or self.outcome is not None)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(news, timeout=5)
+        with self._changed:
+            self._changed.wait_for(lambda: len(self.lines) > seen or self.outcome is not None, patience_s)
             return self.lines[seen:], self.outcome
 
 
-class TrialCounter:
-    """Counts trials that began and conditions that are trained: a group learns from it that no other will come; a Ray
-    actor."""
+class MailboxServer:
+    """Opens a mailbox to the workers of its group, on one port of this machine."""
 
-    def __init__(self, names: list[str], done: int) -> None:
-        self.left = set(names)
-        self.done = done
+    def __init__(self, mailbox: GroupMailbox, host: str) -> None:
+        self.mailbox = mailbox
+        self._listener = Listener((host, 0), backlog=64)
+        port = self._listener.address[1]
+        self.address = MailboxAddress(host, int(port), secrets.token_bytes(32))
+        self._connections: set[Connection] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
 
-    def start(self, name: str) -> None:
-        """A trial begins, or begins again."""
-        self.left.discard(name)
+    def close(self) -> None:
+        """Stop listening and end all connections."""
+        self._listener.close()
+        for connection in list(self._connections):
+            connection.close()
 
-    def end(self, state: State) -> int:
-        """A trial ended; returns how many conditions of the sweep are trained."""
-        self.done += state == "done"
-        return self.done
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection = self._listener.accept()
+            except OSError:
+                return  # closed
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
-    def is_over(self) -> bool:
-        """Whether every trial was started."""
-        return not self.left
+    def _serve(self, connection: Connection) -> None:
+        taker, box = object(), self.mailbox
+        self._connections.add(connection)
+        try:
+            _keep_alive(connection)
+            deliver_challenge(connection, self.address.key)
+            answer_challenge(connection, self.address.key)
+            while True:
+                kind, *arguments = connection.recv()
+                match kind:
+                    case "take":
+                        connection.send(box.take(taker))
+                    case "finish":
+                        box.finish(*arguments)
+                        connection.send(None)
+                    case "join" | "log" | "note":
+                        getattr(box, kind)(*arguments)
+        except Exception:  # noqa: BLE001 - the worker is gone, or a stranger knocked; Ray Train notices a worker's death
+            return
+        finally:
+            self._connections.discard(connection)
+            connection.close()
+
+
+class GroupMember:
+    """A worker's side of the mailbox. When the trial's process goes away, `orphaned` is called, which ends the worker."""
+
+    def __init__(self, address: MailboxAddress, node: str, orphaned: Callable[[], None] | None = None) -> None:
+        self._connection = Client((address.host, address.port))
+        _keep_alive(self._connection)
+        answer_challenge(self._connection, address.key)
+        deliver_challenge(self._connection, address.key)
+        self._orphaned, self._leaving = orphaned or _end_worker, False
+        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._sending = threading.Lock()
+        threading.Thread(target=self._read, daemon=True).start()
+        self._send("join", node)
+
+    def take(self) -> Assignment | None:
+        """Wait for a condition; None once the group is to end."""
+        self._send("take")
+        found: Assignment | None = self._answers.get()
+        return found
+
+    def finish(self, state: State, cause: str | None = None, shared: bool = False) -> None:
+        """The condition's end; returns when the trial has heard it."""
+        self._send("finish", state, cause, shared)
+        self._answers.get()
+
+    def log(self, line: dict[str, Any]) -> None:
+        """A line of the metric log."""
+        self._send("log", line)
+
+    def note(self, cause: str) -> None:
+        """Why this worker is about to end."""
+        self._send("note", cause)
+
+    def leave(self) -> None:
+        """This worker returns in good order."""
+        self._leaving = True
+
+    def _send(self, *message: Any) -> None:
+        with self._sending, contextlib.suppress(OSError):  # the reader notices that the trial is gone
+            self._connection.send(message)
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self._answers.put(self._connection.recv())
+        except (EOFError, OSError):
+            if not self._leaving:
+                self._orphaned()
+
+
+def _end_worker() -> None:
+    print("the trial process of this worker group is gone: this worker ends", file=sys.stderr, flush=True)
+    os._exit(ORPHANED)
+
+
+def _keep_alive(connection: Connection) -> None:
+    with socket.socket(fileno=os.dup(connection.fileno())) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            s.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

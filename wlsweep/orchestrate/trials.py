@@ -1,14 +1,17 @@
-"""The grid as Ray Tune trials: one trial a condition, named after it, on the warm group of the trial's actor.
+"""The grid as Ray Tune trials: one trial a condition, named after it, on the warm group of the trial's process.
 
 Only unfinished conditions become trials, so identity lies in the run directory and not in Tune's own state. A condition
-that fails ends its trial normally (a Tune error would kill the actor, and with it a healthy group); its cause is kept in
+that fails ends its trial normally (a Tune error would kill the process, and with it a healthy group); its cause is kept in
 `failed.json`, which the next run deletes when it tries again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +19,22 @@ import ray
 import ray.tune
 
 from wlsweep.orchestrate.gauges import show_done, show_line
-from wlsweep.orchestrate.mailbox import Assignment, Outcome, TrialCounter
+from wlsweep.orchestrate.mailbox import Assignment, Outcome
+from wlsweep.orchestrate.training import OnTrial, TrainRequest
 from wlsweep.run.layout import RunDir
 from wlsweep.run.status import record_failure, starting_model
-from wlsweep.spec.condition import Condition, parse_name
+from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import Sweep
 
 if TYPE_CHECKING:
     from wlsweep.orchestrate.worker_group import WorkerGroup
 
+FOLLOW_S = 1.0
+"""Seconds between two looks at whether the group still lives, where it says nothing."""
+RESTARTS = 3
+"""How often Tune starts a trial again whose process died; after that the driver does, with fresh processes."""
 _group: WorkerGroup | None = None
-"""The group of this trial actor's process; Tune reuses the process for the next trial."""
+"""The group of this trial process; Tune reuses the process for the next trial."""
 
 
 def _warm_group(sweep: Sweep, run: RunDir) -> WorkerGroup:
@@ -34,7 +42,7 @@ def _warm_group(sweep: Sweep, run: RunDir) -> WorkerGroup:
     if _group is None or not _group.alive:
         from wlsweep.orchestrate.worker_group import WorkerGroup  # with torch, which the driver need not wait for
 
-        label = ray.get_runtime_context().get_actor_id()[:8]
+        label = f"{ray.get_runtime_context().get_actor_id()[:8]}-{uuid.uuid4().hex[:4]}"
         _group = WorkerGroup(sweep.train, label, run.logs)
     return _group
 
@@ -46,56 +54,80 @@ def train_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     name = config["condition"]
     condition = next((c for c in sweep.conditions if c.name == name), None) or parse_name(name)
     base = starting_model(run, condition, settings["base"])
-    ray.get(settings["ledger"].start.remote(name))
-    stop_file = Path(settings["stop_file"])
+    stop_file, all_begun = Path(settings["stop_file"]), Path(settings["all_begun"])
     if stop_file.exists():
         ray.tune.report({"state": "stopped", "step": 0})
         return
     run.failed(condition.name).unlink(missing_ok=True)
     group = _warm_group(sweep, run)
     assignment = Assignment(sweep, condition, settings["root"], base, settings["stop_file"], settings["owner"])
-    line, outcome = _follow(group, assignment)
+    with _shown_in_dashboard(name, settings["dashboard"]):
+        line, outcome = _follow(group, assignment)
     if outcome.state == "failed":
         record_failure(run, name, "train", outcome.cause or "unknown", outcome.attempts)
-    show_done(sweep.name, ray.get(settings["ledger"].end.remote(outcome.state)))
-    ray.tune.report({**line, "state": outcome.state, "cause": outcome.cause or "", "attempts": outcome.attempts})
-    if stop_file.exists() or ray.get(settings["ledger"].is_over.remote()):
+    show_done(sweep.name, sum(run.trained(c.name).is_file() for c in sweep.conditions))
+    end = {"state": outcome.state, "cause": outcome.cause or "", "attempts": outcome.attempts, "shared": outcome.shared}
+    ray.tune.report({**line, **end})
+    if stop_file.exists() or all_begun.exists():
         group.close()
 
 
 def _follow(group: WorkerGroup, assignment: Assignment) -> tuple[dict[str, Any], Outcome]:
     """Assign, pass the metric log on to Tune, and return its last line and the outcome."""
-    ray.get(group.desk.assign.remote(assignment))
-    shown = group.desk.watch.options(name=assignment.condition.name).remote()
+    mailbox = group.mailbox
+    mailbox.assign(assignment)
     line: dict[str, Any] = {"step": 0}
     seen = 0
     outcome: Outcome | None = None
     while outcome is None:
         if not group.alive:
-            return line, Outcome("failed", f"the worker group could not be kept running: {group.error!r}")
+            return line, Outcome("lost", f"its worker group could not be kept running: {group.error!r}")
         if Path(assignment.stop_file).exists():
-            ray.get(group.desk.withdraw.remote())
-        lines, outcome = ray.get(group.desk.follow.remote(seen))
+            mailbox.withdraw()
+        lines, outcome = mailbox.follow(seen, FOLLOW_S)
         seen += len(lines)
         for line in lines:
             show_line(assignment.sweep.name, assignment.condition.name, line)
             ray.tune.report({**line, "state": "running"})
-    ray.wait([shown])
     return line, outcome
+
+
+@contextmanager
+def _shown_in_dashboard(name: str, dashboard: bool) -> Iterator[None]:
+    """Show a condition under its name in the Jobs pages of Ray's dashboard, where the cluster has one."""
+    if not dashboard:
+        yield
+        return
+    shown = ray.remote(_lasting).options(name=name, num_cpus=0, max_retries=0).remote()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.cancel(shown)
+
+
+def _lasting() -> None:
+    """Lasts until it is cancelled; nobody waits for it."""
+    while True:
+        time.sleep(1)
 
 
 class _Listener(ray.tune.Callback):  # type: ignore[misc] # Ray has no types here
     """Hears of trials in the driver."""
 
-    def __init__(self, on_trial: Callable[[str, dict[str, Any]], None]) -> None:
-        self.on_trial = on_trial
+    def __init__(self, on_trial: OnTrial, names: Sequence[str], all_begun: Path) -> None:
+        self.on_trial, self.waiting, self.all_begun = on_trial, set(names), all_begun
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks beside the trials' state; what this one talks to lives in this process only."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.on_trial(trial.config["condition"], {"state": "running", "step": 0})
+        name = trial.config["condition"]
+        self.waiting.discard(name)
+        if not self.waiting:
+            self.all_begun.touch()  # a group that ends a condition from now on has nothing more to do
+        self.on_trial(name, {"state": "running", "step": 0})
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -103,55 +135,47 @@ class _Listener(ray.tune.Callback):  # type: ignore[misc] # Ray has no types her
         self.on_trial(trial.config["condition"], result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.on_trial(trial.config["condition"], {"state": "failed", "cause": "its trial process failed"})
+        self.on_trial(trial.config["condition"], {"state": "lost", "cause": "its trial process was killed"})
 
 
-def train_conditions(
-    sweep: Sweep,
-    run: RunDir,
-    base: str,
-    conditions: Sequence[Condition],
-    groups: int,
-    owner: str,
-    stop_file: Path,
-    on_trial: Callable[[str, dict[str, Any]], None],
-) -> None:
+def train_conditions(sweep: Sweep, run: RunDir, request: TrainRequest, on_trial: OnTrial) -> None:
     """Train conditions on the Ray cluster that this process is connected to; returns when none is left to try.
 
     Args:
         sweep: the search space.
         run: where results go.
-        base: the model to start from.
-        conditions: what to train, in this order.
-        groups: how many at the same time.
-        owner: named in leases.
-        stop_file: once it exists, running conditions save a resume checkpoint and no other starts.
-        on_trial: hears (condition name, metrics with `state` and `step`).
+        request: what to train, from what, and how many at the same time.
+        on_trial: hears of each logged step and each end, by condition.
     """
-    done = sum(run.trained(c.name).is_file() for c in sweep.conditions)
+    names = [c.name for c in request.conditions]
+    all_begun = run.root / f".all-begun-{uuid.uuid4().hex[:8]}"
     settings = {
-        "ledger": ray.remote(TrialCounter).options(num_cpus=0).remote([c.name for c in conditions], done),
         "sweep": sweep,
         "root": str(run.root.resolve()),
-        "base": base,
-        "owner": owner,
-        "stop_file": str(stop_file.resolve()),
+        "base": request.base,
+        "owner": request.owner,
+        "stop_file": str(request.stop_file.resolve()),
+        "all_begun": str(all_begun.resolve()),
+        "dashboard": bool(ray._private.worker.get_dashboard_url()),
     }
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(ray.tune.with_parameters(train_trial, settings=settings), {"CPU": 0.01}),
-        param_space={"condition": ray.tune.grid_search([c.name for c in conditions])},
+        param_space={"condition": ray.tune.grid_search(names)},
         tune_config=ray.tune.TuneConfig(
-            max_concurrent_trials=groups,
+            max_concurrent_trials=request.groups,
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.config["condition"],
             trial_dirname_creator=lambda trial: trial.config["condition"],
         ),
         run_config=ray.tune.RunConfig(
-            name=f"tune-{time.strftime('%Y%m%dT%H%M%S')}",
+            name=f"tune-{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:4]}",
             storage_path=str((run.logs / "ray").resolve()),
             verbose=0,
-            failure_config=ray.tune.FailureConfig(max_failures=1),
-            callbacks=[_Listener(on_trial)],
+            failure_config=ray.tune.FailureConfig(max_failures=RESTARTS),
+            callbacks=[_Listener(on_trial, names, all_begun)],
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    finally:
+        all_begun.unlink(missing_ok=True)

@@ -1,22 +1,21 @@
 """Warm worker groups: a `TorchTrainer` whose workers take one condition after another.
 
 Starting a group (processes, imports, process group) costs tens of seconds, a condition of a small sweep less. So a group
-outlives its conditions:
+outlives its conditions. One process owns it, the Tune trial's, which Tune reuses for the next trial:
 
-    Tune trial actor --assign--> GroupMailbox <--take-- rank 0 of the group --broadcast--> other ranks
-                     <--events--       <--log, finish--
+    trial process: trial, GroupMailbox, Ray Train's controller  <--TCP-->  each worker  (rank 0 --broadcast--> other ranks)
 
-The trial actor is reused by Tune for the next trial and keeps its group. A worker that dies takes its group down; Ray
-Train starts the group again, rank 0 takes the same condition again, which resumes from its checkpoint. The desk counts
-these attempts. Ownership ends everything: when the trial actor goes, so do desk, controller and workers.
+A worker that dies takes its group down; the controller starts the group again, rank 0 takes the same condition again, which
+resumes from its checkpoint. The mailbox counts these attempts. When the trial's process dies, its workers read the end of
+their connection and end themselves; the driver removes the placement group (`ray_cluster.ClusterWatch`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import traceback
-import uuid
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,12 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from wlsweep.errors import SharedFailure
-from wlsweep.orchestrate.mailbox import Assignment, GroupMailbox, State
+from wlsweep.orchestrate.mailbox import Assignment, GroupMailbox, GroupMember, MailboxServer, State
 from wlsweep.run.layout import RunDir
 from wlsweep.run.lease import hold
 from wlsweep.run.logs import log_process_to
@@ -42,22 +44,50 @@ IDLE_S = 14 * 24 * 3600
 """Longest wait of the other ranks for the next condition."""
 
 
+class OwnedTrainer(TorchTrainer):  # type: ignore[misc] # Ray has no types here
+    """A `TorchTrainer` whose controller runs in the process that calls `fit`, where it cannot die alone.
+
+    Ray 2.60 puts it into an actor, and starts two more: one that cleans up after a dead controller (it asks a dashboard
+    that a local cluster does not have), and one that asks an autoscaler for room.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, PlacementGroupCleanerCallback)]
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        settings["scaling_policy"] = _NoAutoscaler(self.scaling_config)
+        controller = TrainController(**settings)
+        asyncio.run(controller.run())
+        return controller.get_result()
+
+
+class _NoAutoscaler(FixedScalingPolicy):  # type: ignore[misc] # Ray has no types here
+    def _maybe_send_resource_request(self) -> None:
+        """Placement groups ask by themselves."""
+
+
 def work(config: dict[str, Any]) -> None:
     """What each worker of a group does until it is killed."""
-    desk, log_folder = config["desk"], Path(config["logs"])
-    rank, me = ray.train.get_context().get_world_rank(), uuid.uuid4().hex
-    log_process_to(log_folder / f"train_{config['group']}_rank{rank}.log")
+    log_folder: Path = config["logs"]
+    rank = ray.train.get_context().get_world_rank()
+    group_log = log_folder / f"train_{config['group']}_rank{rank}.log"
+    log_process_to(group_log)
+    member = GroupMember(config["mailbox"], ray.get_runtime_context().get_node_id())
     try:
         # Taken before the imports, so that an environment that cannot start counts against the condition.
-        first = ray.get(desk.take.remote(me)) if rank == 0 else None
-        _serve(desk, rank, me, first)
+        first = member.take() if rank == 0 else None
+        _serve(member, rank, first, group_log)
+        member.leave()
+    except SharedFailure as e:
+        member.finish("failed", str(e), True)
+        raise
     except BaseException:
-        desk.note.remote(traceback.format_exc(limit=-8))
+        member.note(traceback.format_exc(limit=-8))
         traceback.print_exc()
         raise
 
 
-def _serve(desk: Any, rank: int, me: str, first: Assignment | None) -> None:
+def _serve(member: GroupMember, rank: int, first: Assignment | None, group_log: Path) -> None:
     from datetime import timedelta
 
     import torch
@@ -73,25 +103,25 @@ def _serve(desk: Any, rank: int, me: str, first: Assignment | None) -> None:
     while True:
         box: list[Any] = [None]
         if rank == 0:
-            assignment = assignment or ray.get(desk.take.remote(me))
+            assignment = assignment or member.take()
             if assignment is None:
                 dist.broadcast_object_list(box, src=0, group=control)
                 return
             run = RunDir(Path(assignment.root))
             with hold(run.lease(assignment.condition.name), assignment.owner, LEASE_PATIENCE_S) as mine:
                 if mine and is_trained(run, assignment.condition, assignment.sweep):
-                    ray.get(desk.finish.remote("done"))  # another launch finished it since it was listed
+                    member.finish("done")  # another launch finished it since it was listed
                 elif mine:
                     dist.broadcast_object_list([assignment], src=0, group=control)
-                    _train(desk, assignment, place)
+                    _train(member, assignment, place, group_log)
                 else:
-                    ray.get(desk.finish.remote("elsewhere"))
+                    member.finish("elsewhere")
             assignment = None
         else:
             dist.broadcast_object_list(box, src=0, group=control)
             if box[0] is None:
                 return
-            _train(desk, box[0], place)
+            _train(member, box[0], place, group_log)
 
 
 def is_trained(run: RunDir, condition: Condition, sweep: Sweep) -> bool:
@@ -114,25 +144,33 @@ def _rows(run: RunDir, k: int, written: int) -> Any:
     return load_mix(run, k)
 
 
-def _train(desk: Any, assignment: Assignment, place: Any) -> None:
+def _train(member: GroupMember, assignment: Assignment, place: Any, group_log: Path) -> None:
     from wlsweep.train.loop import ConditionFailed, Hooks, Job, OutOfMemory, Stopped, train_condition
 
-    run = RunDir(Path(assignment.root))
+    run, name = RunDir(Path(assignment.root)), assignment.condition.name
+    log_process_to(run.logs / "conditions" / f"{name}_train_attempt{assignment.attempt}_rank{place.rank}.log")
     job = Job(assignment.sweep, assignment.condition, run, assignment.base, assignment.attempt)
-    hooks = Hooks(on_log=desk.log.remote, should_stop=Path(assignment.stop_file).exists)
+    hooks = Hooks(on_log=member.log, should_stop=Path(assignment.stop_file).exists)
     state: State = "done"
-    cause = None
+    cause, shared = None, False
     try:
         train_condition(job, _rows(run, assignment.condition.k, run.data_json.stat().st_mtime_ns), place, hooks)
     except Stopped:
         state = "stopped"
     except OutOfMemory as e:
-        ray.get(desk.finish.remote("failed", str(e)))
+        member.finish("failed", str(e))
         raise  # the other ranks wait for this one in a collective: the group starts anew, with the next condition
     except (ConditionFailed, SharedFailure) as e:
-        state, cause = "failed", str(e)
+        state, cause, shared = "failed", str(e), isinstance(e, SharedFailure)
+    finally:
+        log_process_to(group_log)
     if place.rank == 0:
-        ray.get(desk.finish.remote(state, cause))
+        member.finish(state, cause, shared)
+
+
+def _lives(node: str) -> bool:
+    """Whether a node of the cluster is still there."""
+    return any(n["NodeID"] == node and n["Alive"] for n in ray.nodes())
 
 
 class WorkerGroup:
@@ -140,13 +178,14 @@ class WorkerGroup:
 
     def __init__(self, train: Train, label: str, logs: Path) -> None:
         self.error: BaseException | None = None
-        self.desk = ray.remote(GroupMailbox).options(num_cpus=0).remote(train.max_retries)
+        self.mailbox = GroupMailbox(train.max_retries, _lives)
+        self._server = MailboxServer(self.mailbox, ray.util.get_node_ip_address())
         resources: dict[str, float] = {"CPU": train.cpus_per_worker}
         if train.gpu:
             resources["GPU"] = 1
-        self._trainer = TorchTrainer(
+        self._trainer = OwnedTrainer(
             work,
-            train_loop_config={"desk": self.desk, "group": label, "logs": str(logs)},
+            train_loop_config={"mailbox": self._server.address, "group": label, "logs": logs},
             torch_config=TorchConfig(backend="nccl" if train.gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=train.workers, use_gpu=train.gpu, resources_per_worker=resources
@@ -154,7 +193,7 @@ class WorkerGroup:
             run_config=ray.train.RunConfig(
                 name=f"group-{label}",
                 storage_path=str((logs / "ray").resolve()),
-                # The desk counts attempts by condition; the group itself is always started again.
+                # The mailbox counts attempts by condition; the group itself is always started again.
                 failure_config=ray.train.FailureConfig(max_failures=-1, controller_failure_limit=3),
                 worker_runtime_env={"env_vars": worker_environment(train)},
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
@@ -170,9 +209,10 @@ class WorkerGroup:
             self.error = e
 
     def close(self) -> None:
-        """End the group in good order: a controller that is only killed leaves its resources booked for minutes."""
-        ray.get(self.desk.close.remote())
+        """End the group in good order."""
+        self.mailbox.close()
         self._thread.join(timeout=CLOSE_PATIENCE_S)
+        self._server.close()
 
     @property
     def alive(self) -> bool:

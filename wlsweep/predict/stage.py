@@ -6,230 +6,18 @@ conditions in hand. What is complete is decided by `wlsweep.run.status`, from th
 
 from __future__ import annotations
 
-import math
-import os
-import shutil
-import time
-import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from wlsweep.data.load import load_mix, load_test
-from wlsweep.data.rows import parse_label
-from wlsweep.errors import WlsweepError
-from wlsweep.predict.adapter_engine import AdapterEngine
-from wlsweep.predict.vllm_engine import Engine, Probe, Scored, SwapFailed, engine_environment
-from wlsweep.run.columns import PREDICTION
-from wlsweep.run.layout import RunDir, atomic_folder
-from wlsweep.run.lease import hold, holder
-from wlsweep.run.logs import log_process_to
-from wlsweep.run.records import TrainedRecord
-from wlsweep.run.status import RunStatus
-from wlsweep.spec.condition import parse_name
+from wlsweep.predict.predictor import Predictor
+from wlsweep.predict.vllm_engine import engine_environment
+from wlsweep.predict.waiting import ModelWait
+from wlsweep.run.layout import RunDir
 from wlsweep.spec.config import Sweep
 
-POLL_S = 0.5
-"""How often an engine that waits for a model looks for it."""
-PATIENCE_S = 180.0
-"""How long an engine waits while nobody trains what it waits for: a group that starts again may want its room."""
-MOST_ROWS = 20_000
-"""Rows of adapters in one queue: those of nine adapters and 2,024 papers. A killed engine loses what is in its queue."""
 MAX_RESTARTS = 2
 """How often an engine whose process died is started again before the prediction is given up."""
-
-
-class Predictor:
-    """A Ray Data actor: one engine; one whole model at a time, or all finished adapters together."""
-
-    def __init__(
-        self,
-        sweep: Sweep,
-        root: str,
-        owner: str,
-        training: str | None = None,
-        late: bool = False,
-        names: Sequence[str] = (),
-    ) -> None:
-        self.sweep, self.run, self.owner, self.late = sweep, RunDir(Path(root)), owner, late
-        self.names = tuple(names)
-        self.training = Path(training) if training else None
-        log_process_to(self.run.logs / f"predict_{os.getpid()}.log")
-        self.seen = time.monotonic()  # when what is waited for was last being trained
-        self.test = load_test(self.run)
-        self.engine: Engine | None = None
-
-    def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
-        """Predict the conditions of a batch; one result row each: condition, rows, accept rate, cause of failure."""
-        results: dict[str, list[Any]] = {"condition": [], "rows": [], "accepted": [], "cause": []}
-        for name in batch["condition"].tolist():
-            rows, accepted, cause = 0, 0, ""
-            try:
-                self._wait_for(name)
-                with hold(self.run.lease(name), f"prediction by {self.owner}") as mine:
-                    states = RunStatus(self.run)
-                    if mine and states.trained(name) and not states.predicted(name):
-                        table = (self._predict_together if parse_name(name).lora else self._predict)(name)
-                        rows, accepted = table.num_rows, int(np.sum(table["p_accept"].to_numpy() > 0.5))
-            except Exception as e:  # noqa: BLE001 - kept as this condition's cause; the others go on
-                traceback.print_exc()
-                self._end()
-                cause = f"{type(e).__name__}: {e}" if not isinstance(e, SwapFailed) else str(e)
-                if isinstance(e.__context__, SwapFailed):
-                    cause += f" (in a fresh engine, after: {e.__context__})"
-            for key, value in zip(results, (name, rows, accepted, cause), strict=True):
-                results[key].append(value)
-        return results
-
-    def _wait_for(self, name: str) -> None:
-        """Wait for a condition's model for as long as it may still come.
-
-        An engine that started late waits for what is being trained; one that started with the training also for what comes
-        later, as long as something is trained.
-        """
-        while self.training is not None and self.training.exists() and not self.run.failed(name).exists():
-            held = holder(self.run.lease(name)) is not None
-            if RunStatus(self.run).trained(name) and not held:
-                break
-            if held:
-                self.seen = time.monotonic()
-            elif time.monotonic() - self.seen > PATIENCE_S:
-                if self.late or self._idle():
-                    return
-                self.seen = time.monotonic()
-            time.sleep(POLL_S)
-        self.seen = time.monotonic()
-
-    def _idle(self) -> bool:
-        """Whether no condition is being worked on."""
-        return not any(holder(self.run.lease(c.name)) for c in self.sweep.conditions)
-
-    def _ready(self, model: Path, probe: Sequence[Probe]) -> Engine:
-        """The engine with this model's weights; a swap that fails its proof gets a fresh engine, once."""
-        if isinstance(self.engine, AdapterEngine):
-            self._end()
-        if self.engine is not None:
-            try:
-                self.engine.use(model, probe)
-                return self.engine
-            except SwapFailed:
-                traceback.print_exc()
-                self._end()
-                return self._fresh(model, probe)
-        return self._fresh(model, probe)
-
-    def _fresh(self, model: Path, probe: Sequence[Probe]) -> Engine:
-        self.engine = Engine(model, self.sweep.predict, self.sweep.data.cutoff, self.test.answer)
-        self.engine.use(model, probe)
-        return self.engine
-
-    def _end(self) -> None:
-        """End the engine, if there is one; whatever it says to that, it is not used again."""
-        engine, self.engine = self.engine, None
-        if engine is not None:
-            try:
-                engine.close()
-            except Exception:  # noqa: BLE001 - an engine that fails may fail to end, too
-                traceback.print_exc()
-
-    def _predict(self, name: str) -> pa.Table:
-        record = TrainedRecord.read(self.run.trained(name))
-        engine = self._ready(self.run.model(name), self._probe(name, record))
-        return self._write(name, record, engine.score(self._prompts()))
-
-    def _predict_together(self, name: str) -> pa.Table:
-        """Predict a LoRA condition with all others that are trained and nobody predicts, and return its own table.
-
-        They share the engine's queue. Another one whose adapter is refused is left to its own turn, which says why.
-        """
-        with ExitStack() as held:
-            group = [name, *self._others(name, held)]
-            records = {n: TrainedRecord.read(self.run.trained(n)) for n in group}
-            engine = self._proved(name, records[name])
-            proved = [name]
-            for other in group[1:]:
-                try:
-                    self._prove(engine, other, records[other])
-                    proved.append(other)
-                except WlsweepError:
-                    traceback.print_exc()
-            found = engine.score_all([self.run.model(n) for n in proved], self._prompts())
-            tables = {n: self._write(n, records[n], found[self.run.model(n)]) for n in proved}
-        return tables[name]
-
-    def _others(self, name: str, held: ExitStack) -> Iterator[str]:
-        """Further LoRA conditions that can be predicted now, their leases held; as many as one queue may hold."""
-        states, room = RunStatus(self.run), MOST_ROWS // len(self.test.row_ids) - 1
-        for other in self.names:
-            if room <= 0 or other == name or not parse_name(other).lora:
-                continue
-            if not states.trained(other) or states.predicted(other) or not self.run.model(other).is_dir():
-                continue
-            if held.enter_context(hold(self.run.lease(other), f"prediction by {self.owner}")):
-                room -= 1
-                yield other
-
-    def _proved(self, name: str, record: TrainedRecord) -> AdapterEngine:
-        """The engine with adapters, with this one proved; a proof that fails gets a fresh engine, once."""
-        if isinstance(self.engine, AdapterEngine):
-            try:
-                self._prove(self.engine, name, record)
-                return self.engine
-            except SwapFailed:
-                traceback.print_exc()
-        self._end()
-        ranks = [c.lora for c in self.sweep.conditions if c.lora] or [parse_name(name).lora]
-        base = RunStatus(self.run).record.base
-        self.engine = AdapterEngine(base, self.sweep.predict, self.sweep.data.cutoff, self.test.answer, ranks)
-        self._prove(self.engine, name, record)
-        return self.engine
-
-    def _prove(self, engine: AdapterEngine, name: str, record: TrainedRecord) -> None:
-        engine.prove(self.run.model(name), record.model.fingerprint, self._probe(name, record))
-
-    def _probe(self, name: str, record: TrainedRecord) -> list[Probe]:
-        mix = load_mix(self.run, parse_name(name).k)
-        return [Probe(mix.prompt(p.row).tolist(), p.logprob_accept, p.logprob_reject) for p in record.probe]
-
-    def _prompts(self) -> list[list[int]]:
-        return [self.test.prompt(i).tolist() for i in range(len(self.test.row_ids))]
-
-    def _write(self, name: str, record: TrainedRecord, scored: Sequence[Scored]) -> pa.Table:
-        """Write a condition's predictions, whole or not at all."""
-        test = self.test
-        n = len(test.row_ids)
-        accept = np.array([s.logprob_accept for s in scored])
-        reject = np.array([s.logprob_reject for s in scored])
-        table = pa.table(
-            {
-                "row_id": list(test.row_ids),
-                "row_hash": list(test.row_hashes),
-                "year": list(test.years),
-                "label": list(test.labels),
-                "text": [s.text for s in scored],
-                "parsed": [parse_label(s.text) for s in scored],
-                "logprob_accept": accept,
-                "logprob_reject": reject,
-                "p_accept": 1 / (1 + np.exp(reject - accept)),
-                "p_other": np.clip(1 - np.exp(np.logaddexp(accept, reject)), 0, 1),
-                "prompt_tokens": test.lengths,
-                "truncated": list(test.truncated),
-                "model_fingerprint": [record.model.fingerprint] * n,
-            },
-            schema=PREDICTION,
-        )
-        if not all(math.isfinite(x) for x in (*accept, *reject)):
-            raise ValueError("label log-probabilities are not finite")
-        folder = self.run.prediction(name)
-        shutil.rmtree(folder, ignore_errors=True)
-        with atomic_folder(folder) as temporary:
-            pq.write_table(table, temporary / "part-0.parquet", compression="zstd")
-        return table
 
 
 def predict_conditions(
@@ -261,15 +49,15 @@ def predict_conditions(
     resources: dict[str, Any] = {"num_cpus": config.cpus_per_engine}
     if config.gpus_per_engine:
         resources["num_gpus"] = config.gpus_per_engine
+    root = str(run.root.resolve())
     conditions = ray.data.from_items([{"condition": n} for n in names], override_num_blocks=len(names))
     results = conditions.map_batches(
         Predictor,
         fn_constructor_kwargs={
             "sweep": sweep,
-            "root": str(run.root.resolve()),
+            "root": root,
             "owner": owner,
-            "training": str(training.resolve()) if training else None,
-            "late": late,
+            "wait_for": ModelWait(root, tuple(c.name for c in sweep.conditions), training and training.resolve(), late),
             "names": tuple(names),
         },
         batch_size=1,

@@ -339,6 +339,9 @@ class Sweep(_Model):
     keep_models: Literal["all", "best", "none"] = "all"
     """Which models outlive their predictions; `best` is the lowest unweighted training loss, since the test set
     chooses nothing."""
+    stall_minutes: float = Field(30.0, gt=0)
+    """Minutes in which no step, no prediction and no wait for another launch happened, after which a launch ends itself with
+    exit code 75; longer where the sweep's own pace is slower (20 times the longest silence so far)."""
     data: Data
     model: Model
     loss: Loss = Loss()
@@ -405,6 +408,7 @@ class Sweep(_Model):
                 "track": True,
                 "data": {"source", "test", "pool"},  # the rows' own hashes are compared by the data stage
                 "keep_models": True,
+                "stall_minutes": True,
                 "budget": True,
                 "train": layout | {"groups"},
                 # Predictions carry their model's fingerprint; how they were made may be fixed without another training.

@@ -1,0 +1,136 @@
+"""The real stages: data, training, prediction, evaluation and report, as the functions that a driver calls in turn.
+
+A driver knows no engine: tests hand it functions of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from wlsweep.errors import WlsweepError
+from wlsweep.orchestrate.capacity import Capacity, capacity
+from wlsweep.orchestrate.launch import Launch
+from wlsweep.orchestrate.training import OnTrial, TrainRequest
+from wlsweep.shipped import how_to_install
+from wlsweep.spec.preflight import refuse_model, sample_rows
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What a launch does; each function may take hours and raises `WlsweepError` for what its user can fix."""
+
+    check: Callable[[Launch], None]
+    """Refuses what would fail only later: engines that are not installed, room that the cluster does not have."""
+    base: Callable[[Launch, Callable[[str], None]], str]
+    """Finds or makes the base model; the second argument hears of progress, one line at a time."""
+    prepare: Callable[[Launch, str, Callable[[str], None]], None]
+    """Makes the data for this base model, or checks that it is there and the same."""
+    connect: Callable[[Launch], Capacity]
+    """Joins or starts the Ray cluster, the first time it is called."""
+    train: Callable[[Launch, TrainRequest, OnTrial], None]
+    """One round of trials; see `training.TrainConditions`."""
+    predict: Callable[[Launch, Sequence[str], int, Path | None, bool], Iterator[dict[str, Any]]]
+    """See `wlsweep.predict.stage.predict_conditions`."""
+    evaluate: Callable[[Launch], Any]
+    """Computes the metrics; returns an `Evaluation`."""
+    report: Callable[[Launch], tuple[Any, str]]
+    """Writes the page; returns an `Evaluation`, and a note where the figures could not be drawn."""
+
+
+def refuse_missing_engines() -> None:
+    """Refuse what would fail only once workers run.
+
+    Raises:
+        WlsweepError: if an engine is not installed.
+    """
+    engines = {"ray": "train", "deepspeed": "train", "vllm": "predict"}
+    missing = [f"{name}, needed to {use}" for name, use in engines.items() if find_spec(name) is None]
+    if missing:
+        raise WlsweepError(
+            "this environment lacks engines of the sweep: "
+            + "; ".join(missing)
+            + f". Install them:\n{how_to_install()}"
+        )
+
+
+def _check(launch: Launch) -> None:
+    refuse_model(launch.sweep, sample_rows(launch.sweep))
+    refuse_missing_engines()
+    if launch.last == "data":
+        return
+    from wlsweep.orchestrate.ray_cluster import local_nodes, named_cluster
+
+    if named_cluster():
+        _connect(launch)
+    else:
+        capacity(launch.sweep, local_nodes(launch.sweep), launch.last != "train")
+
+
+def _base(launch: Launch, note: Callable[[str], None]) -> str:
+    model = launch.sweep.model
+    if model.path is not None:
+        path = Path(model.path)
+        return str(path.resolve()) if path.is_dir() else str(model.path)  # workers run in other folders
+    assert model.tiny is not None
+    note("looking for the tiny base model")
+    from wlsweep.data.prepare import base_rows
+    from wlsweep.train.tiny_base import ensure_tiny_base
+
+    rows = base_rows(launch.sweep, launch.run)
+    return str(ensure_tiny_base(model.tiny, rows, launch.run.cache, note).resolve())
+
+
+def _prepare(launch: Launch, base: str, note: Callable[[str], None]) -> None:
+    from wlsweep.data.prepare import prepare_data
+
+    prepare_data(launch.sweep, launch.run, Path(base), note, limit=launch.sweep.data.limit)
+
+
+def _connect(launch: Launch) -> Capacity:
+    from wlsweep.orchestrate.ray_cluster import cluster_nodes, connect, is_connected, lost_cluster, other_jobs
+
+    if not is_connected():
+        launch.view.note("starting Ray")
+        connect(launch.sweep, launch.view.note, launch.stop)
+        launch.stop.take_signals()  # Ray takes SIGTERM for itself when it starts
+    launch.cluster_lost, launch.others = lost_cluster, other_jobs
+    return capacity(launch.sweep, cluster_nodes(), launch.last != "train")
+
+
+def _train(launch: Launch, request: TrainRequest, on_trial: OnTrial) -> None:
+    from wlsweep.orchestrate.trials import train_conditions
+
+    train_conditions(launch.sweep, launch.run, request, on_trial)
+
+
+def _predict(
+    launch: Launch, names: Sequence[str], engines: int, training: Path | None, late: bool
+) -> Iterator[dict[str, Any]]:
+    from wlsweep.predict.stage import predict_conditions
+
+    return predict_conditions(launch.sweep, launch.run, names, engines, launch.owner, training, late)
+
+
+def _evaluate(launch: Launch) -> Any:
+    from wlsweep.analysis.evaluate import evaluate, remembered_externals
+
+    return evaluate(launch.run, None, remembered_externals(launch.run))
+
+
+def _report(launch: Launch) -> tuple[Any, str]:
+    from wlsweep.report.page import write_report
+    from wlsweep.report.png import Renderer
+
+    with Renderer() as renderer:  # it starts while the run is evaluated
+        from wlsweep.analysis.evaluate import up_to_date
+
+        evaluation = up_to_date(launch.run)
+        return evaluation, write_report(launch.run, evaluation, renderer).note
+
+
+ENGINES = Stages(_check, _base, _prepare, _connect, _train, _predict, _evaluate, _report)
+"""The stages of the product."""
