@@ -152,6 +152,61 @@ def test_hostile_names_reach_the_sweep_as_they_are(tmp_path, nasty):
     assert not list(tmp_path.rglob("BAD"))
 
 
+def attempts(tmp_path, status, starts, work="true", signal=""):
+    """Which of some starts of one job ask to come back, with SLURM's and wlsweep's commands replaced.
+
+    `status` is what the sweep ends with, `work` what each start does to the run directory `$RUN`.
+    """
+    fake = tmp_path / "bin"
+    fake.mkdir()
+    show = f"""#!/bin/bash
+    if [ "$2 $3" = "wlsweep.slurm.job_steps begin" ]; then mkdir -p "$4/a"; echo "$4/a"; echo 127.0.0.1:1; fi
+    if [ "$2" = wlsweep.slurm.node ]; then echo $$ >"$WLSWEEP_ATTEMPT/step"; exec sleep 30; fi
+    if [ "$2" = wlsweep.cli ]; then {work}; {f"kill -{signal} $PPID; sleep 1.5" if signal else ":"}; exit {status}; fi
+    """
+    (fake / "srun").write_text('#!/bin/bash\nwhile [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n')
+    (fake / "python").write_text(show)
+    (fake / "scancel").write_text('#!/bin/bash\nkill "${2#7.}"\n')
+    (fake / "scontrol").write_text('#!/bin/bash\necho "$@" >>"$ASKED"; kill -KILL $PPID\n')
+    for f in fake.iterdir():
+        f.chmod(0o755)
+    site = CPU.model_copy(update={"python": str(fake / "python"), "shared": str(tmp_path), "scratch": str(tmp_path)})
+    job = a_job(site, str(tmp_path), job_resources(CPU, DEMO, 1, array=False))
+    job.script.parent.mkdir(parents=True)
+    asked = tmp_path / "asked"
+    path = f"{fake}:{os.environ['PATH']}"
+    found = []
+    for start in range(starts):
+        environment = {**os.environ, "PATH": path, "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n", "ASKED": str(asked)}
+        environment |= {"SLURM_RESTART_COUNT": str(start), "RUN": str(job.run)}
+        asked.unlink(missing_ok=True)
+        subprocess.run(
+            ["bash", "-c", render_script(job)], cwd=tmp_path, env=environment, capture_output=True, timeout=60
+        )
+        shutil.rmtree(tmp_path / "wl7.d", ignore_errors=True)
+        found.append(asked.exists() and asked.read_text() == "requeue 7\n")
+    return found
+
+
+STEP = 'mkdir -p "$RUN/conditions/a"; echo step >>"$RUN/conditions/a/metrics.jsonl"'
+
+
+def test_a_sweep_that_ended_itself_comes_back_as_long_as_it_makes_steps(tmp_path):
+    assert attempts(tmp_path, 75, 3, STEP) == [True, True, True]
+
+
+def test_a_sweep_that_made_no_step_in_two_starts_does_not_come_back_a_third_time(tmp_path):
+    assert attempts(tmp_path, 75, 2) == [True, False]
+
+
+def test_a_sweep_that_is_warned_before_it_makes_a_step_twice_does_not_come_back(tmp_path):
+    assert attempts(tmp_path, 75, 2, signal="USR1") == [True, False]
+
+
+def test_a_sweep_that_failed_does_not_come_back(tmp_path):
+    assert attempts(tmp_path, 1, 1, STEP) == [False]
+
+
 PLAIN = {
     "partition": "p", "account": "a", "qos": "q", "gres": "gpu", "time": "60", "python": "python", "shared": "/s",
     "scratch": "/t", "login": "me@login",

@@ -49,6 +49,8 @@ export HF_HUB_OFFLINE=1
 export NCCL_SOCKET_IFNAME=ib0
 
 cd -- /project/me || exit 2
+# What the sweep has got: sizes of logs, checkpoints, models and predictions. A start that adds nothing was for nothing.
+progress() { find "$run/data" "$run/conditions" "$run/predictions" "$run/report" -type f ! -name '*lease*' ! -name failed.json -printf '%p %s\n' 2>/dev/null | LC_ALL=C sort | cksum; }
 python=(python)
 run=/project/me/runs/s
 inside() { "${python[@]}" -m wlsweep.slurm.job_steps "$@"; }
@@ -89,6 +91,7 @@ end_cluster() {
   unset TMPDIR   # a continuation would inherit it, and SLURM would make it again on that job's node
 }
 
+before=$(progress)
 inside announce & announce=$!
 while kill -0 "$announce" 2>/dev/null && kill -0 "$step" 2>/dev/null && [ -z "$told" ]; do sleep 1 & wait $!; done
 broken=0
@@ -123,13 +126,23 @@ fi
 say "the sweep ended with exit code $status"
 end_cluster
 
-# Faults come back a few times only, so that a cluster that cannot work does not come back for ever.
+# Faults come back a few times only, and a job without progress once, so that what cannot work does not come back for ever.
+idle_file=/project/me/runs/s/slurm/20260102T030405-00ff"${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}.idle"
+idle=0
+if [ "$(progress)" = "$before" ]; then idle=$(( $(cat -- "$idle_file" 2>/dev/null || echo 0) + 1 )); fi
+echo "$idle" >"$idle_file"
 tries=$(( ${SLURM_RESTART_COUNT:-0} + ${WLSWEEP_CONTINUED:-0} ))
 if [ "$status" = 75 ] && [ "$comes_back" = 1 ]; then
   why="stopped in time"
 elif [ "$broken" = 1 ] && [ -z "$told" ] && [ "$tries" -lt 5 ]; then
   why="a node or Ray failed"
+elif [ "$status" = 75 ] && [ -z "$told" ] && [ "$tries" -lt 5 ]; then
+  why="the sweep ended itself and can go on"
 else
+  exit "$status"
+fi
+if [ "$idle" -ge 2 ]; then
+  say "$why, but two starts in a row made no step: the job does not come back; see $WLSWEEP_ATTEMPT/job.log"
   exit "$status"
 fi
 say "$why: requeue"
