@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 comma := ,
 LOCK := locks/$(EXTRA).lock
 
-.PHONY: help sweep test test-fast smollm2 test-jobs test-slurm test-slurm-smoke oracle bench bench-peer bench-gpu lint format types docs configuration locks clean head job
+.PHONY: help sweep chaos test test-fast smollm2 test-jobs test-slurm test-slurm-smoke oracle bench bench-peer bench-gpu lint format types docs configuration locks clean head job
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,7 +77,7 @@ head: $(VENV)/.installed-$(EXTRA)  ## a Ray head with dashboard on this machine,
 	@install -d -m 700 "$(HEAD)" && (umask 077; $(BIN)/python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$(HEAD)/token")
 	@echo "dashboard: http://127.0.0.1:$(DASHBOARD)  (token: $(HEAD)/token)   next: make job SWEEP=$(SWEEP)"
 	@n=$$(nproc); scratch=$$(mktemp -d /tmp/wlsweep-head.XXXXXX); trap 'rm -rf "$$scratch"' EXIT; \
-	$(AS_HEAD) RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_JOB_STOP_WAIT_TIME_S=120 $(BIN)/ray start --head --block --disable-usage-stats --node-ip-address=127.0.0.1 \
+	$(AS_HEAD) RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_JOB_STOP_WAIT_TIME_S=120 RAY_process_group_cleanup_enabled=true $(BIN)/ray start --head --block --disable-usage-stats --node-ip-address=127.0.0.1 \
 	  --temp-dir="$$scratch/ray" \
 	  --dashboard-host=127.0.0.1 --dashboard-port=$(DASHBOARD) --port=$$(($(DASHBOARD) + 1)) --ray-client-server-port=$$(($(DASHBOARD) + 2)) \
 	  --dashboard-agent-listen-port=$$(($(DASHBOARD) + 3)) --min-worker-port=0 --max-worker-port=0 --num-cpus=$$((n > 3 ? n : 3))
@@ -86,6 +86,11 @@ head: $(VENV)/.installed-$(EXTRA)  ## a Ray head with dashboard on this machine,
 job: $(VENV)/.installed-$(EXTRA)  ## the sweep as a Ray job on the head of `make head`
 	@$(AS_HEAD) $(BIN)/ray job submit --address=http://127.0.0.1:$(DASHBOARD) --working-dir=. -- \
 	  $(CURDIR)/$(BIN)/wlsweep run $(SWEEP) --out "$(CURDIR)/runs/$(basename $(notdir $(SWEEP)))" $(ARGS)
+
+KILLS ?= 20
+SEED ?= 0
+chaos: $(VENV)/.installed-$(EXTRA)  ## KILLS=20 random faults over small sweeps, SEED=0: none may hang, differ or leave anything (about 20 s a fault)
+	@$(BIN)/python -m bench.chaos --kills $(KILLS) --seed $(SEED) $(ARGS)
 
 # All three are judged, whatever the first says; the target fails if one of them does.
 oracle: $(VENV)/.installed-$(EXTRA)  ## judge the demo, the 19 on more papers, and the other losses against the papers' truth (a quarter of an hour)

@@ -1,11 +1,16 @@
-"""What fits on a cluster is known before anything starts."""
+"""What fits on a cluster is known before anything starts, and a cluster that does not answer is named."""
 
 import os
+import socket
+import tempfile
 
 import pytest
 
 from wlsweep.errors import WlsweepError
+from wlsweep.orchestrate import ray_cluster
 from wlsweep.orchestrate.capacity import Capacity, capacity, local_cpus
+from wlsweep.orchestrate.signals import StopRequest
+from wlsweep.orchestrate.stall import LaunchEnded
 from wlsweep.spec.config import load_sweep
 
 ICLR = load_sweep("search_spaces/iclr19.toml")  # 4 GPUs and 4 x 4 CPUs a condition, 1 GPU an engine
@@ -62,3 +67,65 @@ def test_an_engine_runs_beside_training_only_where_no_placement_leaves_either_wa
 def test_what_does_not_fit_is_refused_with_what_is_missing(sweep, nodes, message):
     with pytest.raises(WlsweepError, match=message):
         capacity(sweep, nodes)
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """What was said, and a request to stop."""
+    said = []
+    return said, StopRequest(tmp_path, said.append)
+
+
+def closed_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
+def test_a_named_cluster_that_does_not_answer_is_one_error_that_names_it_and_the_way_out(monkeypatch, asked, host):
+    said, stop = asked
+    monkeypatch.setattr(ray_cluster, "ANSWER_S", 0.6)
+    address = f"{host}:{closed_port()}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(WlsweepError, match=rf"{address} \(RAY_ADDRESS\) does not answer(.|\n)*unset RAY_ADDRESS"):
+        ray_cluster.connect(DEMO, said.append, stop)
+    assert said[0].startswith(f"waiting for the Ray cluster at {address} (RAY_ADDRESS): ")
+
+
+def test_a_stop_is_heard_while_a_named_cluster_does_not_answer(monkeypatch, asked):
+    said, stop = asked
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port()}")
+    stop.ask()
+    with pytest.raises(LaunchEnded, match="asked to stop while waiting for the Ray cluster"):
+        ray_cluster.connect(DEMO, said.append, stop)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"), [("auto", "no Ray cluster runs on this machine"), ("head", "expected HOST:PORT")]
+)
+def test_an_address_that_leads_to_no_cluster_is_refused(monkeypatch, asked, tmp_path, address, said):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+    with pytest.raises(WlsweepError, match=f"(?s){said}.*unset RAY_ADDRESS"):
+        ray_cluster.connect(DEMO, asked[0].append, asked[1])
+
+
+def test_ray_gets_a_short_temporary_folder_where_the_own_one_is_too_long_for_sockets(monkeypatch, asked):
+    said, _ = asked
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", "/tmp/short")
+    assert ray_cluster.short_temporary_folder(said.append) is None
+    monkeypatch.setenv("TMPDIR", "/tmp/" + 125 * "x")
+    folder = ray_cluster.short_temporary_folder(said.append)
+    assert folder is not None and len(str(folder)) < 40 and "is too long for sockets (130 characters)" in said[0]
+    assert os.environ["TMPDIR"] == str(folder.parent)
+
+
+def test_where_no_short_folder_can_be_written_to_a_long_one_is_refused(monkeypatch, asked):
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + 125 * "x")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(WlsweepError, match="set RAY_TMPDIR to a folder of at most 39 characters"):
+        ray_cluster.short_temporary_folder(asked[0].append)

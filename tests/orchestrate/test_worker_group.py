@@ -7,7 +7,6 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from multiprocessing import AuthenticationError
-
 from types import SimpleNamespace
 
 import pytest
@@ -163,7 +162,12 @@ class Told:
 @pytest.mark.parametrize(
     ("error", "ends", "words", "shared"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.03 GiB."), True, "lower train.micro_batch", False),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.03 GiB."),
+            True,
+            "lower train.micro_batch",
+            False,
+        ),
         (SharedFailure("the base model has no head"), False, "has no head", True),
     ],
 )

@@ -64,6 +64,7 @@ def ray_command(python: str, env: Mapping[str, str], head: bool, own_ip: str) ->
 def ray_environment(env: Mapping[str, str], head: bool) -> dict[str, str]:
     """The environment of `ray start` on this node."""
     found = {**env, "TMPDIR": env["WLSWEEP_SCRATCH"], "RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_S)}
+    found["RAY_process_group_cleanup_enabled"] = "true"  # what an engine started ends with it
     # Tries 2 s apart: a head on a slow machine listens long before it can be joined, and Ray's own 20 are too few then.
     found["RAY_NUM_REDIS_GET_RETRIES"] = str(int(FORM_S / 2))
     if not head:
