@@ -43,6 +43,8 @@ _SETTINGS = {
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that is left behind must not start another cluster
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+RAY = "2.60.0"
+"""The version whose private names are used here and in `worker_group.py`."""
 ANSWER_S = 60.0
 """How long a named cluster may take to answer: one that is being started needs some time."""
 JOIN_S = 120.0
@@ -87,6 +89,10 @@ def connect(sweep: Sweep, say: Callable[[str], None], stop: StopRequest) -> None
         _wait_for_answer(address, say, stop)
     import ray
 
+    if ray.__version__ != RAY:
+        raise WlsweepError(
+            f"Ray {ray.__version__} is installed, worker groups are written for {RAY}: pip install ray=={RAY}"
+        )
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         # The cluster's processes were started by others: what must hold in them travels with the job.

@@ -44,7 +44,8 @@ class Predictor:
         """`wait_for` returns once a condition's model is there, or will not come; `names` is all that is to be predicted."""
         self.sweep, self.run, self.owner, self.wait_for = sweep, RunDir(Path(root)), owner, wait_for
         self.names = tuple(names)
-        log_process_to(self.run.logs / f"predict_{os.getpid()}.log")
+        self.own_log = self.run.logs / f"predict_{os.getpid()}.log"
+        log_process_to(self.own_log)
         end_children_with_this_process()
         self.test = load_test(self.run)
         self.engine: Engine | None = None
@@ -59,6 +60,7 @@ class Predictor:
                 with hold(self.run.lease(name), f"prediction by {self.owner}") as mine:
                     states = RunStatus(self.run)
                     if mine and states.trained(name) and not states.predicted(name):
+                        log_process_to(self.run.logs / "conditions" / f"{name}_predict.log")
                         table = (self._predict_together if parse_name(name).lora else self._predict)(name)
                         rows, accepted = table.num_rows, int(np.sum(table["p_accept"].to_numpy() > 0.5))
             except Exception as e:  # noqa: BLE001 - kept as this condition's cause; the others go on
@@ -67,6 +69,7 @@ class Predictor:
                 cause = f"{type(e).__name__}: {e}" if not isinstance(e, SwapFailed) else str(e)
                 if isinstance(e.__context__, SwapFailed):
                     cause += f" (in a fresh engine, after: {e.__context__})"
+            log_process_to(self.own_log)
             for key, value in zip(results, (name, rows, accepted, cause), strict=True):
                 results[key].append(value)
         return results
