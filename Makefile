@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 comma := ,
 LOCK := locks/$(EXTRA).lock
 
-.PHONY: help sweep chaos test test-fast smollm2 test-jobs test-slurm test-slurm-smoke oracle bench bench-peer bench-gpu lint format types docs configuration locks clean head job
+.PHONY: help sweep chaos chaos-slurm test test-fast smollm2 test-jobs test-slurm test-slurm-smoke oracle bench bench-peer bench-gpu lint format types docs configuration locks clean head job
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ KILLS ?= 20
 SEED ?= 0
 chaos: $(VENV)/.installed-$(EXTRA)  ## KILLS=20 random faults over small sweeps, SEED=0: none may hang, differ or leave anything (about 20 s a fault)
 	@$(BIN)/python -m bench.chaos --kills $(KILLS) --seed $(SEED) $(ARGS)
+
+chaos-slurm: $(VENV)/.installed-$(EXTRA)  ## the same in the nodes of a throw-away SLURM (root, and SLURM packages; about a minute a fault)
+	@$(BIN)/python -m bench.chaos_slurm --kills $(KILLS) --seed $(SEED) $(ARGS)
 
 # All three are judged, whatever the first says; the target fails if one of them does.
 oracle: $(VENV)/.installed-$(EXTRA)  ## judge the demo, the 19 on more papers, and the other losses against the papers' truth (a quarter of an hour)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from wlsweep.orchestrate.launch import ENOUGH, Launch
+from wlsweep.run.causes import one_line
 from wlsweep.run.lease import holder
 from wlsweep.run.status import RunStatus, record_failure
 
@@ -57,7 +58,7 @@ class Prediction:
             self.fruitless = 0 if heard else self.fruitless + 1
             cause = f"the engine could not be kept running: {type(e).__name__}: {e}"
             if self.fruitless < ENOUGH:
-                self.launch.view.note(f"{cause.splitlines()[0]}; tried again")
+                self.launch.view.note(f"{one_line(cause)}; tried again")
                 return
             for name in set(names) - heard:
                 record_failure(self.launch.run, name, "predict", cause)

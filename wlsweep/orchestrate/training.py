@@ -17,6 +17,7 @@ from wlsweep.orchestrate.capacity import Capacity
 from wlsweep.orchestrate.launch import ENOUGH, Launch
 from wlsweep.orchestrate.overlap import OverlappedPrediction
 from wlsweep.orchestrate.stall import LaunchEnded
+from wlsweep.run.causes import one_line
 from wlsweep.run.lease import holder
 from wlsweep.run.status import RunStatus, record_failure
 from wlsweep.spec.condition import Condition, first_stage
@@ -149,15 +150,11 @@ class Training:
         self.fruitless = 0 if progress.got_on else self.fruitless + 1
         if self.fruitless >= ENOUGH:
             raise LaunchEnded(
-                f"the processes that train were lost {ENOUGH} times in a row before any step; the last time {name}: {cause}"
+                f"the processes that train were lost {ENOUGH} times in a row before any step; the last time "
+                f"{name}: {one_line(cause)}"
             )
         many = f"{name} and {len(progress.lost) - 1} others" if len(progress.lost) > 1 else name
-        self.launch.view.say(f"  {many}: {_last_line(cause)}; this is not the condition's fault, it is tried again")
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else text
+        self.launch.view.say(f"  {many}: {one_line(cause)}; this is not the condition's fault, it is tried again")
 
 
 def untrained(launch: Launch) -> list[Condition]:
