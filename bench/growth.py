@@ -9,7 +9,7 @@ two ends anywhere.
 The nodes are raylets on this machine (`ray.cluster_utils.Cluster`), so more of them bring no more speed. On 1, 2 and 4 the
 engines are the real ones, with one group of four ranks that spans all nodes. On the large simulated cluster the workers
 run `bench.trivial` instead of a training - as many DeepSpeed processes fit no small machine - so that case measures the
-orchestration alone: Tune trials, desks, groups, leases, records; no prediction.
+orchestration alone: Tune trials, mailboxes, groups, leases, records; no prediction.
 
     python -m bench.growth --cases 19,rows        # some cases
     python -m bench.growth --nodes 16 --many 200  # a smaller simulated cluster

@@ -2,7 +2,7 @@
 
 `RAY_RUNTIME_ENV_HOOK=bench.trivial.everywhere wlsweep run ...` makes every worker process of that command put these in the
 place of `wlsweep.train.zero3` and `wlsweep.train.loop`, so that no DeepSpeed is imported and nothing is computed. All the
-rest is the product's own: Tune trials, desk, Ray Train group, process group and broadcasts, leases, records.
+rest is the product's own: Tune trials, mailbox, Ray Train group, process group and broadcasts, leases, records.
 """
 
 from __future__ import annotations

@@ -211,9 +211,10 @@ def test_an_engine_that_waits_long_for_its_model_is_not_given_up(undisturbed):
         from wlsweep.run.layout import RunDir
         from wlsweep.predict.stage import predict_conditions
         from wlsweep.orchestrate.ray_cluster import connect
+        from wlsweep.orchestrate.signals import StopRequest
 
         sweep, run = load_sweep({str(SMALL)!r}), RunDir(Path({str(out)!r}))
-        connect(sweep)
+        connect(sweep, print, StopRequest(run.root, print))
         ray.data.DataContext.get_current().execution_no_progress_timeout_s = 2
         training = run.root / ".training-test"
         training.touch()

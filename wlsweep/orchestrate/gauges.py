@@ -2,7 +2,8 @@
 
     ray_wlsweep_loss{sweep="iclr19", condition="accept_gamma2.0_prop1_2"} 0.61
 
-They are set in the process of the Tune trial, which lives as long as its worker group.
+Those of a condition are set in the process of its Tune trial, which lives as long as its worker group; the number of those
+that are done in the driver's.
 """
 
 from __future__ import annotations

@@ -7,11 +7,9 @@ that fails ends its trial normally (a Tune error would kill the process, and wit
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +19,7 @@ import ray.tune
 from wlsweep.orchestrate.gauges import show_done, show_line
 from wlsweep.orchestrate.mailbox import Assignment, Outcome
 from wlsweep.orchestrate.training import OnTrial, TrainRequest
-from wlsweep.run.layout import RunDir
+from wlsweep.run.layout import RunDir, read_json
 from wlsweep.run.status import record_failure, starting_model
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import Sweep
@@ -61,11 +59,12 @@ def train_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     run.failed(condition.name).unlink(missing_ok=True)
     group = _warm_group(sweep, run)
     assignment = Assignment(sweep, condition, settings["root"], base, settings["stop_file"], settings["owner"])
-    with _shown_in_dashboard(name, settings["dashboard"]):
-        line, outcome = _follow(group, assignment)
+    shown = _show_in_dashboard(run, name) if settings["dashboard"] else None
+    line, outcome = _follow(group, assignment)
     if outcome.state == "failed":
         record_failure(run, name, "train", outcome.cause or "unknown", outcome.attempts)
-    show_done(sweep.name, sum(run.trained(c.name).is_file() for c in sweep.conditions))
+    if shown and outcome.state not in ("done", "failed"):
+        ray.cancel(shown)
     end = {"state": outcome.state, "cause": outcome.cause or "", "attempts": outcome.attempts, "shared": outcome.shared}
     ray.tune.report({**line, **end})
     if stop_file.exists() or all_begun.exists():
@@ -92,31 +91,26 @@ def _follow(group: WorkerGroup, assignment: Assignment) -> tuple[dict[str, Any],
     return line, outcome
 
 
-@contextmanager
-def _shown_in_dashboard(name: str, dashboard: bool) -> Iterator[None]:
-    """Show a condition under its name in the Jobs pages of Ray's dashboard, where the cluster has one."""
-    if not dashboard:
-        yield
-        return
-    shown = ray.remote(_lasting).options(name=name, num_cpus=0, max_retries=0).remote()
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.cancel(shown)
+def _show_in_dashboard(run: RunDir, name: str) -> Any:
+    """Show a condition under its name in the Jobs pages of Ray's dashboard: a task that lasts as long as its training."""
+    task = ray.remote(_last_as_long).options(name=name, num_cpus=0, max_retries=0)
+    return task.remote(run.trained(name), run.failed(name))
 
 
-def _lasting() -> None:
-    """Lasts until it is cancelled; nobody waits for it."""
-    while True:
+def _last_as_long(trained: Path, failed: Path) -> None:
+    """End when a condition is trained; fail with its cause if it fails. Nobody waits for this task."""
+    while not trained.is_file():
+        if failed.is_file():
+            raise RuntimeError(read_json(failed)["cause"])
         time.sleep(1)
 
 
 class _Listener(ray.tune.Callback):  # type: ignore[misc] # Ray has no types here
     """Hears of trials in the driver."""
 
-    def __init__(self, on_trial: OnTrial, names: Sequence[str], all_begun: Path) -> None:
+    def __init__(self, on_trial: OnTrial, names: Sequence[str], all_begun: Path, sweep: str, done: int) -> None:
         self.on_trial, self.waiting, self.all_begun = on_trial, set(names), all_begun
+        self.sweep, self.done = sweep, done
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks beside the trials' state; what this one talks to lives in this process only."""
@@ -132,6 +126,9 @@ class _Listener(ray.tune.Callback):  # type: ignore[misc] # Ray has no types her
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        if result.get("state") == "done":
+            self.done += 1
+            show_done(self.sweep, self.done)
         self.on_trial(trial.config["condition"], result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -148,6 +145,7 @@ def train_conditions(sweep: Sweep, run: RunDir, request: TrainRequest, on_trial:
         on_trial: hears of each logged step and each end, by condition.
     """
     names = [c.name for c in request.conditions]
+    done = sum(run.trained(c.name).is_file() for c in sweep.conditions)
     all_begun = run.root / f".all-begun-{uuid.uuid4().hex[:8]}"
     settings = {
         "sweep": sweep,
@@ -172,7 +170,7 @@ def train_conditions(sweep: Sweep, run: RunDir, request: TrainRequest, on_trial:
             storage_path=str((run.logs / "ray").resolve()),
             verbose=0,
             failure_config=ray.tune.FailureConfig(max_failures=RESTARTS),
-            callbacks=[_Listener(on_trial, names, all_begun)],
+            callbacks=[_Listener(on_trial, names, all_begun, sweep.name, done)],
         ),
     )
     try:
