@@ -280,13 +280,14 @@ def remove_orphaned_placement_groups() -> list[str]:
     from ray.core.generated import gcs_pb2
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-    own = ray.get_runtime_context().get_job_id()
+    own, driver = ray.get_runtime_context().get_job_id(), ray.ActorID.nil().binary()
     accessor = ray._private.state.state._connect_and_get_accessor()
     removed = []
     for data in accessor.get_placement_group_table():
         found = gcs_pb2.PlacementGroupTableData.FromString(data)
         gone = found.state == gcs_pb2.PlacementGroupTableData.PlacementGroupState.Value("REMOVED")
-        if found.creator_job_id.hex() == own and found.creator_actor_id and found.creator_actor_dead and not gone:
+        by_actor = found.creator_job_id.hex() == own and found.creator_actor_id not in (b"", driver)
+        if by_actor and found.creator_actor_dead and not gone:
             remove_placement_group(PlacementGroup(ray._raylet.PlacementGroupID(found.placement_group_id)))
             removed.append(found.placement_group_id.hex())
     return removed
