@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
@@ -45,6 +46,12 @@ def finish(started, code=0):
 def trained_in(text):
     """Conditions whose training a launch says it did itself."""
     return [line.split()[-2] for line in text.splitlines() if line.startswith("  train ") and line.endswith(" done")]
+
+
+def kill(started, kind):
+    """SIGKILL to a process of a launch, by what its command line holds."""
+    tree = psutil.Process(started[0].pid).children(recursive=True)
+    next(p for p in tree if kind in " ".join(p.cmdline())).kill()
 
 
 def wait_until(condition, seconds=200):
@@ -124,18 +131,20 @@ def test_with_nothing_to_do_it_says_so(undisturbed):
     assert time.monotonic() - began < 60  # a hang, not a speed
 
 
-def test_a_killed_worker_costs_a_retry_and_a_failed_condition_only_itself(undisturbed):
-    """Both faults in one sweep; once mended, the same command ends with the bits of an undisturbed run."""
+def test_a_killed_trial_costs_nothing_a_killed_worker_a_retry_and_a_failed_condition_only_itself(undisturbed):
+    """All faults in one sweep; once they are fixed, the same command ends with the bits of an undisturbed run."""
     out = beside(undisturbed, "faults")
-    run, (killed, failing) = RunDir(out), NAMES[1:]
+    run, (orphaned, killed, failing) = RunDir(out), NAMES
     run.metric_log(failing).mkdir(parents=True)  # a folder where its log should go
     started = start(out)
+    wait_until(lambda: any(run.checkpoints(orphaned).glob("step_*/training.json")))
+    kill(started, "ImplicitFunc")  # the trial's process: its workers end themselves, their room is given back
     wait_until(lambda: any(run.checkpoints(killed).glob("step_*/training.json")))
     os.kill(json.loads(run.lease(killed).read_text())["pid"], signal.SIGKILL)
     text = finish(started, code=1)
     states = {s.name: s for s in RunStatus(run).all()}
     assert [states[n].predict for n in NAMES[:2]] == ["done", "done"]
-    assert json.loads(run.trained(killed).read_text())["attempts"] == 2
+    assert [json.loads(run.trained(n).read_text())["attempts"] for n in (orphaned, killed)] == [1, 2]
     assert states[failing].train == "failed" and "IsADirectoryError" in states[failing].cause
     assert f"{failing} FAILED" in text
     run.metric_log(failing).rmdir()
@@ -143,7 +152,7 @@ def test_a_killed_worker_costs_a_retry_and_a_failed_condition_only_itself(undist
     assert results(out) == results(undisturbed[0])
 
 
-def test_a_driver_that_is_stopped_and_then_killed_loses_nothing(undisturbed):
+def test_a_driver_that_is_stopped_or_killed_or_loses_ray_loses_nothing(undisturbed):
     out = beside(undisturbed, "stopped-and-killed")
     run = RunDir(out)
 
@@ -162,6 +171,12 @@ def test_a_driver_that_is_stopped_and_then_killed_loses_nothing(undisturbed):
     process.wait()
     first = run.trained(NAMES[0]).stat().st_mtime_ns
     assert not run.trained(NAMES[1]).exists()
+
+    started = start(out, "--stage", "train")
+    wait_until(lambda: any(run.condition(n).joinpath("lease.json").exists() for n in NAMES[1:]))
+    kill(started, "gcs_server")
+    text = finish(started, code=75)
+    assert "Ray's control process (gcs_server) on this machine ended" in text and "\x1b[" not in text
 
     finish(start(out, "--stage", "train"))
     assert run.trained(NAMES[0]).stat().st_mtime_ns == first, "the finished condition was trained again"
