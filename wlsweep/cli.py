@@ -184,8 +184,14 @@ def run(
     if stage != "data" and (warning := seed_warning(loaded, select(loaded.conditions, only))):
         typer.echo(f"warning: {warning}", err=True)
     folder = out or Path("runs") / loaded.name
-    with tracking(loaded, RunDir(folder), typer.echo):
-        code = run_sweep(loaded, folder, only, stage, sys.argv[1:], until_decided)
+    try:
+        with tracking(loaded, RunDir(folder), typer.echo):
+            code = run_sweep(loaded, folder, only, stage, sys.argv[1:], until_decided)
+    except KeyboardInterrupt:  # the second signal
+        code = 130
+    except WlsweepError as e:
+        typer.echo(f"error: {e}", err=True)
+        code = 2
     # Ray's and torch's threads need no orderly end, which would cost seconds: everything is on disk.
     sys.stdout.flush()
     sys.stderr.flush()
