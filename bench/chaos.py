@@ -121,7 +121,8 @@ class Sweeps:
         kept = self.out / "reference.json"
         if not kept.exists():
             run = self.out / "disk" / "reference"
-            self.launch(run).wait()  # makes what later sweeps find in the cache
+            # Base model and token tables, which later sweeps find in the cache; needs no Ray.
+            subprocess.run([*self.command[:-3], "--stage", "data", "--out", str(run)], cwd=ROOT, check=True)
             shutil.rmtree(run)
             began = time.monotonic()
             code = self.launch(run).wait()
