@@ -45,7 +45,7 @@ STOPPED = 75
 """Exit code of a sweep that was asked to stop, or ended itself, and can go on (EX_TEMPFAIL)."""
 FAILED = 1
 """Exit code of a sweep that ended with failed conditions."""
-LEAVE_S = 3.0
+LEAVE_S = 5.0
 """How long work that loses nothing may take to notice that the launch was asked to stop."""
 
 

@@ -141,8 +141,9 @@ def _wait_for_answer(address: str, say: Callable[[str], None], stop: StopRequest
             socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
             return
         except OSError as e:
+            if not why:
+                say(f"waiting up to {ANSWER_S:.0f} s for the Ray cluster at {address} (RAY_ADDRESS): {e.strerror or e}")
             why = e.strerror or str(e)
-        say(f"waiting for the Ray cluster at {address} (RAY_ADDRESS): {why}")
         time.sleep(0.5)
     raise WlsweepError(
         f"the Ray cluster at {address} (RAY_ADDRESS) does not answer for {ANSWER_S:.0f} s: {why}. {_UNSET}"

@@ -95,7 +95,7 @@ def _connect(launch: Launch) -> Capacity:
 
     if not is_connected():
         launch.view.note("starting Ray")
-        connect(launch.sweep, launch.view.note, launch.stop)
+        connect(launch.sweep, launch.view.say, launch.stop)
         launch.stop.take_signals()  # Ray takes SIGTERM for itself when it starts
     launch.cluster_lost, launch.others = lost_cluster, other_jobs
     return capacity(launch.sweep, cluster_nodes(), launch.last != "train")

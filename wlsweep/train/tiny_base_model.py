@@ -113,7 +113,7 @@ def teach(
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            if (step + 1) % 100 == 0:
+            if (step + 1) % 20 == 0:
                 on_progress(f"making the tiny base model: step {step + 1} of {steps}")
         return lm
     finally:
