@@ -2,48 +2,53 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 from rich.console import Console
 
+from tests.made_run import make_run, trained_record, write_predictions
 from wlsweep.orchestrate.capacity import Capacity
 from wlsweep.orchestrate.driver import Driver, new_launch
 from wlsweep.orchestrate.launch import Launch
 from wlsweep.orchestrate.stages import Stages
 from wlsweep.run.layout import RunDir, write_json
 from wlsweep.run.status import RunStatus, record_failure
+from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import Sweep, load_sweep
 
 SMALL = load_sweep(Path(__file__).parents[1] / "end_to_end" / "small.toml")
 NAMES = [c.name for c in SMALL.conditions]
-IDS = ["p1", "p2"]
+
+
+@lru_cache(maxsize=1)
+def _made_data() -> Path:
+    """The data of a made run, to be copied."""
+    return make_run(Path(tempfile.mkdtemp()), [NAMES[0]], n=20).data
 
 
 def write_data(run: RunDir) -> None:
-    """A test set of two papers."""
-    run.data.mkdir(parents=True, exist_ok=True)
-    write_json(run.data_json, {"fingerprint": "data"})
-    pq.write_table(pa.table({"row_id": IDS}), run.test_parquet)
+    """What a finished data stage leaves."""
+    shutil.copytree(_made_data(), run.data, dirs_exist_ok=True)
 
 
 def write_trained(run: RunDir, name: str, loss: float = 1.0) -> None:
     """What a finished training leaves."""
     run.model(name).mkdir(parents=True, exist_ok=True)
-    record = {"sweep_fingerprint": SMALL.fingerprint(), "unweighted_loss": loss, "model": {"fingerprint": name}}
-    write_json(run.trained(name), record)
+    record = trained_record(parse_name(name), {"step": 240}, SMALL.fingerprint())
+    write_json(run.trained(name), record | {"unweighted_loss": loss})
 
 
 def write_predicted(run: RunDir, name: str) -> None:
     """What a finished prediction leaves."""
-    run.prediction(name).mkdir(parents=True, exist_ok=True)
-    table = pa.table({"row_id": IDS, "model_fingerprint": [name] * len(IDS)})
-    pq.write_table(table, run.prediction(name) / "part-0.parquet")
+    write_predictions(run, name, np.zeros(20))
 
 
 @dataclass

@@ -16,8 +16,9 @@ from wlsweep.orchestrate import launch as launches
 from wlsweep.orchestrate import stages
 from wlsweep.orchestrate.driver import FAILED, STOPPED
 from wlsweep.orchestrate.training import OFTEN
-from wlsweep.run.layout import RunDir, read_json, write_json
+from wlsweep.run.layout import RunDir, write_json
 from wlsweep.run.lease import hold
+from wlsweep.run.records import FailedRecord
 from wlsweep.run.status import RunStatus
 from wlsweep.spec.condition import first_stage
 
@@ -49,7 +50,7 @@ def test_a_launch_trains_and_predicts_everything_and_names_the_next_command(tmp_
     ran = go(tmp_path, fakes)
     assert ran.code == 0 and ran.done() == NAMES and fakes.rounds == [NAMES]
     assert ran.said.splitlines()[-2:] == [f"run:     {tmp_path}", "next:    wlsweep run x"]
-    assert set(read_json(tmp_path / "logs" / "seconds.json")) == {"data", "train", "predict", "all"}
+    assert set(json.loads((tmp_path / "logs" / "seconds.json").read_text())) == {"data", "train", "predict", "all"}
 
 
 def test_what_is_done_is_not_done_again(tmp_path):
@@ -93,7 +94,7 @@ def test_processes_that_are_lost_before_any_step_again_and_again_end_the_launch(
 def test_a_condition_that_loses_its_processes_again_and_again_fails_at_last(tmp_path):
     ran = go(tmp_path, FakeStages(fates={B: ["step and lost"] * OFTEN}))
     assert ran.code == FAILED and ran.done() == [A, C]
-    assert f"lost {OFTEN} times" in read_json(ran.launch.run.failed(B))["cause"]
+    assert f"lost {OFTEN} times" in FailedRecord.read(ran.launch.run.failed(B)).cause
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
@@ -159,7 +160,9 @@ def test_engines_that_are_lost_are_started_again_and_given_up_after_the_third_ti
     again = FakeStages(engine_losses=2)
     assert go(tmp_path / "again", again).code == 0 and again.predicted == [NAMES] * 3
     ran = go(tmp_path / "up", FakeStages(engine_losses=3))
-    assert ran.code == FAILED and "engine could not be kept running" in read_json(ran.launch.run.failed(A))["cause"]
+    assert (
+        ran.code == FAILED and "engine could not be kept running" in FailedRecord.read(ran.launch.run.failed(A)).cause
+    )
 
 
 def test_a_prediction_that_fails_fails_alone(tmp_path):
@@ -181,7 +184,7 @@ def test_a_second_stage_is_trained_after_its_first_and_fails_with_it(tmp_path):
     failing = FakeStages(fates={firsts[-1]: ["failed"]})
     ran = go(tmp_path / "failing", failing, "train", sweep)
     assert ran.code == FAILED
-    causes = [read_json(ran.launch.run.failed(n))["cause"] for n in names if ran.launch.run.failed(n).exists()]
+    causes = [FailedRecord.read(ran.launch.run.failed(n)).cause for n in names if ran.launch.run.failed(n).exists()]
     assert f"its first stage, {firsts[-1]}, could not be trained" in causes
 
 
