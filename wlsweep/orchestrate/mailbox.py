@@ -166,25 +166,33 @@ class MailboxServer:
         port = self._listener.address[1]
         self.address = MailboxAddress(host, int(port), secrets.token_bytes(32))
         self._connections: set[Connection] = set()
+        self._guard = threading.Lock()  # a connection is closed by the thread that serves it, and nobody else
+        self._closed = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
         """Stop listening and end all connections."""
-        self._listener.close()
-        for connection in list(self._connections):
-            connection.close()
+        self._closed = True
+        with contextlib.suppress(OSError):
+            socket.create_connection((self.address.host, self.address.port), timeout=5).close()  # wakes `_accept`
+        with self._guard:
+            for connection in self._connections:
+                with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as s:
+                    s.shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
-        while True:
-            try:
-                connection = self._listener.accept()
-            except OSError:
-                return  # closed
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+        with self._listener:
+            while not self._closed:
+                try:
+                    connection = self._listener.accept()
+                except OSError:
+                    continue  # who knocked is gone already
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: Connection) -> None:
         taker, box = object(), self.mailbox
-        self._connections.add(connection)
+        with self._guard:
+            self._connections.add(connection)
         try:
             _keep_alive(connection)
             deliver_challenge(connection, self.address.key)
@@ -202,8 +210,9 @@ class MailboxServer:
         except Exception:  # noqa: BLE001 - the worker is gone, or a stranger knocked; Ray Train notices a worker's death
             return
         finally:
-            self._connections.discard(connection)
-            connection.close()
+            with self._guard:
+                self._connections.discard(connection)
+                connection.close()
 
 
 class GroupMember:
