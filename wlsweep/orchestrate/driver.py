@@ -25,7 +25,7 @@ from wlsweep.orchestrate.launch import STAGES, Launch, Stage
 from wlsweep.orchestrate.overlap import OverlappedPrediction
 from wlsweep.orchestrate.predicting import Prediction
 from wlsweep.orchestrate.retention import drop_models
-from wlsweep.orchestrate.signals import StopRequest
+from wlsweep.orchestrate.signals import StopRequest, remove_dead_marks
 from wlsweep.orchestrate.stages import ENGINES, Stages
 from wlsweep.orchestrate.stall import LaunchEnded, StallLimit
 from wlsweep.orchestrate.training import Training, untrained
@@ -80,6 +80,7 @@ class Driver:
         refuse_unreadable(launch.run, launch.chosen)
         launch.run.logs.mkdir(parents=True, exist_ok=True)
         remove_partial_artifacts(launch.run)
+        remove_dead_marks(launch.run.root)
         launch.stop.take_signals()
         keep_errors_in(launch.run.logs / "driver.log")
         try:

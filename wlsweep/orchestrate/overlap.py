@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import threading
 import traceback
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 from wlsweep.orchestrate.capacity import Capacity
 from wlsweep.orchestrate.launch import Launch
+from wlsweep.orchestrate.signals import new_mark
 from wlsweep.run.status import RunStatus
 
 PredictDuringTraining = Callable[[Sequence[str], int, Path, bool], Iterator[dict[str, Any]]]
@@ -61,7 +61,7 @@ class OverlappedPrediction:
             yield
             return
         launch = self.launch
-        training = launch.run.root / f".training-{uuid.uuid4().hex[:8]}"
+        training = new_mark(launch.run.root, "training")
         training.touch()
         thread = threading.Thread(target=self._predict, args=(names, training), daemon=True)
         thread.start()

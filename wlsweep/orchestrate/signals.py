@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
+import socket
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+_MARK = re.compile(r"\.(?:stop|training|all-begun)-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
+
+
+def new_mark(folder: Path, kind: str) -> Path:
+    """A name for a file whose existence says something to all processes of a launch; not made yet.
+
+    Args:
+        folder: the run directory.
+        kind: `stop`, `training` or `all-begun`.
+    """
+    return folder / f".{kind}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def remove_dead_marks(folder: Path) -> None:
+    """Remove what launches on this machine left that were killed."""
+    for path in folder.glob(".*"):
+        found = _MARK.fullmatch(path.name)
+        if found and found["host"] == socket.gethostname() and not Path(f"/proc/{found['pid']}").exists():
+            with suppress(OSError):
+                path.unlink()
 
 
 class StopRequest:
     """Whether this launch was asked to stop."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self.file = folder / f".stop-{uuid.uuid4().hex[:8]}"
+        self.file = new_mark(folder, "stop")
         self._say = say
 
     def asked(self) -> bool:

@@ -18,6 +18,7 @@ import ray.tune
 
 from wlsweep.orchestrate.gauges import show_done, show_line
 from wlsweep.orchestrate.mailbox import Assignment, Outcome
+from wlsweep.orchestrate.signals import new_mark
 from wlsweep.orchestrate.training import OnTrial, TrainRequest
 from wlsweep.run.layout import RunDir, read_json
 from wlsweep.run.status import record_failure, starting_model
@@ -146,7 +147,7 @@ def train_conditions(sweep: Sweep, run: RunDir, request: TrainRequest, on_trial:
     """
     names = [c.name for c in request.conditions]
     done = sum(run.trained(c.name).is_file() for c in sweep.conditions)
-    all_begun = run.root / f".all-begun-{uuid.uuid4().hex[:8]}"
+    all_begun = new_mark(run.root, "all-begun")
     settings = {
         "sweep": sweep,
         "root": str(run.root.resolve()),
