@@ -135,7 +135,8 @@ def test_a_killed_trial_costs_nothing_a_killed_worker_a_retry_and_a_failed_condi
     """All faults in one sweep; once they are fixed, the same command ends with the bits of an undisturbed run."""
     out = beside(undisturbed, "faults")
     run, (orphaned, killed, failing) = RunDir(out), NAMES
-    run.metric_log(failing).mkdir(parents=True)  # a folder where its log should go
+    run.condition(failing).mkdir(parents=True)
+    run.checkpoints(failing).touch()  # a file where a folder belongs
     started = start(out)
     wait_until(lambda: any(run.checkpoints(orphaned).glob("step_*/training.json")))
     kill(started, "ImplicitFunc")  # the trial's process: its workers end themselves, their room is given back
@@ -145,9 +146,9 @@ def test_a_killed_trial_costs_nothing_a_killed_worker_a_retry_and_a_failed_condi
     states = {s.name: s for s in RunStatus(run).all()}
     assert [states[n].predict for n in NAMES[:2]] == ["done", "done"]
     assert [json.loads(run.trained(n).read_text())["attempts"] for n in (orphaned, killed)] == [1, 2]
-    assert states[failing].train == "failed" and "IsADirectoryError" in states[failing].cause
-    assert f"{failing} FAILED" in text
-    run.metric_log(failing).rmdir()
+    assert states[failing].train == "failed" and "checkpoints" in states[failing].cause
+    assert f"{failing} FAILED" in text and "\x1b[" not in text
+    run.checkpoints(failing).unlink()
     assert trained_in(finish(start(out))) == [failing]
     assert results(out) == results(undisturbed[0])
 

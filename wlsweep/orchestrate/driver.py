@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ class Driver:
         launch.stop.take_signals()
         keep_errors_in(launch.run.logs / "driver.log")
         try:
-            code = self._stages()
+            # Ray prints to Python's standard output, too; the console has the real one.
+            with redirect_stdout(sys.stderr):
+                code = self._stages()
         except LaunchEnded as e:
             launch.view.say(f"{e}\n{self._how_far()}; go on with: {launch.command}")
             code = STOPPED

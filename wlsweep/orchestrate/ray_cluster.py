@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -68,10 +69,9 @@ def named_cluster() -> str | None:
 
 
 def is_connected() -> bool:
-    """Whether this process is connected to a Ray cluster."""
-    import ray
-
-    return bool(ray.is_initialized())
+    """Whether this process is connected to a Ray cluster; imports nothing, since Ray reads its settings as it is imported."""
+    ray = sys.modules.get("ray")
+    return bool(ray and ray.is_initialized())
 
 
 def connect(sweep: Sweep, say: Callable[[str], None], stop: StopRequest) -> None:
@@ -230,6 +230,7 @@ class ClusterWatch:
         self.address = address
         self._silence = Silence(SILENT_S)
         self._failure = ""
+        self.over = threading.Event()
         threading.Thread(target=self._look, daemon=True).start()
 
     def lost(self) -> str | None:
@@ -245,13 +246,12 @@ class ClusterWatch:
         return None
 
     def _look(self) -> None:
-        while True:
+        while not self.over.wait(LOOK_S):
             try:
                 remove_orphaned_placement_groups()
                 self._silence.broken()
             except Exception as e:  # noqa: BLE001 - whatever it is, the cluster did not answer
                 self._failure = str(e).splitlines()[0] if str(e) else type(e).__name__
-            time.sleep(LOOK_S)
 
 
 _watch: ClusterWatch | None = None
@@ -308,6 +308,8 @@ def leave() -> None:
     """Leave the cluster, and end the local one with all its processes; takes seconds, whatever state it is in."""
     import ray
 
+    if _watch:
+        _watch.over.set()
     thread = threading.Thread(target=ray.shutdown, daemon=True)
     started = _started_here()
     thread.start()
