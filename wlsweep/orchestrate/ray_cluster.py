@@ -69,7 +69,7 @@ def named_cluster() -> str | None:
 
 
 def is_connected() -> bool:
-    """Whether this process is connected to a Ray cluster; imports nothing, since Ray reads its settings as it is imported."""
+    """Whether this process is connected to a Ray cluster; imports nothing: Ray reads its settings as it is imported."""
     ray = sys.modules.get("ray")
     return bool(ray and ray.is_initialized())
 
