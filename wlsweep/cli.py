@@ -15,11 +15,11 @@ import typer
 from wlsweep import __version__
 from wlsweep.errors import WlsweepError, is_of_files, os_error_text
 
+# Help and errors stand in boxes on a terminal; in a file or pipe these would be wrapped at 80 columns.
+_BOXED = sys.stdout.isatty() and sys.stderr.isatty()
 app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode="rich"
-    if sys.stdout.isatty() and sys.stderr.isatty()
-    else None,  # boxes would be cut at 80 columns
+    rich_markup_mode="rich" if _BOXED else None,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Sweeps of weighted losses and class mixes over one fine-tuned LLM. Start with: wlsweep run demo",

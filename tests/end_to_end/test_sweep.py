@@ -15,6 +15,7 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
+from tests.track.reading import tensorboard_scalars
 from wlsweep.run.layout import RunDir
 from wlsweep.run.status import RunStatus
 from wlsweep.spec.config import load_sweep
@@ -91,7 +92,7 @@ def results_of(run, name):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    text = finish(start(out))
+    text = finish(start(out, "--track", "tensorboard"))
     return out, text
 
 
@@ -109,6 +110,16 @@ def test_a_sweep_ends_with_every_condition_predicted_and_a_report(undisturbed):
     assert run.report.stat().st_size > 10_000
     assert str(run.report) in text and "Traceback" not in text and "WARNING" not in text
     assert not run.checkpoints(NAMES[0]).exists()
+
+
+def test_a_tracker_has_every_logged_step_and_the_metrics_of_every_condition(undisturbed):
+    run = RunDir(undisturbed[0])
+    for entry in json.loads(run.metrics_json.read_text()):
+        found, _ = tensorboard_scalars(run.root / "tensorboard" / entry["name"])
+        log = [json.loads(line) for line in run.metric_log(entry["name"]).read_text().splitlines()]
+        assert found["train/loss"] == [(line["step"], pytest.approx(line["loss"])) for line in log]
+        assert found["eval/accuracy"] == [(log[-1]["step"], pytest.approx(entry["accuracy"]))]
+    assert "tracking:" not in undisturbed[1]
 
 
 def test_gamma_and_the_mix_move_the_predicted_rate_the_right_way(undisturbed):
