@@ -39,6 +39,8 @@ class Noise:
     seeds: int = 1
     gamma: float = 1.0
     """Share of the expected shifts that shows."""
+    baselines: int = 0
+    """Further seeds of the baseline alone."""
 
 
 WORLDS = {
@@ -46,6 +48,8 @@ WORLDS = {
     "a plain shuffle": Noise(0.0, 0.1, 0.03),
     "stratified order": Noise(0.08, 0.04, 0.02),
     "large": Noise(0.3, 0.3, 0.1),
+    "stratified order, 4 baselines": Noise(0.08, 0.04, 0.02, baselines=3),
+    "large, 4 baselines": Noise(0.3, 0.3, 0.1, baselines=3),
     "3 seeds, a plain shuffle": Noise(0.0, 0.1, 0.03, seeds=3),
     "3 seeds, stratified order": Noise(0.08, 0.04, 0.02, seeds=3),
     "3 seeds, large": Noise(0.3, 0.3, 0.1, seeds=3),
@@ -69,6 +73,7 @@ def covered(noise: Noise, worlds: int, papers: int = 1000, draws: int = 400) -> 
     resamples = Resamples(papers, draws, 0)
     counts = resamples.counts.astype(np.float32) / papers
     conditions = [replace(c, seed=s) for s in range(noise.seeds) for c in _THE_19]
+    conditions += [replace(_THE_19[0], seed=noise.seeds + s) for s in range(noise.baselines)]
     shifts = {c.name: noise.gamma * shift_of(c) for c in conditions}
     truth = {c.name: true_rates(shifts[c.name], noise) for c in conditions}
     hits: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
@@ -125,8 +130,9 @@ def draw_log_odds(
 ) -> dict[str, np.ndarray]:
     """Log-odds of every condition on the same papers."""
     truth = rng.normal(np.where(accept, D * D / 2, -D * D / 2), D)
-    common = {s: rng.normal(0, noise.common) for s in range(noise.seeds)}
-    shared = {(k, s): rng.normal(0, noise.shared) for k in (2, 3, 4, 8) for s in range(noise.seeds)}
+    seeds = range(noise.seeds + noise.baselines)
+    common = {s: rng.normal(0, noise.common) for s in seeds}
+    shared = {(k, s): rng.normal(0, noise.shared) for k in (2, 3, 4, 8) for s in seeds}
     return {
         c.name: truth
         + shifts[c.name]

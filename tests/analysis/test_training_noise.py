@@ -104,6 +104,20 @@ def test_several_baselines_alone_tell_how_much_a_training_varies():
     assert np.mean(spread) == pytest.approx(0.09, rel=0.1)
 
 
+def test_several_baselines_beside_single_conditions_show_what_a_seed_does_to_all_mixes():
+    rng, found = np.random.default_rng(9), []
+    for _ in range(300):
+        conditions, means = trainings(5, 0.2, 0.1, 0.03, rng)
+        some = [c for c in conditions if c.seed == 0 or c.variant == "baseline"]
+        found.append(training_noise(some, {c.name: shift_of(c) for c in some}, {c.name: means[c.name] for c in some}))
+    assert all(f.source == "both" for f in found)
+    assert np.mean([f.own_sd**2 for f in found]) == pytest.approx(0.0009, rel=0.1)
+    assert np.mean([f.shared_sd**2 for f in found]) == pytest.approx(0.01, rel=0.15)
+    assert np.mean([f.common_sd**2 for f in found]) == pytest.approx(0.04, rel=0.15)
+    across = found[0].contrast({"accept_gamma2.0_prop1_4": 1.0, THE_19[0]: -1.0})
+    assert across.variance == pytest.approx(2 * found[0].own_sd ** 2 + 2 * found[0].shared_sd ** 2, rel=1e-6)
+
+
 def test_without_training_noise_the_interval_is_that_of_papers():
     conditions, means = CONDITIONS, dict(SHIFTS)
     found = training_noise(conditions, SHIFTS, means)

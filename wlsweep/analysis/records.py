@@ -401,8 +401,8 @@ LogLine = Mapping[str, float | None]
 class NoiseOfTrainings:
     """How much trainings differ that differ in their seed alone, in mean log-odds; None where it is not known."""
 
-    source: Literal["seeds", "misfit"] | None
-    """What it was estimated from: several seeds, or how far conditions miss theory."""
+    source: Literal["seeds", "misfit", "both"] | None
+    """What it was estimated from: several seeds, how far conditions miss theory, or that and seeds of one condition."""
     sd: float | None
     """Of one training, as far as it can be seen."""
     own_sd: float | None

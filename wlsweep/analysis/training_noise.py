@@ -38,7 +38,8 @@ FEWEST_MIXES = 3
 STEP = 0.2
 """Log-odds by which a model is moved to see what its metrics do; about the size of the noise itself."""
 SIMULATIONS = 4000
-Source = Literal["seeds", "misfit"]
+Source = Literal["seeds", "misfit", "both"]
+"""Several seeds; how far conditions miss theory; or the latter and several seeds of one condition."""
 
 
 class _Square(NamedTuple):
@@ -168,7 +169,7 @@ class TrainingNoise:
 
     def sentence(self) -> str:
         """What was counted, for the first lines of the page."""
-        if self.source == "seeds":
+        if self.source != "misfit":
             return (
                 "Intervals that compare models count papers and trainings: the seeds of one condition differ by an SD of "
                 f"{self.sd:.2f} log-odds."
@@ -176,7 +177,7 @@ class TrainingNoise:
         return (
             "Intervals that compare models count papers and trainings; with one seed, the noise of trainings is taken from "
             f"how far conditions miss theory (SD {self.sd:.2f} log-odds), and what one seed does to all mixes alike is not "
-            "in it."
+            "in it: more seeds of the baseline would show it."
         )
 
 
@@ -211,11 +212,37 @@ def training_noise(
     """
     done = [c for c in conditions if c.name in means]
     table = _seed_table(done)
+    of_one_seed = _largest_seed([c for c in done if c.name in shifts])
+    squares = _misfit(of_one_seed, shifts)
+    if table is not None and len(table) == 1 and squares is not None:
+        return _estimated("both", done, *_joined(table[0], of_one_seed, squares), means, seed)
     if table is not None:
         return _estimated("seeds", done, [c for row in table for c in row], _between_seeds(table), means, seed)
-    covered = [c for c in done if c.name in shifts]
-    squares = _misfit(covered, shifts)
-    return None if squares is None else _estimated("misfit", done, covered, squares, means, seed)
+    return None if squares is None else _estimated("misfit", done, of_one_seed, squares, means, seed)
+
+
+def _largest_seed(covered: Sequence[Condition]) -> list[Condition]:
+    """The conditions of the seed that most of them have."""
+    seeds = [c.seed for c in covered]
+    most = max(sorted(set(seeds)), key=seeds.count, default=0)
+    return [c for c in covered if c.seed == most]
+
+
+def _joined(
+    row: Sequence[Condition], of_one_seed: Sequence[Condition], squares: Sequence[_Square]
+) -> tuple[list[Condition], list[_Square]]:
+    """Seeds of one condition show the whole noise of a training, the misfit what is not common to a seed: both together.
+
+    Returns:
+        the conditions observed, and the mean squares on all of them.
+    """
+    observed = [*of_one_seed, *(c for c in row if c not in of_one_seed)]
+    at = [observed.index(c) for c in row]
+    between = np.zeros((len(observed), len(observed)))
+    between[np.ix_(at, at)] = np.eye(len(row)) - 1 / len(row)
+    n = len(of_one_seed)
+    wider = [s._replace(residual=np.pad(s.residual, (0, len(observed) - n))) for s in squares]
+    return observed, [_Square(between, len(row) - 1, 1.0, 1.0), *wider]
 
 
 def _estimated(

@@ -135,5 +135,6 @@ def seed_warning(sweep: Sweep, chosen: Sequence[Condition]) -> str | None:
     return (
         "each condition has one seed: how much another seed would change cannot be measured, and at 7B plain fine-tunings "
         "that differed in their seed alone predicted accept rates from .05 to .83. Measure it first with noise.toml (the "
-        "baseline with 4 seeds), or give the grid seed = [0, 1, 2]"
+        "baseline with 4 seeds); then add a [[grid]] block of the baseline with seed = [1, 2, 3], so that the page's "
+        "intervals count it, or give all conditions several seeds"
     )
