@@ -1,13 +1,16 @@
 """A training worker's tokens/s against a bare torch loop of the same math, alternating in one process group.
 
     wlsweep run search_spaces/demo.toml --stage data
-    torchrun --nproc-per-node 2 -m bench.steps runs/demo [--rounds 3]
+    torchrun --nproc-per-node 2 -m bench.steps runs/demo [--rounds 3] [--without PATCH ...]
+    python -m bench.steps --prepare-smollm2          # a run on a real pretrained model (make smollm2), for one rank
+    torchrun --nproc-per-node 1 -m bench.steps runs/bench/smollm2
 
-The bare loop has the same rows, micro-batches, model (its last layer at the answers alone, too), loss, AdamW, schedule and
-clipping, averages gradients over ranks with one flat all-reduce a step, and keeps no log, no checkpoint, no partition. Its
-norms and linear layers are those of the libraries, also where the worker has its own norms and oneDNN's linears. Both are
-also set against the machine's own float32 matmul, with the FLOPs that `plan` counts. A search space for another number of
-ranks is cut for those that were started.
+The bare loop has the same threads, rows, micro-batches, dtype, model (its last layer at the answers alone), loss, AdamW,
+schedule and clipping, averages gradients over ranks with one flat all-reduce a step, and keeps no log, no checkpoint, no
+partition. In bf16 it keeps float32 weights for AdamW and sums micro-batches in float32, as the worker does. Its norms and
+linear layers are those of the libraries, also where the worker has its own norms and oneDNN's linears. Both are also set
+against the machine's own matmul, with the FLOPs that `plan` counts. A search space for another number of ranks is cut for
+those that were started. With `--without`, the worker also runs without that patch (`wlsweep/train/patches`): what it gains.
 """
 
 from __future__ import annotations
@@ -25,26 +28,34 @@ import torch.distributed as dist
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
+from bench.papers import papers, write_array
+from bench.results import BENCH, WLSWEEP, timed
+from bench.smollm2 import FOLDER
 from wlsweep.data.load import load_mix
 from wlsweep.run.layout import existing_run, read_json
 from wlsweep.spec.architecture import architecture
 from wlsweep.spec.config import Sweep
 from wlsweep.spec.cost import training_flops
+from wlsweep.train import patches
 from wlsweep.train.batches import steps_per_epoch
 from wlsweep.train.loop import Batcher, Hooks, Job, train_condition
 from wlsweep.train.model import AnswerModel, run_forward
-from wlsweep.train.zero3 import join_group
+from wlsweep.train.zero3 import compute_in_float32, join_group
 
 
 def bare(job, rows, place) -> float:
     """Seconds of the optimizer steps of a condition without DeepSpeed."""
     train, answer = job.sweep.train, rows.answer
-    lm = AutoModelForCausalLM.from_pretrained(
-        job.base, dtype=torch.float32, attn_implementation=job.sweep.model.attention
-    )
+    dtype = torch.bfloat16 if train.dtype == "bf16" else torch.float32
+    lm = AutoModelForCausalLM.from_pretrained(job.base, dtype=dtype, attn_implementation=job.sweep.model.attention)
+    if dtype == torch.bfloat16:
+        compute_in_float32(lm.lm_head)
+    if train.gradient_checkpointing:
+        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model = AnswerModel(lm, job.condition, len(answer.prefix), answer.accept, answer.reject).train()
     parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
+    masters = parameters if dtype == torch.float32 else [p.detach().float() for p in parameters]
+    optimizer = torch.optim.AdamW(masters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
     steps = train.epochs * steps_per_epoch(len(rows.accept), train.global_batch)
     schedule = get_cosine_schedule_with_warmup(optimizer, round(train.warmup_ratio * steps), steps)
     batcher = Batcher(job, rows, place)
@@ -53,27 +64,44 @@ def bare(job, rows, place) -> float:
     for step in range(steps):
         for batch, _ in batcher.step(step):
             torch.autograd.backward(run_forward(model, batch, job.sweep.loss.format_weight).loss)
-        gradients = [p.grad for p in parameters]
-        flat = parameters_to_vector(gradients)
-        dist.all_reduce(flat)
-        vector_to_parameters(flat, gradients)
-        torch.nn.utils.clip_grad_norm_(parameters, train.max_grad_norm)
+            if masters is not parameters:
+                add_gradients(parameters, masters)
+        gradients = [p.grad for p in masters]
+        if place.world > 1:
+            flat = parameters_to_vector(gradients)
+            dist.all_reduce(flat)
+            vector_to_parameters(flat, gradients)
+        torch.nn.utils.clip_grad_norm_(masters, train.max_grad_norm)
         optimizer.step()
         schedule.step()
-        optimizer.zero_grad(set_to_none=False)
+        optimizer.zero_grad(set_to_none=masters is not parameters)
+        if masters is not parameters:
+            torch._foreach_copy_([p.data for p in parameters], masters)
     dist.barrier()
     return time.perf_counter() - began
 
 
-def worker(job, rows, place) -> float:
+def add_gradients(parameters, masters) -> None:
+    """Move the gradients of a bf16 micro-batch into float32 sums."""
+    for p, master in zip(parameters, masters, strict=True):
+        master.grad = p.grad.float() if master.grad is None else master.grad.add_(p.grad)
+        p.grad = None
+
+
+def worker(job, rows, place, without=()) -> float:
     """Seconds of the same steps in the product's training loop."""
-    train_condition(job, rows, place, Hooks())
+    every = patches.PATCHES
+    patches.PATCHES = tuple(p for p in every if p.name not in without)
+    try:
+        train_condition(job, rows, place, Hooks())
+    finally:
+        patches.PATCHES = every
     return float(read_json(job.run.trained(job.name))["seconds"]["steps"])
 
 
-def matmul_flops(size: int = 1024, rounds: int = 20) -> float:
-    """This rank's float32 matmul rate with all ranks busy, FLOP/s."""
-    a = torch.randn(size, size)
+def matmul_flops(dtype, size: int = 1024, rounds: int = 20) -> float:
+    """This rank's matmul rate with all ranks busy, FLOP/s."""
+    a = torch.randn(size, size).to(dtype)
     a @ a
     dist.barrier()
     began = time.perf_counter()
@@ -82,12 +110,60 @@ def matmul_flops(size: int = 1024, rounds: int = 20) -> float:
     return 2 * size**3 * rounds / (time.perf_counter() - began)
 
 
+SMOLLM2 = """
+name = "smollm2"
+[data]
+source = "{rows}"
+resampling = "oversample"
+cutoff = 512
+[model]
+path = "{model}"
+attention = "packed"
+[train]
+lr = 3.0e-5
+global_batch = 8
+micro_batch = 8
+workers = 1
+gpu = false
+cpus_per_worker = {threads}
+dtype = "bf16"
+gradient_checkpointing = false
+log_every = 2
+[predict]
+gpus_per_engine = 0
+[[grid]]
+proportion = ["1/2"]
+variant = ["baseline"]
+gamma = [1.0]
+"""
+"""One rank with all threads: two ranks would gather 270 MB twice in each micro-batch."""
+
+
+def prepare_smollm2() -> None:
+    """Make the data stage of a run on SmolLM2 with rows as long as abstracts."""
+    if not FOLDER.is_dir():
+        raise SystemExit(f"{FOLDER} is missing: make smollm2")
+    run = BENCH / "smollm2"
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir(parents=True)
+    write_array(run / "rows.json", papers(60, 30, characters=700, spread=0.4))
+    space = run / "smollm2.toml"
+    space.write_text(SMOLLM2.format(rows=run / "rows.json", model=FOLDER, threads=os.cpu_count()))
+    timed([*WLSWEEP, "run", str(space), "--out", str(run), "--stage", "data"], run / "prepare.log")
+    print(f"torchrun --nproc-per-node 1 -m bench.steps {run}")
+
+
 def main() -> None:
     """Alternate the two and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--without", action="append", default=[], choices=[p.name for p in patches.PATCHES])
+    parser.add_argument("--prepare-smollm2", action="store_true")
     arguments = parser.parse_args()
+    if arguments.prepare_smollm2:
+        prepare_smollm2()
+        return
     run = existing_run(arguments.run)
     record = read_json(run.sweep_json)
     sweep = Sweep.model_validate(record["sweep"])
@@ -99,10 +175,6 @@ def main() -> None:
         }
         train = type(sweep.train).model_validate(sweep.train.model_dump() | layout)
         sweep = sweep.model_copy(update={"train": train})
-    if sweep.train.dtype != "fp32":
-        raise SystemExit(
-            f"{run.root} trains in {sweep.train.dtype}, the bare loop in float32: prepare a run with train.dtype = 'fp32'"
-        )
     torch.set_num_threads(sweep.train.cpus_per_worker)
     dist.init_process_group("gloo")
     place = join_group()
@@ -115,11 +187,14 @@ def main() -> None:
         shutil.copytree(run.data, scratch / "data")
     dist.barrier()
     job = Job(sweep, condition, type(run)(scratch), record["base"])
-    seconds: dict[str, list[float]] = {"bare loop": [], "worker": []}
+    kinds = {"bare loop": lambda: bare(job, rows, place), "worker": lambda: worker(job, rows, place)}
+    for name in arguments.without:
+        kinds[f"- {name}"] = lambda name=name: worker(job, rows, place, [name])
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(arguments.rounds):
-        seconds["bare loop"].append(bare(job, rows, place))
-        seconds["worker"].append(worker(job, rows, place))
-    peak = matmul_flops() * place.world
+        for kind, run_it in kinds.items():
+            seconds[kind].append(run_it())
+    peak = matmul_flops(torch.bfloat16 if sweep.train.dtype == "bf16" else torch.float32) * place.world
     if place.rank == 0:
         tokens = read_json(job.run.trained(job.name))["tokens"]
         shutil.rmtree(scratch)

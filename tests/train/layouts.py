@@ -112,7 +112,7 @@ def main():
     dist.init_process_group("gloo")
     place, rows = join_group(), drawn_rows(base)
     full, ragged = np.arange(8), np.arange(5)
-    sizes = (engine_module.SMALL, engine_module.PERSISTENT)
+    sizes = (engine_module.SMALL, engine_module.ALONE, engine_module.PERSISTENT)
     layouts = {1: {"1x8": 1, "8x1": 8}, 2: {"2 ranks, 2x2": 2}}[place.world]
     found = {}
     for name, micro in layouts.items():
@@ -126,12 +126,13 @@ def main():
         )
         found[f"{name}, trajectory"] = trajectory(base, rows, place, micro)
         found[f"{name}, bf16"] = gradients(base, rows, place, micro, full, dtype="bf16")
-        engine_module.SMALL = engine_module.PERSISTENT = 0  # as for a large model: every parameter partitioned
+        # As for a large model: every parameter partitioned.
+        engine_module.SMALL = engine_module.ALONE = engine_module.PERSISTENT = 0
         found[f"{name}, partitioned, checkpointing"] = gradients(base, rows, place, micro, full, checkpointing=True)
         found[f"{name}, partitioned, trajectory"] = trajectory(
             base, rows, place, micro, out.parent / f"export{place.world}"
         )
-        engine_module.SMALL, engine_module.PERSISTENT = sizes
+        engine_module.SMALL, engine_module.ALONE, engine_module.PERSISTENT = sizes
     gc.collect()
     found[f"{place.world} ranks, left"] = [type(x).__name__ for ref in released if (x := ref()) is not None]
     found[f"{place.world} ranks, left while held"] = left_while_held(base, rows, place)

@@ -10,7 +10,7 @@ from wlsweep.data.tokenise import chat_messages
 from wlsweep.spec.architecture import architecture
 from wlsweep.spec.config import TinyBase, load_sweep
 from wlsweep.train.tiny_base_model import train_tokenizer
-from wlsweep.train.zero3 import SMALL, zero3_config
+from wlsweep.train.zero3 import SMALL, stays_gathered, zero3_config
 
 OFFICIAL = (
     "<|im_start|>system\nYou are a reviewer.<|im_end|>\n"
@@ -43,6 +43,15 @@ def test_a_large_model_is_partitioned_and_a_tiny_one_stays_gathered():
     large, tiny = (zero3_config(train, n)["zero_optimization"][threshold] for n in (7_615_616_512, 238_144))
     assert large < 3584 * 3584 and tiny >= SMALL
     assert zero3_config(train, 7_615_616_512)["bf16"] == {"enabled": True}
+
+
+def test_one_rank_on_a_cpu_keeps_gathered_what_it_holds_anyway_and_ranks_on_gpus_do_not():
+    train = load_sweep("search_spaces/iclr19.toml").train
+    alone = train.model_copy(update={"workers": 1, "gpu": False})
+    assert stays_gathered(alone, 134_515_008) and not stays_gathered(alone, 7_615_616_512)
+    assert not stays_gathered(train, 134_515_008) and not stays_gathered(
+        train.model_copy(update={"workers": 1}), 134_515_008
+    )
 
 
 @pytest.fixture(scope="module")

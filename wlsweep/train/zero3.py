@@ -42,6 +42,9 @@ transformers.utils.logging.disable_progress_bar()
 SMALL = 50_000_000
 """Parameters below which every parameter stays gathered, and ZeRO's hooks see a layer as one module: partitioning saves
 nothing there, and the hooks of each linear and norm would cost more than their arithmetic."""
+ALONE = 1_000_000_000
+"""The same for a single rank on CPUs, which holds the whole model anyway. Larger ones keep their second copy of the weights
+out of memory."""
 PERSISTENT = 10**5
 """In a larger model, parameters of fewer elements (norms, biases) stay gathered; DeepSpeed's own default."""
 
@@ -80,9 +83,14 @@ def join_group() -> Place:
     return Place(rank, dist.get_world_size(), device)
 
 
+def stays_gathered(train: Train, parameters: int) -> bool:
+    """Whether every parameter stays gathered on every rank."""
+    return parameters < SMALL or (train.workers == 1 and not train.gpu and parameters < ALONE)
+
+
 def zero3_config(train: Train, parameters: int) -> dict[str, Any]:
     """DeepSpeed's configuration for a model of so many parameters."""
-    small = parameters < SMALL
+    gathered = stays_gathered(train, parameters)
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": train.micro_batch,
         "gradient_accumulation_steps": train.accumulation,
@@ -94,10 +102,10 @@ def zero3_config(train: Train, parameters: int) -> dict[str, Any]:
             "stage": 3,
             "overlap_comm": train.gpu,
             "contiguous_gradients": True,
-            "reduce_bucket_size": 5 * 10**7 if not small else SMALL,
+            "reduce_bucket_size": 5 * 10**7,
             "stage3_prefetch_bucket_size": 5 * 10**7,
-            "stage3_param_persistence_threshold": SMALL if small else PERSISTENT,
-            "memory_efficient_linear": not small,  # its autograd function keeps no weight, which stays gathered here
+            "stage3_param_persistence_threshold": ALONE if gathered else PERSISTENT,
+            "memory_efficient_linear": not gathered,  # its autograd function keeps no weight, which stays gathered here
             "stage3_gather_16bit_weights_on_model_save": True,
         },
     }
@@ -119,7 +127,7 @@ def parameter_count(model_path: str) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _compute_in_float32(head: torch.nn.Linear) -> None:
+def compute_in_float32(head: torch.nn.Linear) -> None:
     """Make an LM head multiply in float32: log-odds of bf16 logits would lie on a grid of 1/8.
 
     Its own `forward` is replaced, so that ZeRO's hooks on the module still gather the weight first.
@@ -158,17 +166,18 @@ def build_engine(
         assert train.lora is not None
         lora.add_adapters(lm, condition, train.lora, Path(start) if start != base else None)
         config = lora.without_mixed_precision(config)
+    gathered = stays_gathered(train, parameters)
     setup = patches.Setup(
-        torch.cuda.is_available(), dist.get_world_size(), train.dtype, attention == packed.NAME, parameters < SMALL
+        torch.cuda.is_available(), dist.get_world_size(), train.dtype, attention == packed.NAME, gathered
     )
     patches.apply("model", setup, lm)
     if train.dtype == "bf16":
-        _compute_in_float32(lm.lm_head)
+        compute_in_float32(lm.lm_head)
     if train.gradient_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model = AnswerModel(lm, condition, decision.at, decision.accept_id, decision.reject_id)
     model.train()
-    if parameters < SMALL:
+    if gathered:
         for layer in lm.model.layers:
             set_z3_leaf_module(layer, True)
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -85,10 +85,10 @@ PATCHES = (
         *_DEEPSPEED,
         replaces="coalesced_collectives._torch_reduce_scatter_fn",
         why="gloo's reduce-scatter sends twice the bytes that it needs",
-        gain="2.7 to 1.2 ms of a demo step of 22 ms (7 %); 9.3 to 3.5 ms at 1.8M parameters",
+        gain="2.7 to 1.2 ms of a demo step of 22 ms (7 %); 9.3 to 3.5 ms at 1.8M parameters; one rank passes nothing round",
         test="tests/train/test_zero3.py",
         remove_when="gloo has a reduce-scatter of its own",
-        wanted=lambda s: not s.gpu and s.world > 1,
+        wanted=lambda s: not s.gpu,
     ),
     Patch(
         "norm",

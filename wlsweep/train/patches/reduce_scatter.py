@@ -17,7 +17,8 @@ from wlsweep.train.patches import Setup
 def reduce_scatter(buffer: torch.Tensor, own: torch.Tensor, group: Any = None, **_: Any) -> None:
     """Sum each rank's share of `buffer` into its `own`."""
     if own.numel() == buffer.numel():  # one rank
-        own.copy_(buffer)
+        if own.data_ptr() != buffer.data_ptr():
+            own.copy_(buffer)
         return
     received = torch.empty_like(buffer)
     dist.all_to_all_single(received, buffer, group=group)
