@@ -252,7 +252,8 @@ class Train(_Model):
     log_every: Count = 10
     """Optimizer steps between lines of the metric log."""
     checkpoint_every: Count = 200
-    """Optimizer steps between resume checkpoints; at most so much is lost to a fault."""
+    """Optimizer steps between resume checkpoints. One that takes more than a second is left out where checkpoints would take
+    more than 3 % of the time; by so much more is then lost to a fault."""
     max_retries: int = Field(2, ge=0)
     """How often a condition whose workers died is started again before it counts as failed."""
     lora: Lora | None = None

@@ -47,6 +47,7 @@ from wlsweep.train.checkpoint import load_checkpoint, save_checkpoint
 from wlsweep.train.lora import seed_dropout, without_dropout
 from wlsweep.train.loss import sample_weights
 from wlsweep.train.model import Forward, MicroBatch, collate, run_forward
+from wlsweep.train.pace import CheckpointPace
 from wlsweep.train.zero3 import Decision, Place, build_engine, export_model, release
 
 PROBES = 2
@@ -160,11 +161,11 @@ class _Meter:
         }, seconds
 
 
-def _asked_to_stop(place: Place, hooks: Hooks) -> bool:
-    """Whether rank 0 was asked to stop, as every rank then knows; collective."""
-    asked = torch.tensor([float(place.rank == 0 and hooks.should_stop())], device=place.device)
-    dist.all_reduce(asked)
-    return bool(asked.item() > 0)
+def _rank_0_says(place: Place, question: Callable[[], bool]) -> bool:
+    """What rank 0 answers, as every rank then knows; collective."""
+    answer = torch.tensor([float(place.rank == 0 and question())], device=place.device)
+    dist.all_reduce(answer)
+    return bool(answer.item() > 0)
 
 
 class Batcher:
@@ -397,7 +398,7 @@ def _steps(
     per_epoch = batches.steps_per_epoch(len(batcher.rows.accept), train.global_batch)
     # The engine averages over ranks and accumulation steps; the loss is already a share of the global sum.
     scale = place.world * train.accumulation
-    meter = _Meter(place.device)
+    meter, pace = _Meter(place.device), CheckpointPace()
     if metered:
         meter.go_on(metered)
     dropout = bool(job.condition.lora and train.lora and train.lora.dropout)
@@ -415,7 +416,7 @@ def _steps(
                 engine.step()
                 meter.add(out, batch, tokens)
             done = step + 1
-            stop = done % ask_every == 0 and _asked_to_stop(place, hooks)
+            stop = done % ask_every == 0 and _rank_0_says(place, hooks.should_stop)
             if done % train.log_every == 0 or done == total:
                 metrics, seconds = meter.read()
                 ask_every = max(1, int(ASK_S * (done - logged) / seconds))
@@ -431,8 +432,11 @@ def _steps(
                     log.write(json.dumps(line) + "\n")
                     log.flush()
                     hooks.on_log(line)
-            if (done % train.checkpoint_every == 0 or stop) and done < total:
+            due = done % train.checkpoint_every == 0 and done < total and _rank_0_says(place, pace.is_worth_it)
+            if (due or stop) and done < total:
+                began = time.monotonic()
                 save_checkpoint(engine, place, run.checkpoints(name), done, _what(job, place), meter.state())
+                pace.saved(began)
             if stop and done < total:
                 raise Stopped(f"{name} stopped at step {done} of {total}")
     finally:
