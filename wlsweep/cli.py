@@ -399,16 +399,21 @@ def export(
     sharegpt: Annotated[
         Path | None, typer.Option(help="training mixes for LLaMA-Factory, into this folder", metavar="DIR")
     ] = None,
+    merged: Annotated[
+        Path | None, typer.Option(help="a whole model for each LoRA condition, into this folder", metavar="DIR")
+    ] = None,
     only: Only = None,
 ) -> None:
-    """Write predictions or training mixes in the formats of LLaMA-Factory."""
+    """Write predictions or training mixes in the formats of LLaMA-Factory, or adapters merged into whole models."""
     from wlsweep.run.layout import existing_run
     from wlsweep.run.records import SweepRecord
 
     run = existing_run(folder)
     written: list[Path] = []
-    if only is not None and not jsonl:
-        raise WlsweepError("--only chooses conditions for --jsonl; training mixes belong to no single condition")
+    if only is not None and not jsonl and merged is None:
+        raise WlsweepError(
+            "--only chooses conditions for --jsonl and --merged; training mixes belong to no single condition"
+        )
     if jsonl:
         from wlsweep.data.export import export_jsonl
 
@@ -417,8 +422,12 @@ def export(
         from wlsweep.data.export import export_sharegpt
 
         written += export_sharegpt(run, SweepRecord.read(run.sweep_json).resolved(run.sweep_json), sharegpt)
+    if merged is not None:
+        from wlsweep.train.merge import export_merged
+
+        written += export_merged(run, only, merged)
     if not written:
-        raise WlsweepError("nothing to export: give --jsonl, --sharegpt DIR or both")
+        raise WlsweepError("nothing to export: give --jsonl, --sharegpt DIR or --merged DIR")
     typer.echo("\n".join(map(str, written)))
 
 

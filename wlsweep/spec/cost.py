@@ -6,6 +6,8 @@ tensor (`bench.live_memory`, within 5 %); training FLOPs 6 x parameters x tokens
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from wlsweep.spec.architecture import Architecture
@@ -125,8 +127,14 @@ def logit_bytes(a: Architecture, sweep: Sweep, answer_tokens: int) -> int:
     return 3 * 4 * 2 * sweep.train.micro_batch * answer_tokens * a.vocab
 
 
-def ways_to_fit(a: Architecture, sweep: Sweep, bytes_there: float) -> list[str]:
-    """Settings, each alone, with which a rank's memory fits, with what it then needs; those first that cost least time."""
+def ways_to_fit(
+    a: Architecture, sweep: Sweep, bytes_there: float, memory: Callable[[Sweep], Memory] | None = None
+) -> list[str]:
+    """Settings, each alone, with which a rank's memory fits, with what it then needs; those first that cost least time.
+
+    `memory` says what a sweep's ranks need; without it that of full fine-tuning.
+    """
+    memory = memory or partial(training_memory, a)
     train = sweep.train
     changes: list[tuple[str, dict[str, object], dict[str, object]]] = []
     if train.micro_batch > 1:
@@ -144,7 +152,7 @@ def ways_to_fit(a: Architecture, sweep: Sweep, bytes_there: float) -> list[str]:
         changed = sweep.model_copy(
             update={"train": train.model_copy(update=of_train), "data": sweep.data.model_copy(update=of_data)}
         )
-        needed = training_memory(a, changed).total
+        needed = memory(changed).total
         if needed <= bytes_there:
             found.append(f"{words} ({needed / GIB:.0f} GiB)")
     return found

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from wlsweep.data.mix import shortfalls
 from wlsweep.data.sources import SourceCounts, planned_mixes, source_counts
 from wlsweep.errors import refuse_all
+from wlsweep.spec import adapters
 from wlsweep.spec.architecture import Architecture, architecture
-from wlsweep.spec.condition import select
+from wlsweep.spec.condition import Condition, select
 from wlsweep.spec.config import Sweep
 from wlsweep.spec.cost import (
     FULL,
     GIB,
+    Memory,
     assumed,
     checkpoint_bytes,
     model_bytes,
@@ -22,6 +25,9 @@ from wlsweep.spec.cost import (
 )
 from wlsweep.spec.power import power_of, seed_warning
 from wlsweep.spec.preflight import check_model, sample_rows
+
+GPU_GIB = (24, 40, 48, 80, 141)
+"""Memory of common GPUs: A10 or RTX 4090, A100, L40S or A40, A100 or H100, H200."""
 
 
 def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
@@ -84,7 +90,7 @@ def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
             f"the shape of {sweep.model.path} is not known here: give a folder with its config.json for memory and cost"
         )
     else:
-        found |= _cost(sweep, shape, len(chosen), tokens, found["warnings"])
+        found |= _cost(sweep, shape, chosen, [c["tokens_at_most"] or 0 for c in conditions], found["warnings"])
     return found
 
 
@@ -95,41 +101,91 @@ def _counts(sweep: Sweep) -> SourceCounts | None:
     return source_counts(sweep, data.limit)
 
 
-def _cost(sweep: Sweep, shape: Architecture, models: int, tokens: int, warnings: list[str]) -> dict[str, Any]:
-    memory = training_memory(shape, sweep)
-    size, checkpoint = model_bytes(shape, sweep), checkpoint_bytes(shape)
-    kept = {"all": models, "best": 1, "none": 0}[sweep.keep_models]
-    groups = sweep.train.groups or 1
+class Kind(NamedTuple):
+    """What one condition of a kind of fine-tuning takes."""
+
+    memory: Callable[[Sweep], Memory]
+    """Of a rank, under a configuration."""
+    model: int
+    """Bytes of a model, or of an adapter."""
+    checkpoint: int
+    """Bytes of a resume checkpoint."""
+    flops: Callable[[int], float]
+    """Of so many tokens."""
+
+
+def kind_of(sweep: Sweep, shape: Architecture, rank: int) -> Kind:
+    """Full fine-tuning (rank 0) or adapters of a rank."""
+
+    def full(tokens: int) -> float:
+        return training_flops(shape, tokens, sweep.data.cutoff)
+
+    if not rank:
+        return Kind(lambda s: training_memory(shape, s), model_bytes(shape, sweep), checkpoint_bytes(shape), full)
+    return Kind(
+        lambda s: adapters.training_memory(shape, s, rank),
+        adapters.adapter_bytes(shape, sweep, rank),
+        adapters.checkpoint_bytes(shape, sweep, rank),
+        lambda tokens: adapters.training_flops(full(tokens), shape, sweep, rank, tokens),
+    )
+
+
+def smallest_gpu(memory: Memory) -> int | None:
+    """GiB of the smallest common GPU that holds a worker; None if none does."""
+    return next((size for size in GPU_GIB if memory.total <= FULL * size * GIB), None)
+
+
+def _cost(
+    sweep: Sweep, shape: Architecture, chosen: Sequence[Condition], tokens: Sequence[int], warnings: list[str]
+) -> dict[str, Any]:
+    kinds = {rank: kind_of(sweep, shape, rank) for rank in dict.fromkeys(c.lora for c in chosen)}
+    fullest = max(kinds.values(), key=lambda kind: kind.memory(sweep).total)
+    memory, groups = fullest.memory(sweep), sweep.train.groups or 1
+    sizes, checkpoint = [kinds[c.lora].model for c in chosen], max(kind.checkpoint for kind in kinds.values())
+    kept = {"all": sum(sizes), "best": max(sizes), "none": 0}
     found: dict[str, Any] = {
         "parameters": shape.parameters,
-        "memory_gib_per_worker": {
-            **{k: round(v / GIB, 3) for k, v in memory._asdict().items()},
-            "total": round(memory.total / GIB, 3),
-        },
+        "memory_gib_per_worker": _gib(memory),
         "storage_gb": {
-            "models_kept": round(kept * size / 1e9, 2),
-            "by_keep_models": {k: round(n * size / 1e9, 2) for k, n in (("all", models), ("best", 1), ("none", 0))},
+            "models_kept": round(kept[sweep.keep_models] / 1e9, 2),
+            "by_keep_models": {k: round(n / 1e9, 2) for k, n in kept.items()},
             "resume_checkpoint_each": round(checkpoint / 1e9, 2),
             # Each condition that trains has one checkpoint, and two while one replaces the other.
-            "peak": round((kept * size + groups * (2 * checkpoint + size)) / 1e9, 2),
+            "peak": round((kept[sweep.keep_models] + groups * (2 * checkpoint + max(sizes))) / 1e9, 2),
+        },
+        "by_finetuning": {
+            f"lora{rank}" if rank else "full": {
+                "conditions": sum(c.lora == rank for c in chosen),
+                "memory_gib_per_worker": _gib(kind.memory(sweep)),
+                "smallest_gpu_gib": smallest_gpu(kind.memory(sweep)) if sweep.train.gpu else None,
+                "model_bytes": kind.model,
+                "resume_checkpoint_bytes": kind.checkpoint,
+            }
+            for rank, kind in kinds.items()
         },
     }
     if sweep.train.gpu:
         gpu = assumed(sweep.budget)
-        flops = training_flops(shape, tokens, sweep.data.cutoff)
-        hours = flops / (gpu.mfu * gpu.peak_tflops * 1e12) / 3600
-        found["gpu_hours"] = round(hours, 1)
-        found["cost_dollars"] = round(hours * gpu.price, 0)
+        of_kind = {rank: sum(t for c, t in zip(chosen, tokens, strict=True) if c.lora == rank) for rank in kinds}
+        hours = [k.flops(of_kind[rank]) / (gpu.mfu * gpu.peak_tflops * 1e12) / 3600 for rank, k in kinds.items()]
+        for part, spent in zip(found["by_finetuning"].values(), hours, strict=True):
+            part["gpu_hours"] = round(spent, 1)
+        found["gpu_hours"] = round(sum(hours), 1)
+        found["cost_dollars"] = round(sum(hours) * gpu.price, 0)
         found["assumed"] = {"gpu": sweep.budget.gpu, **gpu._asdict()}
         there = FULL * gpu.memory_gib * GIB
         if memory.total > there:
-            ways = ways_to_fit(shape, sweep, there)
+            ways = ways_to_fit(shape, sweep, there, fullest.memory)
             advice = f"set {', or '.join(ways)}" if ways else "take larger GPUs or a smaller model"
             warnings.append(
                 f"one worker needs about {memory.total / GIB:.0f} GiB, more than {FULL:.0%} of a GPU's {gpu.memory_gib:g} "
                 f"({sweep.budget.gpu}): {advice}"
             )
     return found
+
+
+def _gib(memory: Memory) -> dict[str, float]:
+    return {k: round(v / GIB, 3) for k, v in memory._asdict().items()} | {"total": round(memory.total / GIB, 3)}
 
 
 def plan_text(plan: dict[str, Any]) -> None:
@@ -163,6 +219,10 @@ def plan_text(plan: dict[str, Any]) -> None:
             f"{'/'.join(f'{v:g}' for v in s['by_keep_models'].values())}), {s['resume_checkpoint_each']:g} GB a resume "
             f"checkpoint, twice that while one replaces another; at most {s['peak']:g} GB with one condition in training"
         )
+        for kind, k in plan["by_finetuning"].items():
+            sizes = f"{_bytes(k['model_bytes'])} each, a resume checkpoint {_bytes(k['resume_checkpoint_bytes'])}"
+            gpu = f"; a worker fits a GPU of {k['smallest_gpu_gib']} GiB" if k["smallest_gpu_gib"] else ""
+            console.print(f"{kind}: {k['conditions']} conditions of {sizes}{gpu}")
     if "gpu_hours" in plan:
         b = plan["assumed"]
         console.print(
@@ -179,3 +239,12 @@ def plan_text(plan: dict[str, Any]) -> None:
         console.print(f"note: {line}")
     for line in plan["warnings"]:
         console.print(f"warning: {line}")
+
+
+def _bytes(n: float) -> str:
+    """With a unit, to three digits."""
+    for unit in ("bytes", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} GB"

@@ -165,7 +165,7 @@ def build_engine(
     if condition.lora:
         assert train.lora is not None
         lora.add_adapters(lm, condition, train.lora, Path(start) if start != base else None)
-        config = lora.without_mixed_precision(config)
+        config = lora.for_adapters(config)
     gathered = stays_gathered(train, parameters)
     setup = patches.Setup(
         torch.cuda.is_available(), dist.get_world_size(), train.dtype, attention == packed.NAME, gathered
