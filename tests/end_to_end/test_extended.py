@@ -41,17 +41,6 @@ two_stage = [true]
 
 
 SHIPPED = "iclr19 evidence full36 extended demo oracle oracle_losses noise iclr19_lora demo_lora".split()
-    "iclr19",
-    "evidence",
-    "full36",
-    "extended",
-    "demo",
-    "oracle",
-    "oracle_losses",
-    "noise",
-    "iclr19_lora",
-    "demo_lora",
-]
 
 
 @pytest.mark.parametrize("name", SHIPPED)

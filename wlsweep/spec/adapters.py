@@ -82,7 +82,9 @@ def training_memory(a: Architecture, sweep: Sweep, rank: int, answer_tokens: int
     kept, one_layer = activation_bytes(a, sweep, rank)
     # Frozen or not, the head computes in float32, from a copy of its weight.
     head = (6 if size == 2 else 4) * a.vocab * a.width + logit_bytes(a, sweep, answer_tokens)
-    working = max(head, one_layer + 2 * size * a.layer_parameters)
+    # DeepSpeed's linear layers keep their input although they are frozen.
+    inputs = size * train.micro_batch * sweep.data.cutoff * (2 * a.width + a.heads * a.head_size + a.mlp)
+    working = max(head, one_layer + inputs + 2 * size * a.layer_parameters)
     live = size * min(a.parameters, LIVE) if train.gpu else 0
     return Memory(states, 4 * BUCKET, kept, working, live, OUTSIDE if train.gpu else 0)
 
