@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.made_run import THE_19, make_run
+from tests.made_run import THE_19, make_run, write_predictions
 from tests.report.browser import browser, tab
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.estimate import PERCENT
@@ -92,7 +92,7 @@ def test_every_figure_of_the_plan_is_there_valid_and_captioned(run):
 
 def test_the_page_follows_the_order_of_a_readers_questions(run):
     order = re.findall(r'<section id="(\w+)">', run.report.read_text())
-    assert order == ["answer", "gamma", "forecast", "cost", "tables", "years", "training", "warnings", "provenance"]
+    assert order == ["answer", "warnings", "forecast", "cost", "tables", "years", "training", "provenance"]
 
 
 def test_failed_and_missing_conditions_stay_in_with_their_cause(run):
@@ -189,7 +189,7 @@ def test_the_page_names_the_model_every_launch_and_what_the_forecast_chose(tmp_p
     write_json(made.sweep_json, sweep | {"launches": [sweep["provenance"] | {"command": c} for c in launches]})
     write_json(made.skipped_json, {THE_19[2]: "no open hypothesis hangs on it"})
     html, _ = page(report_input_of(made, evaluate(made, draws=DRAWS)))
-    assert "One model (models/some-llm)" in html and "chose which conditions to run" in html
+    assert "fine-tunings of models/some-llm:" in html and "chose which conditions to run" in html
     assert all(c in html for c in launches)
     assert "left out by --until-decided: no open hypothesis hangs on it" in html
 
@@ -206,6 +206,37 @@ def test_an_external_model_worse_than_all_is_inside_the_fitted_axis(tmp_path):
     assert f"worst from {tmp_path / 'worst.parquet'}" in html
     (grid,) = [f for f in figures if f.slug == "heatmap_accuracy"]
     assert f"Outside of the grid: worst {PERCENT.full(found.externals[0]['accuracy'])}." in grid.caption
+
+
+def test_every_verdict_is_one_line_with_its_sentence_and_numbers_on_demand(run):
+    html = run.report.read_text()
+    block = html[html.index('<div class="verdicts">') : html.index('id="plot-acceptance_rate_vs_gamma"')]
+    lines = re.findall(r"<details class=[^>]*><summary>(.*?)</summary>(.*?)</details>", block, re.S)
+    verdicts = read_json(run.analysis_json)["verdicts"]
+    assert [Text(line).words[1] for line, _ in lines] == [v["key"] for v in verdicts]
+    for (_, body), v in zip(lines, verdicts, strict=True):
+        assert v["sentence"] in str(Text(body)) and all(n in str(Text(body)) for n in v["numbers"])
+        assert not v["plan"] or f"The plan's {v['plan']}." in str(Text(body))
+
+
+def test_what_the_generated_text_says_is_listed_only_where_it_differs(tmp_path):
+    made = make_run(tmp_path, THE_19[:3], n=80, unknown_share=0.0)
+    assert "Where the generated text differs" not in page(report_input_of(made, evaluate(made, draws=DRAWS)))[0]
+    scores = pq.read_table(made.prediction(THE_19[1]))
+    odds = (scores["logprob_accept"].to_numpy() - scores["logprob_reject"].to_numpy()) * 1.0
+    write_predictions(made, THE_19[1], odds, [None, *(["Accept"] * 79)])
+    (block,) = [b for b in tables(report_input_of(made, evaluate(made, draws=DRAWS))).blocks if b.slug == "readings"]
+    assert [row.cells[0].text for row in block.rows] == [THE_19[1]]
+
+
+def test_columns_that_are_shown_on_request_are_in_the_page_and_its_csv(run):
+    table = next(b for b in tables(report_input_of(run, evaluate(run, draws=DRAWS))).blocks if b.slug == "conditions")
+    assert {"log loss", "precision of rejects"} <= table.more <= set(table.headings)
+    assert not {"condition", "accuracy", "predicted accept rate", "state", "cause"} & table.more  # one condition failed
+
+
+def test_no_number_on_the_page_is_a_signed_zero(run):
+    assert not re.findall(r"(?<![\d.])[+-]0(?:\.0+)?(?:%|\s|\)|$)", str(Text(run.report.read_text())))
 
 
 def test_names_from_outside_are_escaped(run):
@@ -321,3 +352,87 @@ def test_room_is_kept_for_figures_so_that_drawing_them_moves_nothing(run, width)
     with tab(browser()) as t:
         t.open(run.report, width=width, before=early)
         assert t.eval("document.body.scrollHeight") == t.eval("window.early")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    made = make_run(tmp_path_factory.mktemp("finished"), n=400, unknown_share=0.0)
+    write_report(made, evaluate(made, draws=DRAWS))
+    return made.report
+
+
+def boxes(t, selector):
+    """top, bottom, left, right of what matches, in CSS pixels."""
+    return t.eval(
+        f"[...document.querySelectorAll({selector!r})].map(e => {{ const r = e.getBoundingClientRect();"
+        " return [r.top, r.bottom, r.left, r.right].map(Math.round); })"
+    )
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_first_screen_is_the_answer_and_the_page_is_short(finished):
+    with tab(browser()) as t:
+        t.open(finished, width=1280, height=900)
+        lines = boxes(t, ".verdicts summary")
+        assert len(lines) == 14 and max(bottom for _, bottom, _, _ in lines) < 900
+        assert max(bottom - top for top, bottom, _, _ in lines) < 40  # one line of text each
+        rate, accuracy = boxes(t, ".answer .plot")
+        assert rate[1] < 900 and accuracy[1] < 920 and rate[2] > max(right for *_, right in lines)
+        # 17,027 pixels and 10,845 words before
+        assert t.eval("document.body.scrollHeight") < 8_500
+        assert t.eval("document.querySelector('main').innerText.split(/\\s+/).length") < 5_400
+
+
+@pytest.mark.slow
+@needs_browser
+def test_at_1280_pixels_every_table_fits_and_all_columns_scroll(finished):
+    with tab(browser()) as t:
+        t.open(finished, width=1280, height=900)
+        t.eval("document.querySelectorAll('details').forEach(d => d.open = true)")
+        width = "[...document.querySelectorAll('.scroll')].map(s => s.scrollWidth - s.clientWidth)"
+        assert len(t.eval(width)) >= 4 and t.eval(width) == [0] * len(t.eval(width))
+        t.eval("document.querySelectorAll('button.all').forEach(b => b.click())")
+        assert max(t.eval(width)) > 300 and t.eval("document.documentElement.scrollWidth") <= 1280
+
+
+@pytest.mark.slow
+@needs_browser
+def test_on_a_dark_screen_page_and_figures_are_dark_and_on_paper_they_are_light(finished):
+    colours = (
+        "({page: getComputedStyle(document.body).backgroundColor, figures: [...new Set([...document.querySelectorAll("
+        "'.plot .main-svg:first-of-type')].map(s => s.style.background))], ink: [...new Set([...document.querySelectorAll("
+        "'.plot .xtick text')].map(s => s.style.fill))]})"
+    )
+    with tab(browser()) as t:
+        t.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+        t.open(finished, width=1280)
+        assert t.eval(colours) == {
+            "page": "rgb(21, 24, 28)",
+            "figures": ["rgb(21, 24, 28)"],
+            "ink": ["rgb(230, 230, 230)"],
+        }
+        t.eval("dispatchEvent(new Event('beforeprint'))")
+        assert t.eval(colours)["figures"] == ["rgb(255, 255, 254)"]
+        assert t.eval(colours)["ink"] == ["rgb(34, 34, 34)"]
+        assert t.complaints() == []
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize(("name", "width", "height"), [("A4", 8.27, 11.69), ("Letter", 8.5, 11.0)])
+def test_on_paper_nothing_is_cut_and_no_figure_is_broken_over_pages(finished, name, width, height):
+    inside = round((width - 1) * 96)
+    with tab(browser()) as t:
+        t.open(finished, width=inside, height=900)
+        t.eval("document.querySelectorAll('details').forEach(d => d.open = true)")
+        t.call("Emulation.setEmulatedMedia", media="print")
+        t.eval("dispatchEvent(new Event('beforeprint'))")
+        assert t.eval("document.documentElement.scrollWidth") <= inside
+        for selector in ("table", ".plot .main-svg", "pre", "figcaption"):
+            assert all(right <= inside + 1 for *_, right in boxes(t, selector)), (name, selector)
+        tallest = max(bottom - top for top, bottom, *_ in boxes(t, "figure"))
+        assert (
+            tallest < (height - 1) * 96
+            and t.eval("getComputedStyle(document.querySelector('figure')).breakInside") == "avoid"
+        )

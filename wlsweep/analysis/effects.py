@@ -171,7 +171,7 @@ def separable(fitted: Effects, missing: int) -> list[Judged]:
         fitted: what `effects` returned.
         missing: conditions that the model is about and that are not done.
     """
-    s2 = ("S2", "The effects of gamma and of the proportion are separable")
+    s2 = ("S2", "Gamma and proportion act separably")
     s2v = ("S2v", "The proportion acts alike in both variants")
     if fitted.note:
         return [_unknown(key, f"It cannot be fitted: {fitted.note}.") for key in (s2, s2v)]

@@ -109,21 +109,19 @@ def hypotheses(declared: Sequence[Condition], shifts: Mapping[str, float]) -> li
     rate: MetricName = "predicted_accept_rate"
     return [
         Hypothesis("H1", "The predicted accept rate follows gamma", rate, rising, plan="criterion 1"),
-        Hypothesis(
-            "H1r", "Weight on accepts raises their recall, weight on rejects lowers it", "recall", rising, further=True
-        ),
+        Hypothesis("H1r", "Recall of accepts follows gamma as the rate does", "recall", rising, further=True),
         Hypothesis(
             "H1p",
-            "Weight on accepts lowers their precision, weight on rejects raises it",
+            "Precision of accepts moves the other way",
             "precision",
             precision,
             further=True,
         ),
-        Hypothesis("H1s", "The step from gamma 4 to 8 is larger than that from 2 to 4", rate, steps, further=True),
+        Hypothesis("H1s", "The step from gamma 4 to 8 is larger than from 2 to 4", rate, steps, further=True),
         Hypothesis("H2", "The rate falls as the reject share grows", rate, falling),
         Hypothesis(
             "H3",
-            "Gamma 8 is outermost of the balanced conditions, and rates at 1/8 stay below 50% and 20%",
+            "Gamma 8 outermost at 1/2, rates at 1/8 below 50%, 20%",
             rate,
             (*outermost, *bounds),
             absent=", ".join([*lacking, *unbounded]),
@@ -131,7 +129,7 @@ def hypotheses(declared: Sequence[Condition], shifts: Mapping[str, float]) -> li
         ),
         Hypothesis(
             "H3e",
-            "Gamma 8 gives the most extreme rates of the balanced conditions",
+            "Gamma 8 gives the most extreme rates at 1/2",
             rate,
             tuple(outermost),
             plan="criterion 5",
@@ -157,7 +155,7 @@ def hypotheses(declared: Sequence[Condition], shifts: Mapping[str, float]) -> li
         ),
         Hypothesis(
             "C1",
-            f"Where theory expects no shift, rates stay within {100 * SAME_RATE:.0f} points of the baseline's",
+            f"Where no shift is expected, rates stay within {100 * SAME_RATE:.0f} points",
             rate,
             tuple(still),
             "same",

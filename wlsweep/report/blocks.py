@@ -39,6 +39,10 @@ class Table:
     headings: list[str]
     rows: list[Row]
     note: str = ""
+    more: frozenset[str] = frozenset()
+    """Headings of columns that are shown on request, and always in the CSV."""
+    folded: bool = False
+    """Whether the table is shown on request."""
     kind: str = "table"
 
 
@@ -51,18 +55,28 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """Judged claims."""
+class Pair:
+    """Figures that stand beside each other where the screen is wide enough."""
+
+    figures: Sequence[Figure]
+    kind: str = "pair"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The verdicts, a line each, beside the main figures."""
 
     verdicts: Sequence[Judged]
-    kind: str = "verdicts"
+    figures: Sequence[Figure] = ()
+    kind: str = "answer"
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Bullet points."""
+    """Bullet points; folded away under `title` where one is given."""
 
     entries: list[str]
+    title: str = ""
     kind: str = "list"
 
 
@@ -79,7 +93,7 @@ class Code:
         return "details" if self.title else "code"
 
 
-Block = Table | Drawn | Verdicts | Listing | Code
+Block = Table | Drawn | Pair | Answer | Listing | Code
 
 
 @dataclass(frozen=True)

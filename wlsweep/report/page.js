@@ -1,17 +1,31 @@
 "use strict";
-// Starts Plotly once the page is there to read, draws the figures nearest to the reader first, sorts tables, saves CSV.
+// Starts Plotly once the page is there to read, draws the figures nearest to the reader first, follows the screen's colours
+// and the printer's paper, sorts tables, saves CSV.
 (() => {
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const NARROW = 640;
+  const PAPER = 680; // CSS pixels of an A4 or Letter page within its margins
+  const DARK = { // each of these colours is used for one thing only
+    "#222222": "#e6e6e6", "#fffffe": "#15181c", "#e6e6e6": "#2f343a", "#8a8a8a": "#9a9ea4", "#c4c4c4": "#4a4f56",
+    "#0072B2": "#4aa8e0", "#5B4B8A": "#a793e0", "#7A5C00": "#c9a227",
+  };
+  const screenIsDark = window.matchMedia("(prefers-color-scheme: dark)");
   const config = { responsive: true, displayModeBar: false };
   const left = Array.from(document.querySelectorAll(".plot"));
   const done = [];
+  let printing = false;
   const narrow = () => window.innerWidth < NARROW;
+  const coloured = (value) => screenIsDark.matches && !printing
+    ? JSON.parse(JSON.stringify(value).replace(/#[0-9a-fA-F]{6}/g, (c) => DARK[c] ?? c)) : structuredClone(value);
+  const look = () => `${printing || narrow()} ${screenIsDark.matches && !printing} ${printing}`;
   const draw = (div) => {
     const f = figures[div.dataset.slug];
-    const layout = Object.assign({}, f.wide, narrow() ? f.narrow : {});
-    div.dataset.narrow = String(narrow());
-    return Plotly.react(div, f.data, structuredClone(layout), config);
+    let layout = f.wide;
+    if (printing) layout = { ...f.wide, width: PAPER };
+    else if (narrow()) layout = { ...f.wide, ...f.narrow };
+    else if (div.classList.contains("half")) layout = { ...f.wide, ...f.half };
+    div.dataset.look = look();
+    return Plotly.react(div, coloured(f.data), coloured(layout), config);
   };
   const start = () => { // most of the file: as a script of its own it would run before anything is shown
     if (window.Plotly) return;
@@ -32,11 +46,12 @@
     if (!left.length) { performance.mark("all figures"); document.body.dataset.drawn = "true"; return; }
     take().then(() => { if (done.length === 1) performance.mark("first figure"); setTimeout(next, 0); });
   };
+  const again = () => { for (const div of done) if (div.dataset.look !== look()) draw(div); };
   window.addEventListener("load", () => setTimeout(() => { start(); setTimeout(next, 0); }, 0));
-  window.addEventListener("beforeprint", () => { start(); while (left.length) take(); });
-  window.addEventListener("resize", () => {
-    for (const div of done) if (div.dataset.narrow !== String(narrow())) draw(div);
-  });
+  window.addEventListener("beforeprint", () => { start(); printing = true; again(); while (left.length) take(); });
+  window.addEventListener("afterprint", () => { printing = false; again(); });
+  window.addEventListener("resize", again);
+  screenIsDark.addEventListener("change", again);
 
   const key = (cell) => {
     const raw = cell.dataset.v ?? cell.textContent.trim();
@@ -72,6 +87,12 @@
     }));
     return [line, ...body].map((cells) => cells.map(quoted).join(",")).join("\r\n") + "\r\n";
   };
+  for (const button of document.querySelectorAll("button.all")) {
+    button.addEventListener("click", () => {
+      const every = button.closest(".table-block").querySelector("table").classList.toggle("every");
+      button.textContent = every ? "Main columns" : "All columns";
+    });
+  }
   for (const button of document.querySelectorAll("button.csv")) {
     button.addEventListener("click", () => {
       const link = document.createElement("a");

@@ -7,14 +7,14 @@ PosixPath('runs/demo/report/index.html')
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wlsweep import __version__
-from wlsweep.report.blocks import Drawn
+from wlsweep.report.blocks import Answer, Block, Drawn, Pair
 from wlsweep.report.figures.style import Figure
 from wlsweep.report.png import Renderer, write_pngs
 from wlsweep.report.report_input import ReportInput
@@ -59,7 +59,7 @@ def page(report_input: ReportInput) -> tuple[str, list[Figure]]:
     from markupsafe import Markup
 
     chapters = sections(report_input)
-    figures = [b.figure for s in chapters for b in s.blocks if isinstance(b, Drawn)]
+    figures = [figure for s in chapters for block in s.blocks for figure in _figures(block)]
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -70,6 +70,7 @@ def page(report_input: ReportInput) -> tuple[str, list[Figure]]:
         lead=lead(report_input),
         sections=chapters,
         version=__version__,
+        counted="papers and trainings" if report_input.analysis.trainings.source else "papers alone",
         css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         js=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
         plotly=Markup(_plotly_js()),
@@ -78,9 +79,13 @@ def page(report_input: ReportInput) -> tuple[str, list[Figure]]:
     return html, figures
 
 
+def _figures(block: Block) -> Sequence[Figure]:
+    return (block.figure,) if isinstance(block, Drawn) else block.figures if isinstance(block, Pair | Answer) else ()
+
+
 def _json(figures: Iterable[Figure]) -> str:
     """Figures as JSON that cannot end the script element that holds it."""
-    plain = {f.slug: {"data": f.data, "wide": f.wide, "narrow": f.narrow} for f in figures}
+    plain = {f.slug: {"data": f.data, "wide": f.wide, "narrow": f.narrow, "half": f.half} for f in figures}
     return json.dumps(plain, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 

@@ -7,11 +7,12 @@ from statistics import median
 
 from wlsweep.analysis.records import CellTest, MetricName, ModelResult
 from wlsweep.estimate import CHANGE, PERCENT, PERCENT_BARE, PLAIN, SHIFT, SLOPE, Estimate, count
-from wlsweep.report.blocks import Block, Drawn, Listing, Row, Section, Table, Verdicts, number, text
+from wlsweep.report.blocks import Answer, Block, Drawn, Listing, Pair, Row, Section, Table, number, text
 from wlsweep.report.figures.gamma import gamma_figure
 from wlsweep.report.figures.heatmap import CELLS, heatmap
 from wlsweep.report.figures.scatter import forecast_observed, forest, precision_recall
 from wlsweep.report.figures.small_multiples import coverage, reliability
+from wlsweep.report.figures.style import Figure
 from wlsweep.report.report_input import ReportInput
 from wlsweep.report.tables import curves, provenance, tables, warnings, years
 
@@ -23,44 +24,37 @@ WIDE_POINTS = 40
 
 def sections(report: ReportInput) -> list[Section]:
     """The whole page, in order."""
-    parts = (answer, gamma_section, forecast_section, cost, tables, years, curves, warnings, provenance)
+    parts = (answer, warnings, forecast_section, cost, tables, years, curves, provenance)
     return [part(report) for part in parts]
 
 
 def lead(report: ReportInput) -> str:
-    """What was done, in one paragraph with the numbers."""
-    test, source = report.data.get("test", {}), report.data.get("source", {})
+    """What was done and what the intervals count, in one paragraph."""
+    test = report.data.get("test", {})
     conditions = [c.condition for c in report.conditions if c.condition]
     ks, seeds = sorted({c.k for c in conditions}), {c.seed for c in conditions}
     done, total = len(report.done), len(report.conditions)
-    mixes = ", ".join(f"1/{k}" for k in ks)
     parts = [
-        f"One model ({_base_model(report)}) was fine-tuned under {count(total, 'condition')}: a weight gamma on the"
-        f" accepts or on the rejects of the loss, and training mixes in which {mixes} of the papers are accepts"
-        + (f", with {len(seeds)} seeds in all" if len(seeds) > 1 else ", with one seed each")
+        f"{count(total, 'fine-tuning')} of {_base_model(report)}: weight gamma on the accepts or on the rejects of the"
+        f" loss, training mixes with {', '.join(f'1/{k}' for k in ks)} accepts,"
+        + (f" {len(seeds)} seeds in all" if len(seeds) > 1 else " one seed each")
     ]
     single = len({replace(c, seed=0).name for c in conditions}) - len(report.analysis.seeds)
     if single and len(seeds) > 1:
         parts[0] += f", but one alone of {count(single, 'condition')}"
     parts[0] += "."
-    parts.append(report.analysis.trainings.sentence)
     if chosen := report.analysis.inputs.only:
         declared = len(report.sweep.get("conditions", report.conditions))
         parts.append(f"This page shows {total} of the sweep's {count(declared, 'condition')} (--only {chosen}).")
-    if source:
-        parts.append(
-            f"The training rows come from {source['rows']:,} papers ({source['accepts']:,} accepts, "
-            f"{source['rejects']:,} rejects)."
-        )
     picked = any("--until-decided" in at.get("command", "") for at in report.sweep.get("launches", []))
     accepts = f" ({test['accepts']:,} accepts, {test['rejects']:,} rejects)" if "accepts" in test else ""
     parts.append(
         f"All are judged on the same {count(report.analysis.rows, 'test paper')}{accepts}, which chose no model"
         + ("; forecasts on them chose which conditions to run." if picked else ".")
     )
-    parts.append(
-        f"All {total} are done." if done == total else f"{done} of {total} are done; the others are named below."
-    )
+    if done < total:
+        parts.append(f"{done} of {total} are done; the others are named below.")
+    parts.append(report.analysis.trainings.sentence)
     return " ".join(parts)
 
 
@@ -73,25 +67,27 @@ def _base_model(report: ReportInput) -> str:
 
 
 def answer(report: ReportInput) -> Section:
-    """The verdicts, plainest sentence first."""
+    """The verdicts beside the two figures that the sweep exists for."""
     verdicts = report.analysis.verdicts
     passed, failed, unknown = (sum(v.verdict == kind for v in verdicts) for kind in ("pass", "fail", "not testable"))
-    paragraphs = []
+    sentences = []
     if report.done:
         ranked = sorted(report.done, key=lambda r: r["predicted_accept_rate"].value or 0.0)
         low, high = ((PERCENT.value(r["predicted_accept_rate"].value), r.name) for r in (ranked[0], ranked[-1]))
-        paragraphs.append(
+        sentences.append(
             f"The predicted accept rate ran from {low[0]} ({low[1]}) to {high[0]} ({high[1]});"
             f" {PERCENT.value(report.done[0]['actual_accept_rate'].value)} of the test papers were accepted in truth."
         )
     if base := report.baseline:
-        paragraphs.append(_baseline_sentence(base))
-    paragraphs.append(
+        sentences.append(_baseline_sentence(base))
+    sentences.append(
         f"Of {count(len(verdicts), 'hypothesis', 'hypotheses and criteria')}, {passed} pass, {failed} fail"
-        f" and {unknown} cannot be tested. Verdicts go by the measured values; the share of draws"
-        " with the same verdict says how firm they are."
+        f" and {unknown} cannot be tested."
     )
-    return Section("answer", "The answer", paragraphs, [Verdicts(verdicts)])
+    if not report.done:
+        sentences.append(_NOTHING)
+    figures = _gamma_figures(report) if report.done else []
+    return Section("answer", "The answer", [" ".join(sentences)], [Answer(verdicts, figures)])
 
 
 def _baseline_sentence(base: ModelResult) -> str:
@@ -109,11 +105,8 @@ def _baseline_sentence(base: ModelResult) -> str:
     return sentence + f"; always naming the more frequent label would be right on {larger}."
 
 
-def gamma_section(report: ReportInput) -> Section:
-    """The two gamma plots."""
-    title = "What gamma and the mix did"
-    if not report.done:
-        return Section("gamma", title, [_NOTHING])
+def _gamma_figures(report: ReportInput) -> list[Figure]:
+    """Accept rate and accuracy against gamma."""
     forecasts = {
         t.name: rate.value
         for t in report.reached
@@ -129,10 +122,9 @@ def gamma_section(report: ReportInput) -> Section:
         "predicted_accept_rate",
         "Predicted accept rate",
         "acceptance_rate_vs_gamma",
-        "Weighting accepts (first panel) should raise the share of papers that the model accepts, weighting rejects"
-        " should lower it, and fewer accepts in training should move a whole line down. The star is the baseline, drawn"
-        " in both panels; pale bars are what theory expects from the baseline alone; whiskers are 95% Wilson"
-        " intervals. Points at one gamma are set slightly apart." + several,
+        "Weighting accepts should raise the rate, weighting rejects lower it, fewer accepts in training move a whole line"
+        " down. Star: the baseline; pale bars: what theory expects from it alone; whiskers: 95% Wilson intervals (papers"
+        " alone). Points at one gamma are set slightly apart." + several,
         report,
         reference,
         forecasts,
@@ -141,17 +133,16 @@ def gamma_section(report: ReportInput) -> Section:
         "accuracy",
         "Accuracy",
         "accuracy_vs_gamma",
-        "What moving the accept rate costs: a line that falls away from the baseline (star) traded accuracy for a rate"
-        " far from the test set's own. The axis is fitted to the data; whiskers are 95% Wilson intervals." + several,
+        "What moving the rate costs; colours as above. The axis is fitted to the data.",
         report,
         zoom=True,
     )
-    return Section("gamma", title, [], [Drawn(rates), Drawn(accuracy)])
+    return [rates, accuracy]
 
 
 def forecast_section(report: ReportInput) -> Section:
     """Theory against measurement, and whether re-training beat moving a threshold."""
-    title = "Could it have been known beforehand?"
+    title = "Theory: could it have been known beforehand?"
     analysis = report.analysis
     outside = {e.name for e in report.externals}
     compared = [t for t in analysis.against_moved_threshold if t.name not in outside]
@@ -258,7 +249,9 @@ def _theory_table(report: ReportInput) -> Table:
         "forecast accuracy %",
         "measured accuracy %",
     ]
-    return Table("forecast", "Forecast and measured, by condition", headings, rows, "In grey: 95% intervals.")
+    return Table(
+        "forecast", "Forecast and measured, by condition", headings, rows, "In grey: 95% intervals.", folded=True
+    )
 
 
 def _effects_block(report: ReportInput) -> Block:
@@ -278,7 +271,7 @@ def _effects_block(report: ReportInput) -> Block:
         lines.append(
             f"Which of the {fitted.seeds.count} seeds was drawn explains a further {fitted.seeds.explained:.2%}."
         )
-    return Listing(lines)
+    return Listing(lines, "The logistic model of all accept rates")
 
 
 def _outside_of_the_grid(externals: list[ModelResult], metric: MetricName) -> str:
@@ -289,7 +282,7 @@ def _outside_of_the_grid(externals: list[ModelResult], metric: MetricName) -> st
 
 def cost(report: ReportInput) -> Section:
     """Accuracy and calibration: what moving the rate took."""
-    title = "What it cost in accuracy and calibration"
+    title = "Cost in accuracy and calibration"
     if not report.done:
         return Section("cost", title, [_NOTHING])
     analysis = report.analysis
@@ -313,54 +306,41 @@ def cost(report: ReportInput) -> Section:
     shown: tuple[tuple[MetricName, str, str, bool], ...] = (
         ("predicted_accept_rate", "Predicted accept rate", "Rises to the right, falls downwards.", True),
         ("accuracy", "Accuracy", "Colours span what was measured, not 0 to 100%.", False),
-        ("f1", "F1 of accepts", "High where many papers are accepted; it does not punish accepting too many.", True),
         ("precision", "Precision of accepts", "Falls as more papers are accepted.", True),
         ("recall", "Recall of accepts", "Rises as more papers are accepted.", True),
+        ("f1", "F1 of accepts", "High where many papers are accepted; it does not punish accepting too many.", True),
     )
-    blocks += [
-        Drawn(
-            heatmap(
-                report.conditions,
-                key,
-                f"{name} by gamma and proportion",
-                CELLS + see + only_first + _outside_of_the_grid(report.externals, key),
-                full,
-                empty,
-            )
+    maps = [
+        heatmap(
+            report.conditions,
+            key,
+            f"{name} by gamma and proportion",
+            CELLS + see + only_first + _outside_of_the_grid(report.externals, key),
+            full,
+            empty,
         )
         for key, name, see, full in shown
     ]
-    blocks.append(
-        Drawn(
-            precision_recall(
-                report.conditions,
-                report.externals,
-                "Weights and mixes slide a model along its precision-recall trade; grey lines join points of equal F1."
-                " A condition off the others' curve would have learned something else, not just moved its threshold."
-                " Filled: accept variants, open: reject variants, star: baseline; whiskers: 95% Wilson intervals.",
-            )
-        )
+    trade = precision_recall(
+        report.conditions,
+        report.externals,
+        "Weights and mixes slide a model along its precision-recall trade; grey lines join points of equal F1."
+        " A condition off the others' curve would have learned something else, not just moved its threshold."
+        " Filled: accept variants, open: reject variants, star: baseline; whiskers: 95% Wilson intervals.",
     )
-    blocks.append(
-        Drawn(
-            reliability(
-                report,
-                "On the diagonal, papers that the model accepts with 70% probability are accepted 70% of the time."
-                " Weighted conditions must leave it: the dotted curve is where a calibrated baseline lands when it is"
-                " shifted as expected. Whiskers: 95% Wilson intervals.",
-            )
-        )
+    confident = coverage(
+        report,
+        "Accuracy if only the most confident share of the papers is decided; a curve that rises to the left"
+        " knows what it does not know. Colour: mix; solid: accept variants, dashed: reject variants, paler"
+        " for smaller gamma; whiskers: 95% Wilson intervals.",
     )
-    blocks.append(
-        Drawn(
-            coverage(
-                report,
-                "Accuracy if only the most confident share of the papers is decided. A curve that rises to the left"
-                " knows what it does not know. Black: baseline; solid: accept variants, dashed: reject variants, paler"
-                " for smaller gamma; whiskers: 95% Wilson intervals.",
-            )
-        )
+    calibrated = reliability(
+        report,
+        "On the diagonal, papers that the model accepts with 70% probability are accepted 70% of the time."
+        " Weighted conditions must leave it: the dotted curve is where a calibrated baseline lands when it is"
+        " shifted as expected. Whiskers: 95% Wilson intervals.",
     )
+    blocks += [Pair(maps[:2]), Pair(maps[2:4]), Pair(maps[4:]), Pair([trade, confident]), Drawn(calibrated)]
     paragraphs = []
     if report.baseline is not None and report.baseline.metrics is not None:
         base = report.baseline.metrics

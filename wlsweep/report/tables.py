@@ -9,7 +9,7 @@ from typing import Any
 
 from wlsweep.analysis.records import MetricName, ModelResult, SeedMean
 from wlsweep.estimate import CHANGE, NONE, PERCENT, PLAIN, POINTS, Estimate, Format, count, p_value
-from wlsweep.report.blocks import Block, Cell, Code, Drawn, Listing, Row, Section, Table, number, text
+from wlsweep.report.blocks import Block, Cell, Code, Drawn, Listing, Pair, Row, Section, Table, number, text
 from wlsweep.report.figures.small_multiples import per_year, training
 from wlsweep.report.figures.style import axis, share_axis
 from wlsweep.report.report_input import COLUMNS, TITLES, ReportInput
@@ -31,11 +31,15 @@ def tables(report: ReportInput) -> Section:
     blocks: list[Block] = [_conditions(report)]
     if report.analysis.comparisons:
         blocks.append(_differences(report))
-    if report.done or report.externals:
-        blocks.append(_readings(report))
+    if differing := [r for r in (*report.done, *report.externals) if _text_differs(r)]:
+        blocks.append(_readings(differing))
     if report.analysis.seeds:
         blocks.append(_seeds(report))
-    return Section("tables", "All numbers", [], blocks)
+    return Section("tables", "Tables", [], blocks)
+
+
+def _text_differs(r: ModelResult) -> bool:
+    return r.metrics is not None and bool(r.metrics.unknown or r.metrics.text_differs)
 
 
 def _who(r: ModelResult) -> list[Cell]:
@@ -45,8 +49,8 @@ def _who(r: ModelResult) -> list[Cell]:
 
 
 def _conditions(report: ReportInput) -> Table:
-    headings = ["condition", "state", "proportion", "variant", "gamma", "papers", *(title for _, title, _ in COLUMNS)]
-    headings += ["unknown answers", "cause"]
+    who = ["condition", "state", "proportion", "variant", "gamma", "papers"]
+    headings = [*who, *(title for _, title, _ in COLUMNS), "unknown answers", "cause"]
     rows = []
     for r in [*report.conditions, *report.externals]:
         if r.metrics is None:
@@ -56,12 +60,15 @@ def _conditions(report: ReportInput) -> Table:
             continue
         numbers = [number(r[metric], form) for metric, _, form in COLUMNS]
         rows.append(Row([*_who(r), text(r.metrics.n), *numbers, text(r.metrics.unknown), text("")]))
+    more = {*who[2:], "precision of rejects", "average precision", "log loss", "ECE, equal mass", "unknown answers"}
+    if all(r.done for r in report.conditions):
+        more |= {"state", "cause"}
     note = (
-        "Decisions are the sign of the Accept-Reject margin. In grey: 95% intervals (shares: Wilson; AUC: DeLong;"
-        " average precision: jackknife; Brier and log loss: t; ECE: bootstrap, its lower"
-        " end without the bias that a sample adds). Click a heading to sort."
+        "Decisions are the sign of the Accept-Reject margin. In grey: 95% intervals over papers (shares: Wilson; AUC:"
+        " DeLong; average precision: jackknife; Brier and log loss: t; ECE: bootstrap, its lower end without the bias that"
+        " a sample adds). Click a heading to sort."
     )
-    return Table("conditions", "Metrics by condition", headings, rows, note)
+    return Table("conditions", "Metrics by condition", headings, rows, note, frozenset(more))
 
 
 def _p(value: float | None) -> Cell:
@@ -91,25 +98,29 @@ def _differences(report: ReportInput) -> Table:
         f" the intervals count. Holm corrects accuracy p over the {count(analysis.family, 'declared condition')}"
         + (", each by one test over all its seeds." if analysis.seeds else ".")
     )
-    return Table("differences", "Differences to the baseline", headings, rows, note)
+    more = {f"{TITLES[m]} (points)" for m in ("recall_reject", "f1")}
+    more |= {"average precision", "log loss", "McNemar p", "accuracy p", "McNemar p (moved)"}
+    return Table("differences", "Differences to the baseline", headings, rows, note, frozenset(more), folded=True)
 
 
 _COMPARED: tuple[MetricName, ...] = (*_READINGS, "auc", "average_precision", "brier", "log_loss", "ece")
 
 
-def _readings(report: ReportInput) -> Table:
-    headings = ["condition", "reading", "papers", *(TITLES[m] for m in _READINGS)]
+def _readings(differing: Sequence[ModelResult]) -> Table:
+    metrics: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy", "f1")
+    headings = ["condition", "papers", "unknown answers", "answers against the margin"]
+    headings += [f"{TITLES[m]}, {reading}" for m in metrics for reading in ("strict", "parsed")]
     rows = []
-    for r in [*report.done, *report.externals]:
+    for r in differing:
         assert r.metrics is not None
-        for name, reading in (("strict", r.metrics.strict), ("parsed", r.metrics.parsed)):
-            numbers = [number(reading[m], PERCENT) for m in _READINGS]
-            rows.append(Row([text(r.name), text(name), text(reading["accuracy"].n), *numbers]))
+        numbers = [number(reading[m], PERCENT) for m in metrics for reading in (r.metrics.strict, r.metrics.parsed)]
+        counts = [text(x) for x in (r.metrics.n, r.metrics.unknown, r.metrics.text_differs)]
+        rows.append(Row([text(r.name), *counts, *numbers]))
     note = (
-        "The same rates from the generated text instead of the margin. Strict: an answer that cannot be read is wrong."
-        " Parsed: only answers that can be read."
+        "Models whose generated text does not always say what the margin says. Strict: an answer that cannot be read is"
+        " wrong. Parsed: only answers that can be read. Other rates: metrics/all_metrics.json."
     )
-    return Table("readings", "What the generated text says", headings, rows, note)
+    return Table("readings", "Where the generated text differs", headings, rows, note, folded=True)
 
 
 def _seeds(report: ReportInput) -> Table:
@@ -134,7 +145,7 @@ def _seeds(report: ReportInput) -> Table:
         "In grey: 95% intervals that count both other seeds and other papers (Satterthwaite); none for ECE, whose bias"
         " outweighs its spread. Differences pair each seed with the baseline of that seed, or the only one there is."
     )
-    return Table("seeds", "Over seeds", headings, rows, note)
+    return Table("seeds", "Over seeds", headings, rows, note, folded=True)
 
 
 def _mean(at: SeedMean | None, form: Format) -> Cell:
@@ -143,7 +154,7 @@ def _mean(at: SeedMean | None, form: Format) -> Cell:
 
 def years(report: ReportInput) -> Section:
     """Per year."""
-    title = "Year by year"
+    title = "Years"
     everyone = [*report.done, *report.externals]
     if not everyone or not report.analysis.years:
         return Section("years", title, ["The test papers have no year." if everyone else "No condition is done yet."])
@@ -173,7 +184,7 @@ def years(report: ReportInput) -> Section:
         for y in r.by_year
     ]
     headings = ["condition", "year", "papers", *(heading for _, heading, _ in shown)]
-    table = Table("years", "Metrics by condition and year", headings, rows, "In grey: 95% intervals.")
+    table = Table("years", "Metrics by condition and year", headings, rows, "In grey: 95% intervals.", folded=True)
     return Section("years", title, [], [Drawn(figure), table])
 
 
@@ -191,9 +202,9 @@ def curves(report: ReportInput) -> Section:
         "loss",
         "training_loss",
         "Training loss",
-        "Weighted loss of the logged batches; heights differ between conditions because weights scale them, so compare"
-        " shapes: a curve that rises or jumps is a training that went wrong. Black: baseline; solid: accept variants,"
-        " dashed: reject variants, paler for smaller gamma. Batches are single draws, so there is no interval.",
+        "Weighted loss of the logged batches; weights scale its height, so compare shapes: a curve that rises or jumps is a"
+        " training that went wrong. Colour: mix; solid: accept variants, dashed: reject variants, paler for smaller gamma."
+        " Batches are single draws, so there is no interval.",
         axis("weighted loss", rangemode="tozero"),
     )
     rate = training(
@@ -204,7 +215,7 @@ def curves(report: ReportInput) -> Section:
         "Share of the training batch that the model would accept: where gamma acts, lines part within the first steps.",
         share_axis("predicted accept rate"),
     )
-    return Section("training", title, [], [Drawn(loss), Drawn(rate)])
+    return Section("training", title, [], [Pair([loss, rate])])
 
 
 def warnings(report: ReportInput) -> Section:
@@ -227,13 +238,12 @@ def warnings(report: ReportInput) -> Section:
                 f"{PERCENT.value(at['share'])} of the {name} papers were cut to {report.data.get('cutoff')} tokens ({by})."
             )
     lines += _answer_warnings([*report.done, *report.externals])
-    quiet = not lines
-    return Section(
-        "warnings",
-        "Failures and warnings",
-        ["None: every condition is done, no row was used twice or cut, every answer could be read."] if quiet else [],
-        [] if quiet else [Listing(lines)],
-    )
+    title = "Warnings"
+    if not lines:
+        none = "None: every condition is done, no row was used twice or cut, every answer could be read."
+        return Section("warnings", title, [none])
+    folded = all(r.done for r in report.conditions) and report.baseline is not None
+    return Section("warnings", title, [], [Listing(lines, count(len(lines), "warning") if folded else "")])
 
 
 def _answer_warnings(done: Sequence[ModelResult]) -> list[str]:
@@ -272,10 +282,16 @@ def provenance(report: ReportInput) -> Section:
     )
     blocks += [Code(json.dumps(value, indent=2, ensure_ascii=False), title) for title, value in folded]
     chosen = report.analysis.inputs.only
+    source = report.data.get("source", {})
     what = "The command that made it" if len(set(commands)) == 1 else "The commands that made it, in order"
     paragraphs = [f"{what} (fingerprint {report.sweep.get('fingerprint', 'unknown')}):"]
     if chosen:
         paragraphs.insert(0, f"This page shows a selection: --only {chosen}.")
+    if "rows" in source:
+        paragraphs.append(
+            f"Its training rows come from {source['rows']:,} papers ({source['accepts']:,} accepts,"
+            f" {source['rejects']:,} rejects)."
+        )
     if outside := report.analysis.inputs.externals:
         paragraphs.append(
             "Predictions made elsewhere: " + "; ".join(f"{name} from {path}" for name, path in outside) + "."

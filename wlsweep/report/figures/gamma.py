@@ -14,6 +14,7 @@ from wlsweep.report.figures.style import (
     FAINT,
     INK,
     Figure,
+    Layout,
     Trace,
     base_layout,
     error_bars,
@@ -135,7 +136,17 @@ def gamma_figure(
         data,
         base_layout(440) | panels(titles, 2, x_axis, y),
         base_layout(760, legend={"orientation": "h", "y": -0.1, "yanchor": "top"}) | panels(titles, 1, x_axis, y),
+        _half(panels(["accepts weigh gamma", "rejects weigh gamma"], 2, x_axis, y), with_legend=not zoom),
     )
+
+
+def _half(axes: Layout, with_legend: bool) -> Layout:
+    """Half as wide: small type; of two figures beside each other, one legend is enough."""
+    layout = base_layout(300 if with_legend else 212, showlegend=with_legend) | axes
+    layout["font"] |= {"size": 11}
+    layout["legend"] |= {"y": -0.24, "font": {"size": 10}}
+    layout["margin"] = {"l": 50, "r": 8, "t": 26, "b": 100 if with_legend else 40}
+    return layout
 
 
 def _line(on: list[Point], x: list[float], k: int, name: str, faint: bool) -> Trace:

@@ -109,7 +109,13 @@ def heatmap(
         ],
         "margin": {"l": 46, "r": 4, "t": 14, "b": 50},
     }
-    return Figure(f"heatmap_{metric}", title, caption, data, wide, narrow)
+    half = {
+        "height": 84 + 40 * max(3, len(rows)),
+        "xaxis": narrow["xaxis"],
+        "margin": {"l": 52, "r": 4, "t": 10, "b": 46},
+        "annotations": [a | {"font": a["font"] | {"size": 10}} for a in annotations],
+    }
+    return Figure(f"heatmap_{metric}", title, caption, data, wide, narrow, half)
 
 
 def _ink(value: float | None, low: float, high: float) -> str:

@@ -81,7 +81,8 @@ def precision_recall(results: Sequence[ModelResult], externals: Sequence[ModelRe
         "xaxis": layout["xaxis"] | {"title": {"text": "recall of accepts"}},
         "yaxis": layout["yaxis"] | {"title": {"text": "precision of accepts"}},
     }
-    return Figure("precision_recall", "Precision and recall", caption, data, layout, narrow)
+    half = {"height": 470, "xaxis": narrow["xaxis"], "yaxis": narrow["yaxis"]}
+    return Figure("precision_recall", "Precision and recall", caption, data, layout, narrow, half)
 
 
 def _room(data: Sequence[Trace]) -> list[float]:
@@ -164,7 +165,7 @@ def forecast_observed(report: ReportInput, caption: str) -> Figure:
         return made
 
     return Figure(
-        "forecast_vs_observed", "Forecast and measured", caption, data, layout(2, 500, -0.22), layout(1, 880, -0.11)
+        "forecast_vs_observed", "Forecast and measured", caption, data, layout(2, 430, -0.26), layout(1, 880, -0.11)
     )
 
 
@@ -218,7 +219,7 @@ def forest(comparisons: Sequence[Comparison], caption: str, externals: Sequence[
             }
         )
     layout = base_layout(
-        150 + 22 * max(len(rows), 3), legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
+        130 + 19 * max(len(rows), 3), legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
     )
     layout["xaxis"] = axis("difference in accuracy, percentage points", zeroline=True, zerolinecolor=INK)
     names = [c.name if c.name in externals else short(parse_name(c.name)) for c in rows]

@@ -72,14 +72,14 @@ def _grid(
         height = 138 + each * rows
         legend = {"orientation": "h", "y": -60 / (height - 118), "yanchor": "top"}  # below the title of the last axis
         made = base_layout(height, legend=legend, margin={"l": 62, "r": 16, "t": 34, "b": 84})
-        made |= panels(titles, columns, x, y, 0.03 if columns > 2 else 0.09, min(0.34 / rows, 0.2))
+        made |= panels(titles, columns, x, y, 0.02 if columns > 2 else 0.09, min(0.34 / rows, 0.2))
         made["annotations"] = [a | {"font": {"size": 11}} for a in made["annotations"]]
         for i in range(len(shown)):  # ticks on the outer axes only
             if i % columns:
                 made[f"yaxis{i + 1}"] |= {"showticklabels": False}
         return made
 
-    return data, layout(5, 165), layout(2, 170)
+    return data, layout(5, 132), layout(2, 170)
 
 
 def reliability(report: ReportInput, caption: str) -> Figure:
@@ -111,7 +111,7 @@ def reliability(report: ReportInput, caption: str) -> Figure:
         return out
 
     ticks = {"tickvals": [0, 0.5, 1], "range": [-0.02, 1.02]}
-    x, y = axis("predicted P(accept)", **ticks), axis("accepted", tickformat=".0%", **ticks)
+    x, y = axis("P(accept)", **ticks), axis("accepted", tickformat=".0%", **ticks)
     data, wide, narrow = _grid(results, externals, draw, x, y)
     return Figure("reliability", "Calibration", caption + cut_note(results, externals), data, wide, narrow)
 
@@ -212,6 +212,7 @@ def by_mix(
     ks = sorted(groups)[:8]
     left_out = sum(max(0, len(groups[k]) - most) for k in ks) + sum(len(v) for k, v in groups.items() if k not in ks)
     data: list[Trace] = []
+    named: set[str] = set()
     for i, k in enumerate(ks):
         suffix = str(i + 1) if i else ""
         shown = sorted(groups[k], key=lambda pair: _rank(pair[0]))[:most]
@@ -222,6 +223,7 @@ def by_mix(
                 continue
             plain = c.variant == "baseline"
             colour = colour_of(c)
+            line = short(c).replace(f" at 1/{c.k}", "")  # the panel says the mix
             data.append(
                 {
                     "type": "scatter",
@@ -229,8 +231,9 @@ def by_mix(
                     "x": xs,
                     "y": ys,
                     **({"error_y": bars | {"color": colour, "thickness": 0.7, "width": 0}} if bars else {}),
-                    "name": short(c),
-                    "legendgroup": f"1/{k}",
+                    "name": line,
+                    "legendgroup": line,
+                    "showlegend": line not in named,
                     "line": {"color": colour, "dash": _dash(c), "width": 2 if plain else 1.4},
                     "marker": {"symbol": mark(k).symbol + ("-open" if c.variant == "reject" else ""), "size": 5},
                     "opacity": 1 if plain else 0.55 + 0.45 * min(1.0, c.gamma / top),
@@ -239,6 +242,7 @@ def by_mix(
                     "hovertemplate": f"{short(c)}<br>%{{x}}: %{{y:.3f}}<extra></extra>",
                 }
             )
+            named.add(line)
     titles = [f"1/{k} accepts in training" for k in ks]
     if left_out:
         caption += f" {left_out} conditions are left out here."
@@ -251,9 +255,10 @@ def by_mix(
             **panels(titles, columns, x, y, 0.07, 0.3 / rows if rows > 1 else 0.1),
         }
 
-    crowded = len(data) > 20  # a legend as tall as the figure helps nobody on a small screen; the caption says enough
-    narrow = layout(1, 250, 20 if crowded else 210) | {"showlegend": not crowded}
-    return Figure(slug, title, caption, data, layout(2, 260, 90), narrow)
+    narrow = layout(1, 250, 90)
+    half = layout(2, 170, 84)
+    half["font"] |= {"size": 11}
+    return Figure(slug, title, caption, data, layout(2, 230, 60), narrow, half)
 
 
 def coverage(report: ReportInput, caption: str) -> Figure:

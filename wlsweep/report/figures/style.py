@@ -15,7 +15,8 @@ from wlsweep.estimate import Estimate
 Trace = dict[str, Any]
 Layout = dict[str, Any]
 
-INK, FAINT, PAPER = "#222222", "#8a8a8a", "#ffffff"
+# the page's script swaps these, each a colour that nothing else has, where the reader's screen is dark
+INK, FAINT, PAPER = "#222222", "#8a8a8a", "#fffffe"
 GRID = "#e6e6e6"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C00", "#5B4B8A")
 _MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "hexagon", "star")
@@ -44,6 +45,8 @@ class Figure:
     wide: Layout
     narrow: Layout = field(default_factory=dict)
     """What differs from `wide` on a narrow screen."""
+    half: Layout = field(default_factory=dict)
+    """What differs from `wide` where the figure has half of the page's width."""
 
     @property
     def height(self) -> int:
@@ -54,6 +57,11 @@ class Figure:
     def narrow_height(self) -> int:
         """The same on a narrow screen."""
         return int(self.narrow.get("height", self.height))
+
+    @property
+    def half_height(self) -> int:
+        """The same at half of the page's width."""
+        return int(self.half.get("height", self.height))
 
 
 def mark(k: int) -> Mark:
