@@ -3,8 +3,8 @@
     python -m bench.chaos --kills 20 --seed 1 [--out runs/chaos] [--minutes 30]
     python -m bench.chaos --summary [--out runs/chaos]
 
-Each launch of a sweep meets up to three faults at random moments; after four such launches one runs undisturbed. A fault is
-a signal (SIGKILL, SIGTERM, SIGINT, SIGSTOP for a while and SIGCONT) to a random kind of process of the launch's own tree, a
+Each launch of a sweep meets up to four faults at random moments; after two such launches one runs undisturbed. A fault is a
+signal (SIGKILL, SIGTERM, SIGINT, SIGSTOP for a while and SIGCONT) to a random kind of process of the launch's own tree, a
 full disk that is freed again, a run directory in which for a while nothing can be made or renamed, or a second launch at
 the same time. Disk faults need root (a loop-mounted file system). Results are added to `results.jsonl`, so that slices with
 different seeds add up.
@@ -36,9 +36,9 @@ ROOT = Path(__file__).parents[1]
 SPACE = Path(__file__).with_name("chaos.toml")
 HANG_S = 300.0
 """A launch that runs so long after its last fault does not end by itself (stall_minutes of the search space is 2)."""
-FAULTS = 3
+FAULTS = 4
 """Most faults of one launch."""
-LAUNCHES = 5
+LAUNCHES = 3
 """The last launch of a sweep is left alone."""
 PAUSE_S = 30.0
 """How long a process is stopped."""
