@@ -20,7 +20,7 @@ _BOXED = sys.stdout.isatty() and sys.stderr.isatty()
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich" if _BOXED else None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     pretty_exceptions_enable=False,
     help="Sweeps of weighted losses and class mixes over one fine-tuned LLM. Start with: wlsweep run demo",
 )

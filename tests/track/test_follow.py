@@ -141,6 +141,11 @@ def test_a_tracker_without_its_client_is_refused_before_anything_is_spent(run, m
         clients.trackers_named(["comet"])
 
 
+def test_a_tracker_that_is_named_twice_is_sent_everything_once():
+    assert load_sweep("demo", settings=['track=["mlflow", "wandb", "mlflow"]']).track == ("mlflow", "wandb")
+    assert clients.trackers_named(["wandb", "wandb"]) == ["wandb"]
+
+
 def test_trackers_do_not_change_the_fingerprint():
     assert load_sweep("demo", settings=['track=["mlflow"]']).fingerprint() == load_sweep("demo").fingerprint()
 

@@ -17,6 +17,7 @@ from types import GenericAlias
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -351,7 +352,7 @@ class Sweep(_Model):
     budget: Budget = Budget()
     grid: list[GridBlock] = Field(min_length=1)
     """Products of axes; conditions are their union, in this order."""
-    track: tuple[Tracker, ...] = ()
+    track: Annotated[tuple[Tracker, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))] = ()
     """Trackers that get a run for each condition while it trains, and the report; each needs its extra, such as
     `pip install 'wlsweep[mlflow]'`, and takes its own settings (`MLFLOW_TRACKING_URI`, `WANDB_MODE`). One that fails is
     named at the end and fails no sweep."""
