@@ -5,6 +5,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from bench.smollm2 import FOLDER
+from tests.real_model import needs_smollm2
 from tests.train.families import FAMILIES, SIZES, attention_of, tiny
 from wlsweep.errors import SharedFailure
 from wlsweep.spec.condition import Condition
@@ -12,6 +14,7 @@ from wlsweep.train import model as model_module
 from wlsweep.train import patches
 from wlsweep.train.agreement import measure, refuse_disagreement
 from wlsweep.train.model import AnswerModel, collate
+from wlsweep.train.zero3 import compute_in_float32
 
 PACKED = [f for f in FAMILIES if attention_of(f) == "sdpa" and "sliding_window" not in FAMILIES[f][1]]
 
@@ -92,3 +95,14 @@ def test_a_body_that_is_not_the_one_of_transformers_is_refused_before_a_step():
     last.forward = wrong
     with pytest.raises(SharedFailure, match="is not the one of transformers"):
         refuse_disagreement(measure(model, batch()), "base", "qwen2", "fp32")
+
+
+@needs_smollm2
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_forward_pass_of_a_real_pretrained_model_is_that_of_transformers(dtype):
+    lm = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=dtype)
+    if dtype == torch.bfloat16:
+        compute_in_float32(lm.lm_head)
+    found = measure(answer_model(lm, "packed"), batch(packed=True))
+    assert found.head < 1e-6 and found.body < (1e-3 if dtype == torch.float32 else 0.5)
+    refuse_disagreement(found, str(FOLDER), "llama", "fp32" if dtype == torch.float32 else "bf16")
