@@ -5,8 +5,8 @@ A training of condition c with seed s on the mix m moves the mean log-odds of al
     common[s] + shared[m, s] + own[c, s],     independent, normal, with standard deviations that are estimated here.
 
 `common` is what an order of rows does to every mix (it cancels between conditions of one seed), `shared` what it does to
-one mix, `own` what is left. A number that moves by w[c] when the log-odds of c move by 1 - a rate, a difference of rates, a
-slope - has the training variance
+one mix (and loss, and kind of fine-tuning), `own` what is left. A number that moves by w[c] when the log-odds of c move by
+1 - a rate, a difference of rates, a slope - has the training variance
 
     sum over seeds (sum w)^2 * common^2 + sum over mixes and seeds (sum w)^2 * shared^2 + sum w^2 * own^2.
 
@@ -22,7 +22,7 @@ bootstrap-t; Efron and Tibshirani, An Introduction to the Bootstrap, 1993, secti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +31,7 @@ import numpy as np
 from wlsweep.analysis.intervals import LEVEL, Interval
 from wlsweep.analysis.predictions import BoolArray, FloatArray
 from wlsweep.analysis.seeds import cell
+from wlsweep.analysis.theory_test import line_of
 from wlsweep.spec.condition import Condition
 
 FEWEST_MIXES = 3
@@ -108,8 +109,8 @@ class TrainingNoise:
         )
         members = self.conditions.values()
         by_seed = {s: common * rng.normal(size=draws) for s in sorted({c.seed for c in members})}
-        by_mix = {at: shared * rng.normal(size=draws) for at in sorted({(c.k, c.seed) for c in members})}
-        return {c.name: by_seed[c.seed] + by_mix[c.k, c.seed] + own * rng.normal(size=draws) for c in members}
+        by_mix = {at: shared * rng.normal(size=draws) for at in sorted({line_of(c) for c in members})}
+        return {c.name: by_seed[c.seed] + by_mix[line_of(c)] + own * rng.normal(size=draws) for c in members}
 
     def offset_draws(self, draws: int, seed: int = 0) -> dict[str, FloatArray]:
         """What other trainings would add to the mean log-odds of each condition, by name, shape (draws,).
@@ -134,7 +135,7 @@ class TrainingNoise:
             weights: by name of a condition that is done.
         """
         common = _squares(weights, lambda name: self.conditions[name].seed)
-        shared = _squares(weights, lambda name: (self.conditions[name].k, self.conditions[name].seed))
+        shared = _squares(weights, lambda name: line_of(self.conditions[name]))
         own = sum(w * w for w in weights.values())
         variance, variances = 0.0, np.zeros(SIMULATIONS)
         for s, square, simulated in zip(self.squares, self.found, self.simulated, strict=True):
@@ -298,7 +299,7 @@ def _between_seeds(table: Sequence[Sequence[Condition]]) -> list[_Square]:
     """
     rows, seeds = len(table), len(table[0])
     across = np.eye(seeds) - 1 / seeds
-    mixes = [row[0].k for row in table]
+    mixes = [line_of(replace(row[0], seed=0)) for row in table]
     kinds = sorted(set(mixes))
     member = np.array([[float(k == kind) for kind in kinds] for k in mixes])
     sizes = member.sum(axis=0)
@@ -325,11 +326,11 @@ def _misfit(covered: Sequence[Condition], shifts: Mapping[str, float]) -> list[_
     What theory gets wrong counts as noise here, so the intervals hold it too. None with fewer than three mixes or fewer
     than two residual degrees of freedom within them.
     """
-    lines = sorted({(c.k, c.seed) for c in covered})
+    lines = sorted({line_of(c) for c in covered})
     n, m = len(covered), len(lines)
     if m < FEWEST_MIXES or n - m - 1 < 2:
         return None
-    z = np.array([[float((c.k, c.seed) == line) for line in lines] for c in covered])
+    z = np.array([[float(line_of(c) == line) for line in lines] for c in covered])
     x = np.column_stack([np.ones(n), [shifts[c.name] for c in covered]])
     both = np.column_stack([z, x[:, 1]])
     if np.linalg.matrix_rank(both) < m + 1:
