@@ -99,7 +99,7 @@ chaos-slurm: $(VENV)/.installed-$(EXTRA)  ## the same in the nodes of a throw-aw
 oracle: $(VENV)/.installed-$(EXTRA)  ## judge the demo, the 19 on more papers, and the other losses against the papers' truth (a quarter of an hour)
 	@trap 'exit 130' INT; failed=; for space in demo oracle oracle_losses; do \
 	  $(BIN)/wlsweep run search_spaces/$$space.toml \
-	    && $(BIN)/python -m bench.oracle runs/$$space $$([ $$space != demo ] || echo --loose) || failed="$$failed $$space"; \
+	    && $(BIN)/python -m bench.oracle runs/$$space $$([ $$space != demo ] || echo --demo) || failed="$$failed $$space"; \
 	done; [ -z "$$failed" ] || { echo "the oracle disbelieves:$$failed"; exit 1; }
 
 # Those that print their JSON as the last line have it kept beside the others'.

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
-from wlsweep.data.prepare import TokenRows, load_mix, load_test
+from wlsweep.data.load import TokenRows, load_mix, load_test
 from wlsweep.run.layout import existing_run, read_json
 from wlsweep.spec.condition import Condition, parse_name
 from wlsweep.spec.config import Sweep
