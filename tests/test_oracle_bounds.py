@@ -22,7 +22,7 @@ def test_the_intervals_hold_the_noise_that_the_conditions_of_a_mix_share():
         observed = expected + np.array([order[m] for m in mixes]) + rng.normal(0, 0.02, len(mixes))
         for n, by in enumerate((mixes, None)):
             interval = regression(expected, observed, by)[1]
-            covered[n] += (interval[:, 0] <= [0, 1]) & ([0, 1] <= interval[:, 1])
+            covered[n] += (interval[:, 0] <= [0, 1]) & (interval[:, 1] >= [0, 1])
     assert (covered[0] / 400 > 0.93).all()
     assert covered[1][0] / 400 < 0.75, "the intercept's, without the mixes"
 
