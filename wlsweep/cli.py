@@ -403,14 +403,31 @@ def export(
         Path | None, typer.Option(help="a whole model for each LoRA condition, into this folder", metavar="DIR")
     ] = None,
     only: Only = None,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="the report's tables for LaTeX (booktabs), and methods")
+    ] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="the report's tables as CSV")] = False,
+    figures: Annotated[
+        str | None, typer.Option(help="the report's figures: svg, pdf, png", metavar="FORMAT,...")
+    ] = None,
 ) -> None:
-    """Write predictions or training mixes in the formats of LLaMA-Factory, or adapters merged into whole models."""
+    """Write predictions and training mixes in the formats of LLaMA-Factory, adapters merged into whole models, or the
+    report's tables and figures for a paper."""
     from wlsweep.run.layout import existing_run
     from wlsweep.run.records import SweepRecord
 
     run = existing_run(folder)
     written: list[Path] = []
-    if only is not None and not jsonl and merged is None:
+    if latex or as_csv or figures is not None:
+        from wlsweep.analysis.evaluate import up_to_date
+        from wlsweep.report.paper import export_figures, export_tables
+
+        found = up_to_date(run, only)
+        if latex or as_csv:
+            written += export_tables(run, found, latex, as_csv)
+        if figures is not None:
+            written += export_figures(run, found, figures.split(","))
+    elif only is not None and not jsonl and merged is None:
         raise WlsweepError(
             "--only chooses conditions for --jsonl and --merged; training mixes belong to no single condition"
         )
@@ -427,7 +444,9 @@ def export(
 
         written += export_merged(run, only, merged)
     if not written:
-        raise WlsweepError("nothing to export: give --jsonl, --sharegpt DIR or --merged DIR")
+        raise WlsweepError(
+            "nothing to export: give --jsonl, --sharegpt DIR, --merged DIR, --latex, --csv or --figures svg,pdf"
+        )
     typer.echo("\n".join(map(str, written)))
 
 

@@ -1,0 +1,200 @@
+"""`wlsweep export --latex --csv --figures svg,pdf`: tables, figures and a paragraph on methods for a paper.
+
+LaTeX tables need `booktabs` and hold the columns that the page shows; CSV files hold all of them, each interval in two
+columns of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from wlsweep import __version__
+from wlsweep.analysis.evaluate import Evaluation
+from wlsweep.errors import WlsweepError
+from wlsweep.report.blocks import Cell, Row, Table, text
+from wlsweep.report.page import page, report_input_of
+from wlsweep.report.png import Format, Renderer, RendererError
+from wlsweep.report.report_input import ReportInput
+from wlsweep.report.sections import sections
+from wlsweep.run.layout import RunDir, atomic_file
+from wlsweep.spec.condition import Condition
+
+FORMATS: tuple[Format, ...] = ("svg", "pdf", "png")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+def export_tables(run: RunDir, evaluation: Evaluation, latex: bool, as_csv: bool) -> list[Path]:
+    """Write `export/paper/TABLE.tex` and `.csv`, and the paragraph on methods.
+
+    Returns:
+        The files.
+    """
+    report = report_input_of(run, evaluation)
+    blocks = [block for section in sections(report) for block in section.blocks if isinstance(block, Table)]
+    written = []
+    for table in [_verdicts(report), *blocks]:
+        if latex:
+            written.append(_write(_folder(run) / f"{table.slug}.tex", latex_table(table)))
+        if as_csv:
+            written.append(_write(_folder(run) / f"{table.slug}.csv", csv_table(table)))
+    written.append(_write(_folder(run) / "methods.txt", methods(report) + "\n"))
+    return written
+
+
+def export_figures(run: RunDir, evaluation: Evaluation, formats: Sequence[str]) -> list[Path]:
+    """Write every figure of the page as `export/paper/SLUG.FORMAT`.
+
+    Raises:
+        WlsweepError: if a format is unknown, or a figure could not be drawn.
+    """
+    if unknown := sorted({*formats} - {*FORMATS}):
+        raise WlsweepError(f"--figures {','.join(unknown)}: expected some of {', '.join(FORMATS)}, with commas between")
+    written = []
+    _, figures = page(report_input_of(run, evaluation))
+    with Renderer() as renderer:
+        for figure in figures:
+            for known in (f for f in FORMATS if f in formats):
+                try:
+                    image = renderer.image(figure, known)
+                except RendererError as e:
+                    raise WlsweepError(f"{figure.slug}.{known} could not be drawn: {e}") from None
+                path = _folder(run) / f"{figure.slug}.{known}"
+                with atomic_file(path) as temporary:
+                    temporary.write_bytes(image)
+                written.append(path)
+    return written
+
+
+def latex_table(table: Table) -> str:
+    """A `tabular` with `booktabs` rules: the columns that the page shows, intervals in brackets."""
+    shown = [i for i, heading in enumerate(table.headings) if heading not in table.more]
+    numbers = [any(row.cells[i].number for row in table.rows) for i in shown]
+    lines = [
+        f"% {table.title}: written by wlsweep {__version__}; needs \\usepackage{{booktabs}}",
+        *(f"% {line}" for line in table.note.split(". ") if line),
+        rf"\begin{{tabular}}{{{''.join('r' if n else 'l' for n in numbers)}}}",
+        r"\toprule",
+        " & ".join(escaped(table.headings[i]) for i in shown) + r" \\",
+        r"\midrule",
+        *(" & ".join(_latex_cell(row.cells[i]) for i in shown) + r" \\" for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_cell(cell: Cell) -> str:
+    shown = escaped(cell.text)
+    if cell.number and shown.startswith("-") and len(shown) > 1:
+        shown = f"${shown}$"
+    return shown + (f" [{escaped(cell.range.replace(' to ', ', '))}]" if cell.range else "")
+
+
+def escaped(words: str) -> str:
+    """Text in which LaTeX reads every character as itself."""
+    return "".join(_LATEX.get(c, c) for c in words)
+
+
+def csv_table(table: Table) -> str:
+    """All columns as numbers; a column with intervals is followed by its low and high ends, as on the page."""
+    wide = [any(row.cells[i].low is not None for row in table.rows) for i in range(len(table.headings))]
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(
+        name
+        for heading, ends in zip(table.headings, wide, strict=True)
+        for name in ((heading, f"{heading} low", f"{heading} high") if ends else (heading,))
+    )
+    for row in table.rows:
+        writer.writerow(
+            value
+            for cell, ends in zip(row.cells, wide, strict=True)
+            for value in ((_value(cell), _end(cell.low), _end(cell.high)) if ends else (_value(cell),))
+        )
+    return out.getvalue()
+
+
+def _value(cell: Cell) -> float | str:
+    return cell.text if cell.value is None else cell.value
+
+
+def _end(value: float | None) -> float | str:
+    return "" if value is None else value
+
+
+def _verdicts(report: ReportInput) -> Table:
+    rows = [
+        Row(
+            [
+                text(v.key),
+                text(v.plan),
+                text(v.title),
+                text(v.verdict),
+                Cell("" if v.support is None else f"{v.support:.3f}", v.support, number=True),
+            ]
+        )
+        for v in report.analysis.verdicts
+    ]
+    headings = ["key", "number in the plan", "claim", "verdict", "support"]
+    note = "Support: share of draws with the same verdict. " + report.analysis.trainings.sentence
+    return Table("verdicts", "Verdicts", headings, rows, note)
+
+
+def methods(report: ReportInput) -> str:
+    """A paragraph that states what was trained and tested, how, and with which versions."""
+    analysis, test, source = report.analysis, report.data.get("test", {}), report.data.get("source", {})
+    conditions = [c.condition for c in report.conditions if c.condition]
+    plain = {_cell(c) for c in conditions}
+    versions = report.sweep.get("provenance", {}).get("versions", {})
+    engines = ", ".join(
+        f"{name} {versions[name]}"
+        for name in ("torch", "transformers", "deepspeed", "vllm", "ray")
+        if versions.get(name)
+    )
+    parts = [
+        f"We fine-tuned one base model under {len(plain)} conditions ({len(report.done)} of {len(conditions)} trainings"
+        f" are done; {len({c.seed for c in conditions})} seed(s)): a weight gamma on one class of the loss and"
+        f" training mixes with {', '.join(f'1/{k}' for k in sorted({c.k for c in conditions}))} accepts.",
+        f"Training rows come from {source['rows']:,} papers." if "rows" in source else "",
+        f"All models predict the same {analysis.rows:,} test papers"
+        + (f" ({test['accepts']:,} accepts, {test['rejects']:,} rejects)" if "accepts" in test else "")
+        + ", which were used for no choice. A decision is the sign of the difference of the two labels' log-probabilities.",
+        "Intervals are at 95%: Wilson (1927) for shares, DeLong et al. (1988) for AUC, paired bootstrap over papers with"
+        f" {analysis.draws:,} draws for differences.",
+        analysis.trainings.sentence,
+        f"Differences in accuracy are tested over {analysis.family} declared comparisons with Holm's correction at 5%; two"
+        " models of single trainings on the same papers with the exact McNemar test, equality of rates with two one-sided"
+        " tests (Schuirmann 1987).",
+        f"Software: wlsweep {__version__}" + (f" with {engines}." if engines else "."),
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def _cell(c: Condition) -> str:
+    return c.name.removesuffix(f"_seed{c.seed}")
+
+
+def _folder(run: RunDir) -> Path:
+    return run.root / "export" / "paper"
+
+
+def _write(path: Path, content: str) -> Path:
+    with atomic_file(path) as temporary:
+        temporary.write_text(content, encoding="utf-8", newline="")
+    return path
