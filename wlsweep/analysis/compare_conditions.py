@@ -22,7 +22,7 @@ from wlsweep.analysis.comparisons import (
     with_interval,
 )
 from wlsweep.analysis.effects import effects, separable
-from wlsweep.analysis.hypotheses import hypotheses, judge
+from wlsweep.analysis.hypotheses import hypotheses, judge, kinds_of, name_of
 from wlsweep.analysis.predictions import FloatArray, RunPredictions
 from wlsweep.analysis.records import (
     BaselineCalibration,
@@ -94,7 +94,7 @@ def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], 
     family = len({cell(c) for c in loaded.declared if baseline_of(c).name != c.name}) + len(loaded.externals)
     observed = {c.name: kept[c.name] for c in loaded.done}
     noisy = trainings.noisy(observed)
-    fitted = _effects(loaded, measured, noisy)
+    fitted = _effects(loaded, measured, noisy, next(iter(kinds_of(loaded.declared))))
 
     def accuracy_p(c: Comparison) -> float | None:
         total = trainings.total(c.name, c.baseline, "accuracy", apart[c.name])
@@ -189,13 +189,15 @@ def oracle(loaded: RunPredictions) -> OracleFit | None:
 
 
 def _partners(loaded: RunPredictions) -> dict[str, str]:
-    """Which finished baseline each finished model is compared with: that of its seed, else the first one."""
-    baselines = [c.name for c in loaded.done if baseline_of(c).name == c.name]
+    """Which finished baseline each finished model is compared with: that of its seed, else the first one of its kind of
+    fine-tuning."""
+    done = [c for c in loaded.done if baseline_of(c).name == c.name]
+    baselines, first = [c.name for c in done], {c.lora: c.name for c in reversed(done)}
     out = {}
     for c in loaded.done:
         own = baseline_of(c).name
-        if own != c.name and baselines:
-            out[c.name] = own if own in loaded.scores else baselines[0]
+        if own != c.name and c.lora in first:
+            out[c.name] = own if own in loaded.scores else first[c.lora]
     return out | (dict.fromkeys(loaded.externals, baselines[0]) if baselines else {})
 
 
@@ -281,8 +283,16 @@ def _calibration(loaded: RunPredictions, partners: Mapping[str, str]) -> Baselin
     return None if found is None else BaselineCalibration(bases[0], *found)
 
 
-def _effects(loaded: RunPredictions, measured: Mapping[str, Metrics], observed: Mapping[str, bs.Draws]) -> Effects:
-    comparable = [c for c in loaded.done if replace(c, seed=0).group == ""]
+def _is_plain(c: Condition, rank: int) -> bool:
+    """Whether a condition is of a kind of fine-tuning and differs in nothing but variant, gamma, proportion and seed."""
+    return c.lora == rank and replace(c, seed=0, lora=0).group == ""
+
+
+def _effects(
+    loaded: RunPredictions, measured: Mapping[str, Metrics], observed: Mapping[str, bs.Draws], rank: int
+) -> Effects:
+    """Fitted to the plain conditions of one kind of fine-tuning."""
+    comparable = [c for c in loaded.done if _is_plain(c, rank)]
     if not comparable:
         return Effects("no condition is done")
     n = loaded.truth.n
@@ -348,6 +358,11 @@ def _verdicts(
         point = mean_over_seeds(loaded.declared, {n: np.array([v]) for n, v in values.items() if v is not None})
         at = mean_over_seeds(loaded.declared, {n: d[h.metric] for n, d in observed.items()})
         out.append(judge(h, {n: float(v[0]) for n, v in point.items()}, at, counted))
-    missing = sum(replace(c, seed=0).group == "" and c.name not in measured for c in loaded.declared)
+    kinds, separate = kinds_of(loaded.declared), []
+    for i, (rank, conditions) in enumerate(kinds.items()):
+        missing = sum(_is_plain(c, rank) and c.name not in measured for c in conditions)
+        for verdict in separable(_effects(loaded, measured, observed, rank) if i else fitted, missing):
+            key, title = name_of(verdict.key, verdict.title, conditions[0].finetuning, i, len(kinds))
+            separate.append(replace(verdict, key=key, title=title))
     place = [v.key for v in out].index("S3")
-    return (*out[:place], *separable(fitted, missing), *out[place:])
+    return (*out[:place], *separate, *out[place:])

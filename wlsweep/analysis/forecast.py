@@ -18,7 +18,7 @@ import numpy as np
 from wlsweep.analysis import bootstrap as bs
 from wlsweep.analysis.compare_conditions import mean_over_seeds, summarised
 from wlsweep.analysis.doubts import Prospect, prospects
-from wlsweep.analysis.hypotheses import Hypothesis, hypotheses
+from wlsweep.analysis.hypotheses import Hypothesis, hypotheses, kinds_of
 from wlsweep.analysis.predictions import BoolArray, FloatArray, load_predictions
 from wlsweep.analysis.records import MetricName
 from wlsweep.analysis.seeds import cell, cells
@@ -150,7 +150,9 @@ def forecast_run(run: RunDir, draws: int = 10_000) -> RunForecast:
         )
     shifts = {c.name: expected_shift(c, loaded.data.mixes, loaded.sweep.effective_beta) for c in loaded.declared}
     log_odds = {name: scores.log_odds for name, scores in loaded.scores.items()}
-    return forecast_sweep(loaded.declared, shifts, log_odds, loaded.truth.accept, ready[0].name, draws)
+    declared = kinds_of(loaded.declared)[ready[0].lora]  # a baseline speaks for its own kind of fine-tuning
+    log_odds = {c.name: log_odds[c.name] for c in declared if c.name in log_odds}
+    return forecast_sweep(declared, shifts, log_odds, loaded.truth.accept, ready[0].name, draws)
 
 
 def forecast_sweep(

@@ -72,20 +72,46 @@ class Hypothesis:
 
 
 def hypotheses(declared: Sequence[Condition], shifts: Mapping[str, float]) -> list[Hypothesis]:
-    """All hypotheses and success criteria for the cells of a sweep; S2 is judged by `effects`.
+    """All hypotheses and success criteria for the cells of a sweep, within each kind of fine-tuning; S2 is judged by
+    `effects`.
 
     Args:
         declared: the conditions of the sweep (seeds of one condition count as one cell, by their mean).
         shifts: expected log-odds shift by cell.
     """
+    kinds = kinds_of(declared)
+    found = []
+    for i, (rank, conditions) in enumerate(kinds.items()):
+        for h in _of_one_kind(conditions, shifts, rank):
+            key, title = name_of(h.key, h.title, conditions[0].finetuning, i, len(kinds))
+            found.append(replace(h, key=key, title=title))
+    return found
+
+
+def kinds_of(conditions: Sequence[Condition]) -> dict[int, list[Condition]]:
+    """Conditions by kind of fine-tuning: 0 for full, or the rank of adapters; in the order of the sweep."""
+    found: dict[int, list[Condition]] = {}
+    for c in conditions:
+        found.setdefault(c.lora, []).append(c)
+    return found
+
+
+def name_of(key: str, title: str, finetuning: str, place: int, kinds: int) -> tuple[str, str]:
+    """Key and title of a verdict; where a sweep has several kinds of fine-tuning both say which, the first one's key not."""
+    if kinds == 1:
+        return key, title
+    return (f"{key} {finetuning}" if place else key), f"{title} ({finetuning})"
+
+
+def _of_one_kind(declared: Sequence[Condition], shifts: Mapping[str, float], rank: int) -> list[Hypothesis]:
     cells = list({cell(c): replace(c, seed=0) for c in declared}.values())
     by_name = {c.name: c for c in cells}
     gammas, mixes = list(_gamma_ladders(cells, by_name)), list(_mix_ladders(cells))
     rising = tuple(claim for ladder in gammas for claim in _ordered(ladder))
     falling = tuple(claim for ladder in mixes for claim in _ordered(ladder))
     precision = tuple(claim for ladder in gammas for claim in _ordered(ladder[::-1]))
-    plain = [c for c in cells if c.group == ""]
-    outermost, lacking = _outermost(plain, by_name)
+    plain = [c for c in cells if replace(c, lora=0).group == ""]
+    outermost, lacking = _outermost(plain, by_name, rank)
     # the plan bounds gammas 2 and 4 at 1/8; theory puts accept gamma 8 there back at the baseline's rate
     eighth = [c for c in plain if c.k == 8 and c.gamma <= 4.0]
     bounds = [_below(c, 0.5) for c in eighth if c.variant == "accept"]
@@ -102,7 +128,7 @@ def hypotheses(declared: Sequence[Condition], shifts: Mapping[str, float]) -> li
         for c in plain
         if c.variant != "baseline"
         and abs(shifts.get(c.name, 1.0)) < NO_SHIFT
-        and (base := Condition("baseline", 1.0, 2)).name in by_name
+        and (base := Condition("baseline", 1.0, 2, lora=rank)).name in by_name
     ]
     spread = [_below(c, 0.3, strict=False) for c in plain] + [_over(c, 0.7, strict=False) for c in plain]
     steps = tuple(_steps(cells, by_name))
@@ -163,9 +189,11 @@ def hypotheses(declared: Sequence[Condition], shifts: Mapping[str, float]) -> li
     ]
 
 
-def _outermost(plain: Sequence[Condition], by_name: Mapping[str, Condition]) -> tuple[list[Claim], list[str]]:
+def _outermost(
+    plain: Sequence[Condition], by_name: Mapping[str, Condition], rank: int
+) -> tuple[list[Claim], list[str]]:
     """Gamma 8 against every other balanced condition, and which of the two conditions the sweep does not declare."""
-    top, bottom = Condition("accept", 8.0, 2), Condition("reject", 8.0, 2)
+    top, bottom = Condition("accept", 8.0, 2, lora=rank), Condition("reject", 8.0, 2, lora=rank)
     balanced = [c for c in plain if c.k == 2 and c.gamma <= 8.0]
     claims = [_above(top, c) for c in balanced if c.name != top.name and top.name in by_name]
     claims += [_above(c, bottom) for c in balanced if c.name not in (bottom.name, top.name) and bottom.name in by_name]

@@ -60,6 +60,11 @@ class Condition(Axes):
         """The name without variant, gamma and proportion: conditions that differ only in those are comparable."""
         return "_".join(self._parts([a for a in AXES if not a.required]))
 
+    @property
+    def finetuning(self) -> str:
+        """Kind of fine-tuning as names and pages write it: `full`, or `lora16`. What is compared is of one kind."""
+        return f"lora{self.lora}" if self.lora else "full"
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON: index, name and the value of every axis."""
         return {"index": self.index, "name": self.name} | {a.key: a.written(_value(self, a)) for a in AXES}

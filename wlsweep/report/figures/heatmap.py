@@ -6,6 +6,7 @@ Every cell holds its number and interval; cells that the sweep does not declare 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from wlsweep.analysis.records import MetricName, ModelResult
@@ -28,7 +29,7 @@ def heatmap(
     full_range: bool = True,
     empty: str = "not run",
 ) -> Figure:
-    """One metric of the plain conditions (seed 0, no other axis varied).
+    """One metric of the plain conditions (seed 0, no other axis varied), kinds of fine-tuning one below the other.
 
     Args:
         results: conditions.
@@ -39,16 +40,20 @@ def heatmap(
         empty: what a cell without a condition says.
     """
     conditions = {
-        r.name: r.condition for r in results if r.condition and not family(r.condition) and not r.condition.seed
+        r.name: r.condition
+        for r in results
+        if r.condition and not family(replace(r.condition, lora=0)) and not r.condition.seed
     }
     columns = sorted({(c.signed_log_gamma, c.variant, c.gamma) for c in conditions.values()})
-    rows = sorted({c.k for c in conditions.values()})
+    rows = sorted({(c.lora, c.k) for c in conditions.values()})
+    several = len({rank for rank, _ in rows}) > 1
+    proportions = [f"1/{k}" + (f" lora{rank}" if several and rank else "") for rank, k in rows]
     values: list[list[float | None]] = [[None] * len(columns) for _ in rows]
     words = [[empty] * len(columns) for _ in rows]
     for r in results:
         if (c := conditions.get(r.name)) is None:
             continue
-        i, j = rows.index(c.k), columns.index((c.signed_log_gamma, c.variant, c.gamma))
+        i, j = rows.index((c.lora, c.k)), columns.index((c.signed_log_gamma, c.variant, c.gamma))
         e = r[metric].scaled(100)
         if not r.done:
             words[i][j] = r.state
@@ -93,9 +98,7 @@ def heatmap(
             "hovertemplate": "gamma %{x}, proportion %{y}: %{z:.1%}<extra></extra>",
         }
     ]
-    y = axis(
-        "accepts in training", tickvals=list(range(len(rows))), ticktext=[f"1/{k}" for k in rows], autorange="reversed"
-    )
+    y = axis("accepts in training", tickvals=list(range(len(rows))), ticktext=proportions, autorange="reversed")
     height = 120 + 46 * max(3, len(rows))  # the axis title needs three rows
     bare = {"gridcolor": "rgba(0,0,0,0)"}
     wide = base_layout(height, annotations=annotations, yaxis=y | bare)
