@@ -1,0 +1,73 @@
+"""Full fine-tuning and adapters in one sweep: compared, judged and drawn within a kind."""
+
+import numpy as np
+import pytest
+
+from tests.made_run import THE_19, make_run, shift_of, write_predictions
+from wlsweep.analysis.evaluate import evaluate
+from wlsweep.analysis.hypotheses import hypotheses
+from wlsweep.report.figures.heatmap import heatmap
+from wlsweep.spec.condition import parse_name
+
+LORA = [f"{name}_lora16" for name in THE_19]
+BASELINE = THE_19[0]
+
+
+def claims(names):
+    conditions = [parse_name(n) for n in names]
+    return {
+        h.key: [c.text for c in h.claims] for h in hypotheses(conditions, {c.name: shift_of(c) for c in conditions})
+    }
+
+
+def test_a_sweep_of_adapters_alone_is_judged_by_the_same_claims_under_the_same_keys():
+    full, lora = claims(THE_19), claims(LORA)
+    assert lora.keys() == full.keys()
+    for key, texts in lora.items():
+        assert [text.replace("_lora16", "") for text in texts] == full[key]
+
+
+def test_no_claim_compares_one_kind_with_the_other():
+    both = claims([*THE_19, *LORA])
+    alone = claims(THE_19)
+    assert both.keys() == {*alone, *(f"{key} lora16" for key in alone)}
+    for key, texts in both.items():
+        assert not any("_lora16" in text for text in texts) or key.endswith(" lora16")
+    assert {k: v for k, v in both.items() if not k.endswith("lora16")} == alone
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Adapters that move half as far as full fine-tunings, which theory describes."""
+    run = make_run(tmp_path_factory.mktemp("kinds") / "run", [*THE_19, *LORA], n=600)
+    moved = make_run(tmp_path_factory.mktemp("half") / "run", LORA, n=600, shrink=0.2)
+    import pyarrow.parquet as pq
+
+    for name in LORA:
+        table = pq.read_table(moved.prediction(name) / "part-0.parquet")
+        log_odds = (table["logprob_accept"].to_numpy() - table["logprob_reject"].to_numpy()).astype(np.float64)
+        write_predictions(run, name, log_odds)
+    return evaluate(run, draws=200)
+
+
+def test_each_condition_is_compared_with_the_baseline_of_its_kind(found):
+    partner = {c.name: c.baseline for c in found.analysis.comparisons}
+    assert {partner[n] for n in THE_19[1:]} == {BASELINE}
+    assert {partner[n] for n in LORA[1:]} == {f"{BASELINE}_lora16"}
+    assert not {BASELINE, f"{BASELINE}_lora16"} & partner.keys()
+
+
+def test_each_kind_has_its_own_verdicts_with_its_name(found):
+    verdicts = {v.key: v for v in found.analysis.verdicts}
+    assert {"H1", "H1 lora16", "S2", "S2 lora16"} <= verdicts.keys()
+    assert verdicts["H1"].title.endswith("(full)") and verdicts["H1 lora16"].title.endswith("(lora16)")
+    assert (verdicts["S3"].verdict, verdicts["S3 lora16"].verdict) == ("pass", "fail")  # they do not cover 30 to 70 %
+    assert verdicts["S2"].numbers != verdicts["S2 lora16"].numbers
+
+
+def test_a_heatmap_has_a_row_for_each_proportion_of_each_kind(found):
+    figure = heatmap(found.conditions, "accuracy", "Accuracy", "")
+    assert len(figure.data[0]["z"]) == 8
+    assert figure.wide["yaxis"]["ticktext"][:5] == ["1/2", "1/3", "1/4", "1/8", "1/2 lora16"]
+    filled = [sum(v is not None for v in row) for row in figure.data[0]["z"]]
+    assert filled == [7, 4, 4, 4] * 2
