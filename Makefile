@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 comma := ,
 LOCK := locks/$(EXTRA).lock
 
-.PHONY: help sweep chaos chaos-slurm test test-fast smollm2 test-jobs test-slurm test-slurm-smoke oracle bench bench-peer bench-gpu lint format types docs configuration locks clean head job
+.PHONY: help sweep chaos chaos-slurm test test-fast smollm2 test-jobs test-slurm test-slurm-smoke oracle simulations bench bench-peer bench-gpu lint format types docs configuration locks clean head job
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,11 @@ oracle: $(VENV)/.installed-$(EXTRA)  ## judge the demo, the 19 on more papers, a
 
 # Those that print their JSON as the last line have it kept beside the others'.
 KEPT = set -o pipefail; mkdir -p runs/bench; keep() { tee /dev/stderr | tail -n 1 >runs/bench/$$1.json; };
+
+simulations: $(VENV)/.installed-$(EXTRA)  ## the tables of docs/method.md: verdicts that are forecast, intervals that hold the truth, false passes (half an hour)
+	@$(BIN)/python -m bench.decisions
+	@$(BIN)/python -m bench.coverage --worlds 400
+	@$(BIN)/python -m bench.false_passes
 
 bench: $(VENV)/.installed-$(EXTRA)  ## every measurement but the peer and the GPU: a table each, JSON in runs/bench (half an hour, idle machine)
 	@$(BIN)/python -m bench.sweep
