@@ -27,6 +27,8 @@ class Prospect(NamedTuple):
     """"would pass" or "would fail" where a tested theory says so in nearly all draws."""
     p_pass: float | None
     """Share of draws in which it passes; None where measurements and forecasts do not reach all that it needs."""
+    note: str = ""
+    """What a pass of measured values does not say yet."""
 
     @property
     def open(self) -> bool:
@@ -36,7 +38,7 @@ class Prospect(NamedTuple):
     def sentence(self) -> str:
         """For the terminal and the page."""
         if self.decided:
-            return f"decided by measurements: {self.decided}"
+            return f"decided by measurements: {self.decided}" + (self.note if self.decided == "pass" else "")
         if self.forecast and self.p_pass is not None:
             share = self.p_pass if self.forecast == "would pass" else 1 - self.p_pass
             return f"forecast: {self.forecast} (in {share:.1%} of draws)"
@@ -68,7 +70,12 @@ def prospects(
         passes, fails = float(np.mean(codes == 1)), float(np.mean(codes == 0))
         ahead = "would pass" if passes >= SURE else "would fail" if fails >= SURE else None
         reached = all(n in values[h.metric] for c in h.claims for n in c.needs) and bool(h.claims)
-        out.append(Prospect(h.key, h.title, decided, None if decided else ahead, passes if reached else None))
+        note = (
+            "; that the difference could not be larger is for the page's two one-sided tests"
+            if h.rule == "same"
+            else ""
+        )
+        out.append(Prospect(h.key, h.title, decided, None if decided else ahead, passes if reached else None, note))
     return out
 
 
