@@ -465,10 +465,8 @@ def _open(page: Path) -> None:
 def _externals(given: list[str] | None) -> list[tuple[str, Path]]:
     pairs = [text.partition("=") for text in given or ()]
     for name, equals, file in pairs:
-        if not (name and equals and Path(file).is_file()):
-            raise WlsweepError(
-                f"--external {name}{equals}{file}: expected NAME=FILE of an existing parquet or jsonl file"
-            )
+        if not (name and equals and file):
+            raise WlsweepError(f"--external {(name + equals + file)[:200]}: expected NAME=FILE of predictions")
     return [(name, Path(file)) for name, _, file in pairs]
 
 

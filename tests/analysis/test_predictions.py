@@ -1,3 +1,7 @@
+import codecs
+import gzip
+import json
+import math
 import shutil
 
 import numpy as np
@@ -118,8 +122,6 @@ def test_external_predictions_need_only_ids_and_probabilities(run, tmp_path, kin
     if kind == "parquet":
         pq.write_table(table, path)
     else:
-        import json
-
         path.write_text("\n".join(json.dumps(row) for row in table.to_pylist()) + "\n")
     scores = load_predictions(run, externals=[("tf-idf", path)]).externals["tf-idf"]
     assert np.allclose(scores.log_odds, np.log(p / (1 - p)), atol=1e-12)
@@ -130,11 +132,15 @@ def test_external_predictions_need_only_ids_and_probabilities(run, tmp_path, kin
     ("content", "said"),
     [
         ('{"row_id": "paper-00000", "p_accept": 0.5}\n', "39 of 40 test rows have no prediction"),
-        ('{"row_id": "paper-00000"', "line 1 is no JSON"),
+        ('{"row_id": "paper-00000"', "row 1: no JSON object on this line"),
         ('{"id": 3}\n', "needs row_id"),
         ("", "needs row_id"),
-        ('{"row_id": "a", "p_accept": 0.5}\n{"row_id": "b", "p_accept": "high"}\n', "values of several kinds"),
-        ('{"row_id": "paper-00000", "p_accept": "high"}\n' * 2, "39 of 40"),
+        (
+            '{"row_id": "a", "p_accept": 0.5}\n{"row_id": "b", "p_accept": "high"}\n',
+            "p_accept holds 'high'; expected num",
+        ),
+        ('[{"row_id": "paper-00000", "p_accept": [0.5]}]', r"p_accept holds \[0.5\]; expected numbers"),
+        ("hello", "starts with b'h'; expected predictions"),
     ],
 )
 def test_external_files_that_do_not_fit_are_named(run, tmp_path, content, said):
@@ -144,20 +150,56 @@ def test_external_files_that_do_not_fit_are_named(run, tmp_path, content, said):
         load_predictions(run, externals=[("other", path)])
 
 
-@pytest.mark.parametrize("more", [{"label": 1}, {"parsed": True}])
-def test_external_columns_of_another_kind_are_named(run, tmp_path, more):
-    import json
-
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"label": 1.5}, "label holds 1.5"),
+        ({"parsed": True}, "parsed holds True"),
+        ({"parsed": "Maybe"}, "parsed holds 'Maybe'.*expected Accept or Reject, or nothing"),
+        ({"p_accept": True}, "p_accept holds True.*; expected numbers"),
+        ({"p_accept": 1.5}, "no number, or a p_accept that is not"),
+        ({"logprob_accept": 0.7, "logprob_reject": 0.7}, "a log-probability is above 0 in 40 rows"),
+        ({"p_other": 50}, "p_other is no probability in 40 rows"),
+        ({"p_accept": None}, "no number"),
+        ({"p_accept": float("nan")}, "no number"),
+    ],
+)
+@pytest.mark.parametrize("form", ["lines", "parquet"])
+def test_external_values_that_cannot_be_meant_are_named(run, tmp_path, more, said, form):
     rows = [{"row_id": f"paper-{i:05d}", "p_accept": 0.5, **more} for i in range(40)]
     path = tmp_path / "other.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(WlsweepError, match=r"other\.jsonl: columns are of other kinds than predictions have"):
+    if form == "lines":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    with pytest.raises(WlsweepError, match=rf"other\.jsonl: {said}"):
         load_predictions(run, externals=[("other", path)])
 
 
-def test_a_column_that_the_first_line_lacks_is_read(run, tmp_path):
-    import json
+def test_external_predictions_are_read_in_every_form_that_rows_are(run, tmp_path):
+    rows = [{"row_id": f"paper-{i:05d}", "p_accept": 0.25, "why": "a \u2028 b", "n": math.nan} for i in range(40)]
+    for i, spelling in enumerate(("accept", " ACCEPT", "\\boxed{Accept}", "Reject", "", None)):
+        rows[i]["parsed"] = spelling
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
+    array = json.dumps(rows, ensure_ascii=False).encode()
+    forms = {
+        "lines.jsonl": lines,
+        "bom.jsonl": codecs.BOM_UTF8 + lines,
+        "array.json": array,
+        "packed.gz": gzip.compress(array),
+    }
+    for name, content in forms.items():
+        (tmp_path / name).write_bytes(content)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "table.PARQUET")
+    for name in [*forms, "table.PARQUET"]:
+        scores = load_predictions(run, externals=[("other", tmp_path / name)]).externals["other"]
+        assert np.allclose(scores.log_odds, -math.log(3)) and scores.parsed[:6].tolist() == [1, 1, 1, 0, -1, -1]
+    (tmp_path / "latin1").write_bytes('[{"row_id": "\u00e9"}]'.encode("latin-1"))
+    with pytest.raises(WlsweepError, match="latin1: row 1: the JSON ends or breaks here"):
+        load_predictions(run, externals=[("other", tmp_path / "latin1")])
 
+
+def test_a_column_that_the_first_line_lacks_is_read(run, tmp_path):
     rows = [{"row_id": f"paper-{i:05d}", "p_accept": 0.5} | ({"parsed": "Accept"} if i else {}) for i in range(40)]
     path = tmp_path / "other.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))

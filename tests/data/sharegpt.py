@@ -7,7 +7,8 @@ ROOT = Path(__file__).parents[2]
 TASK = "Judge this paper.\n - \\boxed{Accept} or \\boxed{Reject}"
 
 
-def sharegpt(row_id, label, paper="Some paper.", year=2024, system="You review.", instruction=TASK + "\n\n"):
+def sharegpt(row_id, label, paper=None, year=2024, system="You review.", instruction=TASK + "\n\n"):
+    paper = f"Some paper {row_id}." if paper is None else paper
     turns = [{"from": "system", "value": system}] if system is not None else []
     turns += [{"from": "human", "value": instruction + paper}, {"from": "gpt", "value": f"\\boxed{{{label}}}"}]
     row = {"conversations": turns}

@@ -154,7 +154,7 @@ def test_a_paper_in_train_and_test_is_refused_and_nothing_is_written(files, run,
 def test_the_same_text_under_two_ids_on_both_sides_of_a_split_is_refused(files, run, model):
     rows = [sharegpt(f"x{i}", "Accept" if i % 2 else "Reject", "the same text") for i in range(40)]
     write_lines(files / "same.jsonl", rows)
-    with pytest.raises(WlsweepError, match="has the text of"):
+    with pytest.raises(WlsweepError, match="duplicate text"):
         prepare_data(sweep_of(data_of(files, source=str(files / "same.jsonl"))), run, model)
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.data.fuzzed import JSON, file_contents, mutated
 from tests.data.sharegpt import TASK, corpus, sharegpt, write_lines
-from wlsweep.data.rows import parse_label, parse_row, read_rows, split_human_turn, to_sharegpt
+from wlsweep.data import raw as raw_files
+from wlsweep.data.rows import notes_on, parse_label, parse_row, read_rows, split_human_turn, to_sharegpt
 from wlsweep.errors import WlsweepError
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "iclr_2017_2018.json"
@@ -273,3 +274,82 @@ def test_the_real_submissions_are_read_with_their_published_counts():
     assert sum(r.label == "Accept" for r in rows) == 535
     assert {r.year for r in rows} == {2017, 2018}
     assert len({r.instruction for r in rows}) == 1 and all(r.paper.startswith("# ") for r in rows)
+
+
+def test_the_same_text_under_two_ids_is_refused_whatever_its_labels(tmp_path):
+    rows = [
+        sharegpt("a", "Accept", "One text."),
+        sharegpt("b", "Accept", "One  text."),
+        sharegpt("c", "Reject", "One text."),
+    ]
+    message = refusal_of(lines(tmp_path, *rows))
+    assert "row 2: duplicate text: 'b' has that of 'a' in row 1; keep one" in message
+    assert "row 3: duplicate text: 'c' has that of 'a' in row 1, there with the label Accept" in message
+
+
+def test_the_documented_top_level_system_is_the_system_prompt():
+    row = sharegpt("a", "Accept", system=None) | {"system": "You judge."}
+    assert parse_row(row).system == "You judge." == parse_row(sharegpt("a", "Accept", system="You judge.")).system
+    assert parse_row(sharegpt("a", "Accept", system="You judge.") | {"system": "You judge."}).system == "You judge."
+    assert parse_row(sharegpt("a", "Accept", system="You judge.") | {"system": ""}).system == "You judge."
+    for field, reason in (("Other.", "differ"), (3, "should be text")):
+        with pytest.raises(ValueError, match=reason):
+            parse_row(sharegpt("a", "Accept") | {"system": field})
+
+
+def test_fields_that_are_not_read_and_answers_that_say_more_are_named_once(tmp_path):
+    rows = [sharegpt(f"r{i}", "Accept") | {"id": i, "year": 2020} for i in range(5)]
+    rows[1]["conversations"][-1]["value"] = "I think so: \\boxed{Accept}"
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    for path in (lines(tmp_path, *rows), tmp_path / "rows.parquet"):
+        unread, longer = notes_on(path)
+        assert f"{path.name}: not read: 'id', 'year' (read are" in unread
+        assert "1 of the first 1,000 answers hold more than" in longer and "the bare label" in longer
+    assert notes_on(lines(tmp_path, *(sharegpt(f"r{i}", "Accept") for i in range(3)))) == []
+
+
+@pytest.mark.parametrize("form", ["array", "lines"])
+def test_array_and_lines_take_and_refuse_the_same(tmp_path, form):
+    good = json.dumps(sharegpt("a", "Accept", "x \u2028 y"), ensure_ascii=False)
+    other = good.replace('"a"', '"b"').replace("x \u2028 y", "z")
+    path = tmp_path / "rows"
+
+    def read(*texts):
+        path.write_text(f"[{','.join(texts)}]" if form == "array" else "\n".join(texts), encoding="utf-8")
+        return list(read_rows(path))
+
+    for number in ("NaN", "-Infinity", "1e999"):
+        assert len(read(good, other.replace('"_metadata": {', f'"score": {number}, "_metadata": {{'))) == 2
+    assert read(good.replace("2024", "NaN"))[0].year is None
+    path.write_text("")
+    with pytest.raises(WlsweepError, match=r"row 2: .*the key 'submission_id' occurs twice"):
+        read(good, other.replace('"submission_id"', '"submission_id": "x", "submission_id"'))
+    with pytest.raises(WlsweepError, match="row 2: "):
+        read(good, other[: len(other) // 2])
+
+
+def test_rows_are_the_same_wherever_the_reader_stops_to_read_on(tmp_path, monkeypatch):
+    rows = [*corpus(4, 4), sharegpt("u", "Accept", '\u00e9\U0001f600 \\ " \n' * 9)]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+    expected = [parse_row(row) for row in rows]
+    for chunk in (1, 2, 3, 7, 64, 1000):
+        monkeypatch.setattr(raw_files, "_CHUNK", chunk)
+        assert list(read_rows(path)) == expected
+
+
+def test_gzip_is_read_and_other_packings_are_named(tmp_path):
+    import gzip
+
+    rows = corpus(2, 2)
+    content = json.dumps(rows).encode()
+    (tmp_path / "a.gz").write_bytes(gzip.compress(content))
+    assert list(read_rows(tmp_path / "a.gz")) == [parse_row(row) for row in rows]
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(content)[:-9])
+    assert "no whole gzip file" in refusal_of(tmp_path / "cut.gz")
+    for magic, said in (
+        (b"\x28\xb5\x2f\xfd..", "zstd"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+    ):
+        (tmp_path / "packed").write_bytes(magic)
+        assert said in refusal_of(tmp_path / "packed")

@@ -17,7 +17,7 @@ from wlsweep.errors import UnreadableError, WlsweepError
 from wlsweep.report.page import write_report
 from wlsweep.run.layout import atomic_file, atomic_folder, existing_run, write_json
 from wlsweep.run.lease import hold
-from wlsweep.run.status import RunStatus, record_failure, refuse_other_configuration, refuse_unreadable
+from wlsweep.run.status import RunStatus, next_command, record_failure, refuse_other_configuration, refuse_unreadable
 from wlsweep.spec.condition import parse_name
 
 BASE, NAME, THIRD = THE_19[0], THE_19[1], THE_19[4]
@@ -207,6 +207,18 @@ def test_a_thousand_conditions_are_judged_in_seconds(tmp_path):
     began = time.monotonic()
     assert all(status.predicted(name) for name in names) and all(RunStatus(run).predicted(n) for n in names[:20])
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("only", "advised"),
+    [("--only 0", ""), ("-c 0", ""), ("--only=0", ""), ("--only '0,2'", ""), ("--only 0-1", " --only 0-1"), ("", "")],
+)
+def test_the_advised_command_does_something(run, only, advised):
+    run.trained(NAME).unlink()
+    record = json.loads(run.sweep_json.read_text())
+    write_json(run.sweep_json, record | {"command": f"wlsweep run demo {only}".strip()})
+    status = RunStatus(run)
+    assert next_command(status.record, status.all()) == "wlsweep run demo" + advised
 
 
 def test_another_configuration_is_refused_in_the_same_folder(run):

@@ -87,8 +87,8 @@ def test_a_setting_is_read_as_the_type_of_its_key(setting, where, value):
 
 
 def test_a_setting_reaches_tables_and_the_last_one_wins():
-    table = load_sweep("iclr19", settings=["data.table.1/8=[10, 20]"]).data.table
-    assert table["1/8"] == (10, 20) and table["1/2"] == (8553, 8548)
+    table = load_sweep("iclr19", settings=["data.table.1/8=[10, 70]"]).data.table
+    assert table["1/8"] == (10, 70) and table["1/2"] == (8553, 8548)
     assert load_sweep("demo", settings=["train.lr=1", "train.lr=0.5"]).train.lr == 0.5
 
 

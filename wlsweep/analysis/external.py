@@ -2,55 +2,107 @@
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from wlsweep.errors import DamagedError
-from wlsweep.run.columns import PREDICTION
-from wlsweep.run.predictions import DoNotFit, Scores, Truth, scores_of
+from wlsweep.data.raw import BadObjectError, read_objects
+from wlsweep.data.rows import parse_label
+from wlsweep.errors import WlsweepError
+from wlsweep.run.columns import LABELS, PREDICTION
+from wlsweep.run.predictions import DoNotFit, Scores, Truth, few, scores_of
+
+_LEFT = ("text", "year", "prompt_tokens", "truncated", "model_fingerprint")
+_READ = [name for name in PREDICTION.names if name not in _LEFT]
+_NUMBERS = ("logprob_accept", "logprob_reject", "p_accept", "p_other")
 
 
 def read_external(path: Path, truth: Truth) -> tuple[Scores | None, list[str]]:
-    """Predictions in the truth's order, or every way in which they do not fit."""
-    if not path.is_file():
-        return None, [f"{path}: no such file"]
-    known = set(PREDICTION.names) - {"text", "model_fingerprint"}
-    if path.suffix == ".parquet":
-        try:
-            table = pq.read_table(path)
-        except (OSError, pa.ArrowException) as e:
-            return None, [f"{path}: no whole Parquet file ({str(e).splitlines()[0][:120]})"]
-    else:
-        rows: list[dict[str, Any]] = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                row = json.loads(line) if line.strip() else None
-            except ValueError as e:
-                return None, [f"{path}: line {number} is no JSON ({e}); expected one object a line"]
-            if row is not None and not isinstance(row, dict):
-                return None, [f"{path}: line {number} is no JSON object"]
-            if row is not None:
-                rows.append({k: v for k, v in row.items() if k in known})
-        every = list(dict.fromkeys(key for row in rows for key in row))
-        try:
-            table = pa.table({key: [row.get(key) for row in rows] for key in every})
-        except (pa.ArrowException, TypeError) as e:
-            return None, [f"{path}: a column holds values of several kinds ({str(e).splitlines()[0][:120]})"]
-    names = table.column_names
-    if "row_id" not in names or not ("p_accept" in names or {"logprob_accept", "logprob_reject"} <= set(names)):
-        return None, [
-            f"{path}: needs row_id and either p_accept or logprob_accept and logprob_reject; it has {', '.join(names)}"
-        ]
+    """Predictions in the truth's order, or every way in which they do not fit.
+
+    Args:
+        path: Parquet, JSON Lines or a JSON array (gzipped, too), told apart by content. `parsed` may be a label in any
+            case, boxed or not.
+        truth: of the run.
+    """
+    rows: list[dict[str, Any]] = []
+    problems: list[str] = []
     try:
-        return scores_of(table.select([n for n in names if n in known]), truth, str(path)), []
+        for number, row in read_objects(path, "predictions", _READ):
+            if isinstance(row, BadObjectError):
+                problems.append(f"{path}: row {number}: {row}")
+            elif not isinstance(row, dict):
+                problems.append(f"{path}: row {number} is no object with row_id and p_accept")
+            else:
+                rows.append({name: row[name] for name in _READ if name in row})
+    except WlsweepError as e:
+        return None, [str(e).replace("; check the path given with --data", "; check the path given with --external")]
+    if problems:
+        return None, problems
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if "row_id" not in names or not ("p_accept" in names or {"logprob_accept", "logprob_reject"} <= set(names)):
+        has = ", ".join(names) or "none of them"
+        return None, [f"{path}: needs row_id and either p_accept or logprob_accept and logprob_reject; it has {has}"]
+    columns = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        read = _number if name in _NUMBERS else _parsed if name == "parsed" else _text
+        columns[name], bad = _read_all(values, read)
+        if bad:
+            problems.append(f"{path}: {name} holds {few(bad)}; expected {_EXPECTED.get(name, 'text')}")
+    if problems:
+        return None, problems
+    try:
+        schema = pa.schema([PREDICTION.field(name).with_nullable(True) for name in names])
+        return scores_of(pa.table(columns, schema=schema), truth, str(path)), []
     except DoNotFit as e:
         return None, e.problems
-    except (DamagedError, pa.ArrowException, TypeError, ValueError) as e:
-        kinds = ", ".join(f"{f.name} {f.type}" for f in table.schema)
-        return None, [
-            f"{path}: columns are of other kinds than predictions have ({kinds}): {str(e).splitlines()[0][:120]}"
-        ]
+
+
+_EXPECTED = dict.fromkeys(_NUMBERS, "numbers") | {"parsed": f"{' or '.join(LABELS)}, or nothing"}
+
+
+class _Odd(Exception):
+    """A value that is not what its column holds."""
+
+
+def _read_all(values: Sequence[Any], read: Callable[[Any], Any]) -> tuple[list[Any], list[Any]]:
+    """The values as they are meant, and those that are none."""
+    found, bad = [], []
+    for value in values:
+        try:
+            found.append(None if value is None else read(value))
+        except _Odd:
+            bad.append(value)
+    return found, bad
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _Odd
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise _Odd
+    return str(value)
+
+
+def _parsed(value: Any) -> str | None:
+    """`Accept` of `accept`, ` ACCEPT` and `\\boxed{Accept}`; None of an empty text."""
+    if not isinstance(value, str):
+        raise _Odd
+    text = value.strip()
+    if not text:
+        return None
+    found = {label.lower(): label for label in LABELS}.get(text.lower()) or parse_label(text)
+    if found is None:
+        raise _Odd
+    return found

@@ -22,7 +22,7 @@ from pydantic import JsonValue
 
 from wlsweep.data.mix import Drawn, MixCount, Stock, draw, plan_counts, scale_table, shortfalls
 from wlsweep.data.rows import read_rows, to_sharegpt
-from wlsweep.data.sources import Inputs, find_inputs, state_of
+from wlsweep.data.sources import Inputs, data_notes, find_inputs, refuse_one_class, state_of
 from wlsweep.data.split import check_disjoint, limit_rows, split_off_test
 from wlsweep.data.token_table import FORMAT, TableKey, TokenTable, ensure_table
 from wlsweep.data.tokenise import AnswerTokens, tokenizer_hash
@@ -115,12 +115,14 @@ def prepare_data(
         _refuse_other_data(run, _trained_on_others(run, identity))
     parts = _tokenised(sweep, inputs, identity, limit, model_path, run.cache, on_progress)
     _check_leakage(parts, inputs)
+    refuse_one_class("the test set", parts.test.accepts, len(parts.test.rows) - parts.test.accepts)
     table = sweep.data.table
     if table is not None and limit is not None:
         table = scale_table(table, limit)
     counts = plan_counts(sweep.data.resampling, ks, parts.stock, table)
+    read = data_notes(sweep, run.cache)
     mixes = {k: _draw(parts, count, sweep.data.seed) for k, count in counts.items()}
-    record = _record(sweep, limit, states, identity, parts, counts, mixes)
+    record = _record(sweep, limit, read, states, identity, parts, counts, mixes)
     if earlier is not None:
         both = sorted(set(earlier.mixes) & set(record.mixes))
         _refuse_other_data(run, [f"mix {n}" for n in both if earlier.mixes[n] != record.mixes[n]])
@@ -256,6 +258,7 @@ def _draw(parts: _Parts, count: MixCount, seed: int) -> Drawn:
 def _record(
     sweep: Sweep,
     limit: int | None,
+    read: Sequence[str],
     states: Mapping[str, FileState],
     identity: dict[str, JsonValue],
     parts: _Parts,
@@ -295,7 +298,7 @@ def _record(
         seed=sweep.data.seed,
         limit=limit,
         mixes={f"1/{k}": mix(count, mixes[k]) for k, count in counts.items()},
-        notes=[*sweep.data.notes, *shortfalls(sweep.data.resampling, counts, parts.stock)],
+        notes=[*read, *sweep.data.notes, *shortfalls(sweep.data.resampling, counts, parts.stock)],
         truncated={name: _truncation(part) for name, part in named.items()},
         tokens={name: f"tokens/{part.table.folder.name}" for name, part in named.items()},
         answer=_answer(parts.train.table.answer),

@@ -9,13 +9,15 @@ row named, because a sweep that silently drops rows answers another question tha
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
+from wlsweep.data.raw import BadObjectError, parquet_names, read_objects
 from wlsweep.errors import WlsweepError, refuse_all
 from wlsweep.run.columns import LABELS
 
@@ -23,12 +25,9 @@ _LABEL = re.compile(r"\\boxed\{(" + "|".join(LABELS) + r")\}")
 _BLANK_LINE = re.compile(
     r"\S[^\S\r\n]*(?:\r?\n[^\S\r\n]*){2,}"
 )  # ends a block of text; swallows all blank lines after it
+_PLAIN = re.compile(r"\\boxed\{\w+\}")
 _ROLES = {"system": "system", "human": "human", "assistant": "assistant", "gpt": "assistant"}
 _SHAPES = (("human", "assistant"), ("system", "human", "assistant"))
-_LONGEST_LINE = 256 << 20  # bytes of one JSON Lines row; above it the file is no JSON Lines file
-_DEEPEST = 100  # nesting of a JSON array's rows; a row needs 3
-_WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")
-_UTF8_BOM = b"\xef\xbb\xbf"
 
 
 class Row(NamedTuple):
@@ -50,10 +49,6 @@ class Row(NamedTuple):
     """ln P(Accept) / P(Reject) given the text, where the world is synthetic."""
     answerer: str = "gpt"
     """What the file calls who answers: `gpt` or `assistant`."""
-
-
-class _BadRowError(ValueError):
-    """Why a row is refused."""
 
 
 def text_hash(text: str) -> str:
@@ -85,7 +80,7 @@ def label_of(answer: str) -> str:
     label = parse_label(answer)
     if label is None:
         many = "two different labels" if _LABEL.search(answer) else "no \\boxed{Accept} or \\boxed{Reject}"
-        raise _BadRowError(f"{many} in the answer {_excerpt(answer)}")
+        raise BadObjectError(f"{many} in the answer {_excerpt(answer)}")
     return label
 
 
@@ -95,44 +90,46 @@ def parse_row(raw: object) -> Row:
     Raises:
         ValueError: with the reason why the row cannot be used.
     """
+    if isinstance(raw, BadObjectError):
+        raise raw
     if not isinstance(raw, dict):
-        raise _BadRowError(f'expected an object with "conversations", found {_kind(raw)}')
+        raise BadObjectError(f'expected an object with "conversations", found {_kind(raw)}')
     turns = raw.get("conversations")
     if not isinstance(turns, list):
-        raise _BadRowError(f'"conversations" should be a list of turns, found {_kind(turns)}')
+        raise BadObjectError(f'"conversations" should be a list of turns, found {_kind(turns)}')
     roles, texts = [], []
     for n, turn in enumerate(turns, 1):
         if not isinstance(turn, dict):
-            raise _BadRowError(f'turn {n}: expected an object with "from" and "value", found {_kind(turn)}')
+            raise BadObjectError(f'turn {n}: expected an object with "from" and "value", found {_kind(turn)}')
         role, text = turn.get("from"), turn.get("value")
         if not isinstance(role, str) or role not in _ROLES:
-            raise _BadRowError(f'turn {n}: "from" is {_excerpt(role)}; expected one of {", ".join(_ROLES)}')
+            raise BadObjectError(f'turn {n}: "from" is {_excerpt(role)}; expected one of {", ".join(_ROLES)}')
         if not isinstance(text, str):
-            raise _BadRowError(f'turn {n}: "value" should be text, found {_kind(text)}')
+            raise BadObjectError(f'turn {n}: "value" should be text, found {_kind(text)}')
         roles.append(_ROLES[role])
         texts.append(_encodable(text))
     if tuple(roles) not in _SHAPES:
         if "assistant" not in roles:
-            raise _BadRowError("no assistant turn")
-        raise _BadRowError(
+            raise BadObjectError("no assistant turn")
+        raise BadObjectError(
             f"turns {', '.join(roles)[:80]}; expected human, assistant with at most a system turn before them"
         )
     label = label_of(texts[-1])
     instruction, paper = split_human_turn(texts[-2])
     if not paper.strip():
-        raise _BadRowError("the paper is empty (the human turn holds nothing after its first blank line)")
+        raise BadObjectError("the paper is empty (the human turn holds nothing after its first blank line)")
     meta = raw.get("_metadata")
     if meta is None:
         meta = {}
     if not isinstance(meta, dict):
-        raise _BadRowError(f'"_metadata" should be an object, found {_kind(meta)}')
+        raise BadObjectError(f'"_metadata" should be an object, found {_kind(meta)}')
     row_hash = text_hash(paper)
     return Row(
         row_id=_id_of(meta.get("submission_id")) or f"text-{row_hash[:20]}",
         row_hash=row_hash,
         year=_year_of(meta.get("year")),
         label=label,
-        system=texts[0] if len(texts) == 3 else None,
+        system=_system_of(raw.get("system"), texts[0] if len(texts) == 3 else None),
         instruction=instruction,
         paper=paper,
         true_log_odds=_log_odds_of(meta.get("true_log_odds")),
@@ -161,121 +158,88 @@ def read_rows(path: Path) -> Iterator[Row]:
     """
     problems: list[str] = []
     seen: dict[str, tuple[int, str]] = {}
+    texts: dict[str, tuple[int, str, str]] = {}
     count = 0
     for number, raw in _raw_rows(path):
         count += 1
         try:
-            if isinstance(raw, _BadRowError):
-                raise raw
             row = parse_row(raw)
             if (first := seen.get(row.row_id)) is not None:
                 other = "" if first[1] == row.label else f", there with the label {first[1]}"
-                raise _BadRowError(f"duplicate id {row.row_id!r}: row {first[0]} has it too{other}")
-        except _BadRowError as e:
+                raise BadObjectError(f"duplicate id {row.row_id!r}: row {first[0]} has it too{other}")
+            if (same := texts.get(row.row_hash)) is not None:
+                other = "" if same[2] == row.label else f", there with the label {same[2]}"
+                raise BadObjectError(
+                    f"duplicate text: {row.row_id!r} has that of {same[1]!r} in row {same[0]}{other}; keep one of them"
+                )
+        except BadObjectError as e:
             problems.append(f"row {number}: {e}")
             continue
         seen[row.row_id] = (number, row.label)
+        texts[row.row_hash] = (number, row.row_id, row.label)
         if not problems:
             yield row
-    refuse_all(f"{path}: rows that cannot be used; mend or remove them (nothing was written):", problems)
+    refuse_all(f"{path}: rows that cannot be used; fix or remove them (nothing was written):", problems)
     if not count:
         raise WlsweepError(f"{path} holds no rows; expected ShareGPT rows as a JSON array, JSON Lines or Parquet")
 
 
+_READ = ("conversations", "system", "_metadata")
+_LOOKED_AT = 1000  # rows: what people put beside the rows, they put beside the first ones
+
+
 def _raw_rows(path: Path) -> Iterator[tuple[int, object]]:
-    """(row number from 1, decoded row or the reason why it cannot be decoded)."""
-    try:
-        with path.open("rb") as f:
-            start = f.read(4096)
-            if start[:4] == b"PAR1":
-                yield from _parquet_rows(path)
-                return
-            if start[:2] in _WIDE_BOMS:
-                raise WlsweepError(f"{path} is UTF-16 or UTF-32; save it as UTF-8")
-            f.seek(len(_UTF8_BOM) if start.startswith(_UTF8_BOM) else 0)
-            first = start.removeprefix(_UTF8_BOM).lstrip()[:1]
-            if first == b"[":
-                yield from _array_rows(f)
-            elif first == b"{":
-                yield from _line_rows(f)
-            elif first:
-                raise WlsweepError(
-                    f"{path} starts with {first!r}; expected ShareGPT rows as a JSON array, JSON Lines or Parquet"
-                )
-            elif len(start) == 4096:
-                raise WlsweepError(f"{path} starts with 4 kB of white space; expected ShareGPT rows")
-    except OSError as e:
-        raise WlsweepError(f"{path} cannot be read: {e.strerror or e}; check the path given with --data") from None
+    return read_objects(path, "ShareGPT rows", _READ, needed="conversations")
 
 
-def _array_rows(f: BinaryIO) -> Iterator[tuple[int, object]]:
-    import ijson  # here: reading Parquet or nothing at all needs none
-
-    number = depth = 0
-    builder = ijson.ObjectBuilder()
-    try:
-        for event, value in ijson.basic_parse(f, use_float=True):
-            if event in ("start_map", "start_array"):
-                depth += 1
-                if depth == 1:
-                    continue
-                if depth > _DEEPEST:  # ijson.items would take quadratic time
-                    raise _BadRowError(f"nested more than {_DEEPEST} deep")
-            elif event in ("end_map", "end_array"):
-                depth -= 1
-                if depth == 0:
-                    continue
-            builder.event(event, value)
-            if depth == 1:
-                number += 1
-                yield number, builder.value
-                builder = ijson.ObjectBuilder()
-    except (ijson.JSONError, ValueError, ArithmeticError) as e:
-        yield number + 1, _BadRowError(f"the JSON ends or breaks here ({_first_line(e)}); later rows were not read")
-
-
-def _line_rows(f: BinaryIO) -> Iterator[tuple[int, object]]:
-    number = 0
-    while line := f.readline(_LONGEST_LINE):
-        number += 1
-        if len(line) >= _LONGEST_LINE:
-            yield number, _BadRowError(f"a line of more than {_LONGEST_LINE >> 20} MB; later rows were not read")
-            return
-        if not line.strip():
+def notes_on(path: Path) -> list[str]:
+    """What a user should know of how a file's rows are read, a line each: fields that are not read, answers that are not
+    kept. Of the first 1,000 rows; says nothing of bad rows, which `read_rows` refuses."""
+    unread = Counter(name for name in parquet_names(path) if name not in _READ)
+    longer = 0
+    for _, raw in islice(_raw_rows(path), _LOOKED_AT):
+        if not isinstance(raw, dict):
             continue
-        try:
-            yield number, json.loads(line.decode())
-        except (ValueError, RecursionError) as e:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-            yield number, _BadRowError(f"no JSON object on this line: {_first_line(e)}")
+        unread.update(str(key) for key in raw if key not in _READ)
+        turns = raw.get("conversations")
+        last = turns[-1] if isinstance(turns, list) and turns else None
+        answer = last.get("value") if isinstance(last, dict) else None
+        longer += isinstance(answer, str) and not _PLAIN.fullmatch(answer.strip())
+    lines = []
+    if unread:
+        names = ", ".join(repr(name)[:60] for name in list(unread)[:8]) + (" and more" if len(unread) > 8 else "")
+        lines.append(
+            f"{path.name}: not read: {names} (read are conversations, system, and submission_id, year and true_log_odds "
+            "inside _metadata)"
+        )
+    if longer:
+        lines.append(
+            f"{path.name}: {longer:,} of the first {_LOOKED_AT:,} answers hold more than \\boxed{{LABEL}}; trained on is "
+            "the bare label"
+        )
+    return lines
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, object]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if "conversations" not in names:
-                raise WlsweepError(f"{path} has no column 'conversations'; it has {', '.join(names)[:200]}")
-            columns = [c for c in ("conversations", "_metadata") if c in names]
-            for batch in file.iter_batches(batch_size=16, columns=columns):  # 16 rows of 10 MB still fit anywhere
-                for raw in batch.to_pylist():
-                    number += 1
-                    yield number, raw
-    except (pa.ArrowException, ValueError, OSError) as e:
-        yield number + 1, _BadRowError(f"the Parquet file breaks here ({_first_line(e)}); later rows were not read")
+def _system_of(field: object, turn: str | None) -> str | None:
+    """The system prompt: a turn, or LLaMA-Factory's field beside the turns."""
+    if field is None or field == "":
+        return turn
+    if not isinstance(field, str):
+        raise BadObjectError(f'"system" should be text, found {_kind(field)}')
+    text = _encodable(field)
+    if turn is not None and turn != text:
+        raise BadObjectError('"system" and the system turn differ; keep one of them')
+    return text
 
 
 def _id_of(value: object) -> str | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise _BadRowError(f'"_metadata.submission_id" should be text or a whole number, found {_kind(value)}')
+        raise BadObjectError(f'"_metadata.submission_id" should be text or a whole number, found {_kind(value)}')
     text = _encodable(str(value)).strip()
     if not text:
-        raise _BadRowError('"_metadata.submission_id" is empty')
+        raise BadObjectError('"_metadata.submission_id" is empty')
     return text
 
 
@@ -283,7 +247,7 @@ def _year_of(value: object) -> int | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas writes a missing year as NaN
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or not 1 <= value <= 9999:
-        raise _BadRowError(f'"_metadata.year" is {_excerpt(value)}; expected a year such as 2024')
+        raise BadObjectError(f'"_metadata.year" is {_excerpt(value)}; expected a year such as 2024')
     return int(value)
 
 
@@ -291,7 +255,7 @@ def _log_odds_of(value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e6:
-        raise _BadRowError(f'"_metadata.true_log_odds" is {_excerpt(value)}; expected a finite number')
+        raise BadObjectError(f'"_metadata.true_log_odds" is {_excerpt(value)}; expected a finite number')
     return float(value)
 
 
@@ -314,7 +278,3 @@ def _kind(value: object) -> str:
     names = {"dict": "an object", "list": "a list", "str": "text", "int": "a number", "float": "a number"}
     names |= {"bool": "true or false", "NoneType": "nothing"}
     return names.get(type(value).__name__, type(value).__name__)
-
-
-def _first_line(e: BaseException) -> str:
-    return " ".join((str(e) or type(e).__name__).split("\n")[0].split())[:160]

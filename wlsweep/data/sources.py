@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from wlsweep.data.mix import MixCount, Stock, plan_counts, scale_table
-from wlsweep.data.rows import read_rows
-from wlsweep.data.split import limited_counts, test_count
+from wlsweep.data.raw import shortened
+from wlsweep.data.rows import notes_on, read_rows
+from wlsweep.data.split import check_disjoint, limited_counts, refuse_impossible_share, test_count
 from wlsweep.errors import WlsweepError
 from wlsweep.run.columns import ACCEPT
 from wlsweep.run.records import FileState
@@ -52,15 +54,17 @@ def find_inputs(data: Data, cache: Path) -> Inputs:
     if data.source is None:
         raise WlsweepError("no rows to train on: give --data FILE_OR_FOLDER, or [data] source in the search space")
     source, test = Path(data.source), Path(data.test) if data.test else None
-    if source.is_dir():
+    if _is_folder(source):
         found = _named(source, "train")
         if found is None:
             raise WlsweepError(f"{source} holds no train.json, train.jsonl or train.parquet")
-        source, test = found, test or _named(source, "test")
+        own_test = _named(source, "test")
+        _refuse_unclear(source, [p for p in (found, own_test) if p], bool(test or own_test))
+        source, test = found, test or own_test
     pool = Path(data.pool) if data.resampling == "pool" and data.pool else None
     for path in (source, test, pool):
-        if path is not None and not path.is_file():
-            raise WlsweepError(f"{path}: no such file; check --data and [data]")
+        if path is not None and not _is_file(path):
+            raise WlsweepError(f"{shortened(path)}: no such file; check --data and [data]")
     return Inputs(source, test, pool)
 
 
@@ -89,13 +93,17 @@ def source_counts(sweep: Sweep, limit: int | None = None) -> SourceCounts:
         best = max(data.table.values(), key=lambda counts: counts[0])
         return _limited(Stock(*best), None, limit, "table")
     inputs = find_inputs(data, Path())
-    train = _count(inputs.train)
+    keys = {role: _keys(path) for role, path in inputs._asdict().items() if path is not None}
+    _refuse_shared(inputs, keys)
+    train = _counts(keys["train"])
     if inputs.test is not None:
-        test = _count(inputs.test)
+        test = _counts(keys["test"])
     else:
+        refuse_impossible_share(data.test_share)
         test = test_count(train[0], data.test_share), test_count(train[1], data.test_share)
         train = train[0] - test[0], train[1] - test[1]
-    pool = _count(inputs.pool) if inputs.pool else (0, 0)
+    refuse_one_class("the test set", *test)
+    pool = _counts(keys["pool"]) if "pool" in keys else (0, 0)
     return _limited(Stock(*train, *pool), test, limit, "files")
 
 
@@ -124,16 +132,88 @@ def _balanced(rows: int) -> tuple[int, int]:
     return (rows + 1) // 2, rows // 2
 
 
-def _count(path: Path) -> tuple[int, int]:
-    return _count_labels(row.label for row in read_rows(path))
+Keys = list[tuple[str, str, bool]]
+"""(row id, row hash, whether it is an accept) of every row."""
 
 
-def _count_labels(labels: Iterable[str]) -> tuple[int, int]:
-    accepts = total = 0
-    for label in labels:
-        accepts += label == ACCEPT
-        total += 1
-    return accepts, total - accepts
+def _keys(path: Path) -> Keys:
+    return [(row.row_id, row.row_hash, row.label == ACCEPT) for row in read_rows(path)]
+
+
+def _counts(keys: Keys) -> tuple[int, int]:
+    accepts = sum(accept for *_, accept in keys)
+    return accepts, len(keys) - accepts
+
+
+def _refuse_shared(inputs: Inputs, keys: Mapping[str, Keys]) -> None:
+    """Refuse papers in two of the sets, as the data stage does."""
+    for first, second in (("train", "test"), ("pool", "test"), ("pool", "train")):
+        if first in keys and second in keys:
+            paths = inputs._asdict()
+            check_disjoint(
+                [key[:2] for key in keys[first]],
+                [key[:2] for key in keys[second]],
+                f"{first} ({paths[first]})",
+                f"{second} ({paths[second]})",
+            )
+
+
+def refuse_one_class(name: str, accepts: int, rejects: int) -> None:
+    """Refuse a set that has rows of one class only: nothing can be measured on it.
+
+    Raises:
+        WlsweepError: saying which class it lacks.
+    """
+    if not accepts or not rejects:
+        lacks = "accepts" if not accepts else "rejects"
+        raise WlsweepError(
+            f"{name} holds {accepts + rejects:,} rows and no {lacks}; it needs both classes (check the labels, or give "
+            "another file)"
+        )
+
+
+def data_notes(sweep: Sweep, cache: Path) -> list[str]:
+    """What a user should know of how the files of a sweep are read, a line each; nothing of synthetic papers."""
+    if sweep.data.synthetic is not None or sweep.data.source is None:
+        return []
+    return list(dict.fromkeys(line for path in find_inputs(sweep.data, cache) if path for line in notes_on(path)))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError) as e:  # a name that is too long, a folder that may not be entered, a zero byte
+        raise WlsweepError(
+            f"{shortened(path)} cannot be read: {getattr(e, 'strerror', None) or e}; check --data"
+        ) from None
+
+
+def _is_folder(path: Path) -> bool:
+    return not _is_file(path) and path.is_dir()
+
+
+_UNCLEAR = re.compile(
+    r"(train|training|test|testing|valid|validation|val|dev|eval|evaluation|holdout)([^a-z].*)?\."
+    r"(json|jsonl|ndjson|parquet|csv|tsv|arrow)(\.(gz|zst|bz2|xz|zip))?",
+    re.IGNORECASE,
+)
+
+
+def _refuse_unclear(folder: Path, read: Sequence[Path], has_test: bool) -> None:
+    """Refuse a folder with a file beside those that are read that looks like a set of its own.
+
+    Raises:
+        WlsweepError: naming each.
+    """
+    beside = [p.name for p in sorted(folder.iterdir()) if p not in read and _UNCLEAR.fullmatch(p.name)]
+    if has_test:  # a validation set beside train and test is no mistake
+        beside = [name for name in beside if name.lower().startswith(("train", "test"))]
+    if beside:
+        raise WlsweepError(
+            f"{folder} holds {', '.join(beside)}, which would not be read: {' and '.join(p.name for p in read)} would. "
+            "The names are train.json, train.jsonl or train.parquet, and test.* for the test set; rename it, merge it "
+            "into one of them, or move it elsewhere"
+        )
 
 
 def _named(folder: Path, name: str) -> Path | None:

@@ -31,6 +31,18 @@ def test_count(rows: int, share: float) -> int:
     return min(max(int(rows * share + 0.5), 1), rows - 1) if rows > 1 else 0
 
 
+def refuse_impossible_share(share: float) -> None:
+    """Refuse to split off nothing or everything.
+
+    Raises:
+        WlsweepError: for a share of 0 or 1.
+    """
+    if not 0 < share < 1:
+        raise WlsweepError(
+            f"test_share = {share:g} leaves an empty set; give a test file ([data] test) or a share between 0 and 1"
+        )
+
+
 def split_off_test(ids: Sequence[str], accept: NDArray[np.bool_], share: float, seed: int) -> NDArray[np.bool_]:
     """Mark the test rows of a single source, `test_count` of each class.
 
@@ -46,10 +58,7 @@ def split_off_test(ids: Sequence[str], accept: NDArray[np.bool_], share: float, 
     Raises:
         WlsweepError: if the share is 0 or 1, or a class has fewer than two rows.
     """
-    if not 0 < share < 1:
-        raise WlsweepError(
-            f"test_share = {share:g} leaves an empty set; give a test file ([data] test) or a share between 0 and 1"
-        )
+    refuse_impossible_share(share)
     test = np.zeros(len(ids), dtype=bool)
     for name, of_class in (("accepts", np.flatnonzero(accept)), ("rejects", np.flatnonzero(~accept))):
         if len(of_class) < 2:

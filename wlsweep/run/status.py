@@ -14,8 +14,9 @@ An artifact that is not done is one of
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -34,7 +35,7 @@ from wlsweep.run.records import (
     TrainedRecord,
     last_metric_line,
 )
-from wlsweep.spec.condition import Condition, condition_from, first_stage
+from wlsweep.spec.condition import Condition, condition_from, first_stage, select
 
 ArtifactState = Literal["done", "missing", "foreign", "damaged", "unreadable"]
 StageStatus = Literal["done", "running", "failed", "missing", "foreign", "damaged", "unreadable"]
@@ -344,6 +345,28 @@ def refuse_other_configuration(run: RunDir, fingerprint: str, name: str) -> None
         )
 
 
+def next_command(record: SweepRecord, states: Sequence[ConditionStatus]) -> str:
+    """The command that does what is not done: the last one, without `--only` where all that it selects is done."""
+    words = shlex.split(record.command)
+    kept, only, at = [], None, 0
+    while at < len(words):
+        if words[at] in ("--only", "-c") and at + 1 < len(words):
+            only, at = words[at + 1], at + 2
+            continue
+        if words[at].startswith("--only="):
+            only = words[at].removeprefix("--only=")
+        else:
+            kept.append(words[at])
+        at += 1
+    if only is None:
+        return record.command
+    try:
+        chosen = {c.name for c in select([condition_from(c.model_dump()) for c in record.conditions], only)}
+    except WlsweepError:
+        return record.command
+    return shlex.join(kept) if all(s.done for s in states if s.name in chosen) else record.command
+
+
 def status_table(state: RunStatus) -> None:
     """Print where a run stands."""
     from rich.console import Console
@@ -367,4 +390,4 @@ def status_table(state: RunStatus) -> None:
     if unreadable:
         console.print("make what cannot be read readable first (see the causes)", highlight=False)
     elif done < len(states) and not running:
-        console.print(f"go on with: {state.record.command}", highlight=False, soft_wrap=True)
+        console.print(f"go on with: {next_command(state.record, states)}", highlight=False, soft_wrap=True)

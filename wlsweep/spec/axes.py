@@ -147,7 +147,7 @@ def axis(
 
 def _read_share(value: object) -> int:
     """`"1/3"` -> 3."""
-    if isinstance(value, str) and re.fullmatch(r"1/[1-9]\d*", value):
+    if isinstance(value, str) and re.fullmatch(r"1/[1-9]\d{0,9}", value):
         return int(value[2:])
     raise ValueError(f'{value!r}: write a proportion as a share of accepts, such as "1/3"')
 
@@ -165,9 +165,25 @@ def _read_finetuning(value: object) -> int:
     raise ValueError(f"{value!r}: expected 'full', 'lora', or 'lora' and a rank, such as 'lora16'")
 
 
+LARGEST_GAMMA = 1_000_000
+"""The largest weight; names of conditions are names of folders."""
+LARGEST_K = 10_000
+"""The smallest share of accepts is 1 / this."""
+
+
+def _check_share(k: int) -> str | None:
+    if k < 2:
+        return f"proportion 1/{k}: expected 1/2 or a smaller share of accepts"
+    return None if k <= LARGEST_K else f"proportion 1/{str(k)[:20]}: expected 1/{LARGEST_K} or more"
+
+
 def _check_gamma(gamma: float) -> str | None:
     if not (math.isfinite(gamma) and gamma > 0):
         return f"gamma {gamma}: expected a number above 0"
+    if gamma > LARGEST_GAMMA:
+        return (
+            f"gamma {gamma:g}: expected at most {LARGEST_GAMMA:,}; a weight beyond it leaves nothing of the other class"
+        )
     if round(gamma, 1) != gamma:
         return f"gamma {gamma}: names carry one decimal, so two gammas could share a name; use one decimal"
     return None
@@ -206,7 +222,7 @@ class Axes:
         metadata=axis(
             integer("prop1_"),
             'Share of accepts in the training data, written `"1/k"`.',
-            check=lambda k: None if k >= 2 else f"proportion 1/{k}: expected 1/2 or a smaller share of accepts",
+            check=_check_share,
             key="proportion",
             record=Record(lambda k: f"1/{k}", _read_share),
             order=0,

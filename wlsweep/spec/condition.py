@@ -192,7 +192,7 @@ def select(conditions: Sequence[Condition], selection: str | None) -> tuple[Cond
     problems: list[str] = []
     last = len(conditions) - 1
     for part in filter(None, (p.strip() for p in selection.split(","))):
-        if m := re.fullmatch(r"(\d+)(?:-(\d+))?", part):
+        if m := re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part):
             lo, hi = int(m[1]), int(m[2] or m[1])
             if lo > hi or hi > last:
                 problems.append(f"{part!r}: indices run from 0 to {last}")
@@ -200,10 +200,10 @@ def select(conditions: Sequence[Condition], selection: str | None) -> tuple[Cond
         else:
             hits = [c.name for c in conditions if fnmatchcase(c.name, part)]
             if not hits:
-                problems.append(f"{part!r} matches no condition name (they look like {conditions[0].name})")
+                problems.append(f"{part[:60]!r} matches no condition name (they look like {conditions[0].name})")
             chosen.update(hits)
     if not chosen and not problems:
-        problems.append(f"{selection!r} is empty")
+        problems.append(f"{selection[:60]!r} is empty")
     refuse_all("--only selects nothing that this search space holds:", problems)
     return tuple(c for c in conditions if c.name in chosen)
 

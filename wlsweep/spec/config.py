@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +42,7 @@ Tracker = Literal["wandb", "mlflow", "tensorboard"]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def _values_of(axis: Axis) -> GenericAlias:
@@ -135,6 +136,15 @@ class Data(_Model):
             raise ValueError("synthetic papers and files (source, test, pool) exclude each other")
         if (self.resampling == "table") != (self.table is not None):
             raise ValueError('resampling = "table" and [data.table] belong together')
+        for name, (accepts, rejects) in (self.table or {}).items():
+            if not (found := re.fullmatch(r"1/([1-9]\d{0,9})", name)) or int(found[1]) < 2:
+                raise ValueError(f'[data.table] {name!r}: write a proportion as a share of accepts, such as "1/3"')
+            total, wanted = accepts + rejects, (accepts + rejects) / int(found[1])
+            if abs(accepts - wanted) > max(1.0, 0.01 * total):
+                raise ValueError(
+                    f"[data.table] {name!r} = [{accepts}, {rejects}]: {accepts / total:.1%} accepts is not {name}, which is "
+                    f"about [{wanted:.0f}, {total - wanted:.0f}]"
+                )
         if self.resampling == "pool" and not self.pool:
             raise ValueError('resampling = "pool" needs pool = "FILE"')
         return self

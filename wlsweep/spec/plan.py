@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from wlsweep.data.mix import shortfalls
-from wlsweep.data.sources import SourceCounts, planned_mixes, source_counts
+from wlsweep.data.sources import SourceCounts, data_notes, planned_mixes, source_counts
 from wlsweep.errors import refuse_all
 from wlsweep.spec import adapters
 from wlsweep.spec.architecture import Architecture, architecture
@@ -69,6 +70,7 @@ def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
         "rows_counted_in": counts.origin if counts else None,
         "notes": [
             *sweep.data.notes,
+            *(data_notes(sweep, Path()) if counts else []),
             *(shortfalls(sweep.data.resampling, mixes, counts.stock) if counts else []),
         ],
         "tokens_at_most": tokens,
