@@ -369,6 +369,27 @@ def report(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="run directory", metavar="DIR")],
+    second: Annotated[Path, typer.Argument(help="another, on the same test papers", metavar="DIR")],
+    only: Only = None,
+    out: Annotated[Path, typer.Option("--out", help="the page", metavar="FILE.html")] = Path("comparison.html"),
+) -> None:
+    """Compare the conditions of two runs that judge the same papers, paired by paper."""
+    from rich.console import Console
+
+    from wlsweep.analysis.compare_runs import compare_runs
+    from wlsweep.report.comparison import comparison_page, comparison_table
+    from wlsweep.run.layout import atomic_file, existing_run
+
+    found = compare_runs(existing_run(first), existing_run(second), only)
+    with atomic_file(out) as temporary:
+        temporary.write_text(comparison_page(found, str(first), str(second)), encoding="utf-8")
+    Console().print(comparison_table(found))
+    typer.echo(f"page:    {out}")
+
+
+@app.command()
 def forecast(folder: RunFolder, json_: AsJson = False) -> None:
     """Forecast the conditions that are not trained yet from those that are, and say which verdicts follow."""
     from wlsweep.analysis.forecast import forecast_run

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wlsweep import __version__
-from wlsweep.report.blocks import Answer, Block, Drawn, Pair
+from wlsweep.report.blocks import Answer, Block, Drawn, Pair, Section
 from wlsweep.report.figures.style import Figure
 from wlsweep.report.png import Renderer, write_pngs
 from wlsweep.report.report_input import ReportInput
@@ -55,10 +55,22 @@ def report_input_of(run: RunDir, evaluation: Evaluation) -> ReportInput:
 
 def page(report_input: ReportInput) -> tuple[str, list[Figure]]:
     """The whole HTML and the figures in it, in order."""
+    counted = "papers and trainings" if report_input.analysis.trainings.source else "papers alone"
+    return render(report_input.sweep["sweep"]["name"], lead(report_input), sections(report_input), counted)
+
+
+def render(name: str, first_words: str, chapters: Sequence[Section], counted: str) -> tuple[str, list[Figure]]:
+    """A page of sections as HTML, and the figures in it, in order.
+
+    Args:
+        name: title.
+        first_words: the paragraph below it.
+        chapters: what follows.
+        counted: what the draws behind the verdicts vary.
+    """
     import jinja2
     from markupsafe import Markup
 
-    chapters = sections(report_input)
     figures = [figure for s in chapters for block in s.blocks for figure in _figures(block)]
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -66,11 +78,11 @@ def page(report_input: ReportInput) -> tuple[str, list[Figure]]:
     environment.filters["breakable"] = lambda text: Markup("_<wbr>").join(text.split("_"))
     template = environment.from_string((_HERE / "page.html.j2").read_text(encoding="utf-8"))
     html = template.render(
-        name=report_input.sweep["sweep"]["name"],
-        lead=lead(report_input),
+        name=name,
+        lead=first_words,
         sections=chapters,
         version=__version__,
-        counted="papers and trainings" if report_input.analysis.trainings.source else "papers alone",
+        counted=counted,
         css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         js=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
         plotly=Markup(_plotly_js()),

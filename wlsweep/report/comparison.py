@@ -1,0 +1,95 @@
+"""The page and the terminal table of `wlsweep compare`."""
+
+from __future__ import annotations
+
+from rich.table import Table as Lines
+
+from wlsweep.analysis.compare_runs import RunComparison
+from wlsweep.estimate import POINTS, SHIFT, Estimate, count, p_value
+from wlsweep.report.blocks import Cell, Drawn, Row, Section, Table, number, text
+from wlsweep.report.figures.scatter import short
+from wlsweep.report.figures.style import INK, Figure, axis, base_layout, error_bars
+from wlsweep.report.page import render
+from wlsweep.spec.condition import parse_name
+
+_WHAT = "Second minus first run. 95% intervals over papers; they and McNemar's test are about these trainings."
+
+
+def comparison_page(found: RunComparison, first: str, second: str) -> str:
+    """The whole HTML."""
+    better, worse = (
+        [d.name for d in found.differences if d.p_holm < 0.05 and sign * (d.accuracy.value or 0.0) > 0]
+        for sign in (1, -1)
+    )
+    paragraphs = [
+        f"{second} is right on more papers than {first} in {len(better)} of {count(len(found.differences), 'condition')} and"
+        f" on fewer in {len(worse)} (exact McNemar test, Holm-corrected over {len(found.differences)}, at 5%)."
+    ]
+    paragraphs += [f"{title}: {', '.join(names)}." for title, names in (("More", better), ("Fewer", worse)) if names]
+    for where, names in ((first, found.only_first), (second, found.only_second)):
+        if names:
+            paragraphs.append(f"Predicted in {where} only: {', '.join(names)}.")
+    rows = [
+        Row(
+            [
+                text(d.name),
+                number(d.accept_rate, POINTS),
+                number(d.accuracy, POINTS),
+                number(d.log_odds, SHIFT),
+                text(d.decided_differently),
+                Cell(p_value(d.test.p), d.test.p, number=True),
+                Cell(p_value(d.p_holm), d.p_holm, number=True),
+            ]
+        )
+        for d in found.differences
+    ]
+    headings = ["condition", "predicted accept rate (points)", "accuracy (points)", "mean log-odds"]
+    headings += ["papers decided differently", "McNemar p", "Holm p"]
+    table = Table("differences", "Differences by condition", headings, rows, _WHAT)
+    section = Section("answer", "What differs", paragraphs, [Drawn(_figure(found)), table])
+    lead = f"{first} and {second} on the same {count(found.papers, 'test paper')}, paired by paper. {_WHAT}"
+    return render(f"{first} against {second}", lead, [section], "papers alone")[0]
+
+
+def _figure(found: RunComparison) -> Figure:
+    rows = list(found.differences)[::-1]
+    places = list(range(len(rows)))
+
+    def points(name: str, estimates: list[Estimate], shape: str, colour: str, up: float) -> dict[str, object]:
+        scaled = [e.scaled(100) for e in estimates]
+        return {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [e.value for e in scaled],
+            "y": [p + up for p in places],
+            "error_x": error_bars(scaled, color=colour, width=2),
+            "name": name,
+            "marker": {"symbol": shape, "size": 8, "color": colour},
+            "text": [d.name for d in rows],
+            "hovertemplate": "%{text}<br>%{x:+.1f} points<extra></extra>",
+        }
+
+    data = [
+        points("predicted accept rate", [d.accept_rate for d in rows], "circle", "#0072B2", 0.14),
+        points("accuracy", [d.accuracy for d in rows], "diamond-open", "#D55E00", -0.14),
+    ]
+    layout = base_layout(
+        130 + 19 * max(len(rows), 3), legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
+    )
+    layout["xaxis"] = axis("second minus first, percentage points", zeroline=True, zerolinecolor=INK)
+    names = [short(parse_name(d.name)) for d in rows]
+    layout["yaxis"] = axis("", tickvals=places, ticktext=names, range=[-0.7, len(rows) - 0.3])
+    caption = "Where an interval holds 0, the two runs cannot be told apart on these papers."
+    return Figure("differences", "Second against first run", caption, data, layout)
+
+
+def comparison_table(found: RunComparison) -> Lines:
+    """The same for the terminal."""
+    lines = Lines(title=f"{_WHAT} In points.", title_justify="left", box=None, pad_edge=False)
+    lines.add_column("condition", overflow="fold")
+    for heading in ("accept rate", "accuracy", "Holm p"):
+        lines.add_column(heading, justify="right", no_wrap=True)
+    for d in found.differences:
+        both = (POINTS.full(e).replace(" to ", ", ") for e in (d.accept_rate, d.accuracy))  # 80 columns
+        lines.add_row(d.name, *both, p_value(d.p_holm))
+    return lines
