@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 comma := ,
 LOCK := locks/$(EXTRA).lock
 
-.PHONY: help sweep chaos chaos-slurm test test-fast smollm2 test-jobs test-slurm test-slurm-smoke oracle simulations bench bench-peer bench-gpu lint format types docs configuration locks clean head job
+.PHONY: help sweep chaos chaos-slurm test test-fast smollm2 test-jobs test-slurm test-slurm-smoke oracle simulations bench bench-peer bench-gpu gpu-check lint format types docs configuration locks clean head job
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -137,6 +137,9 @@ docs: .venv-docs/.installed  ## build the pages of docs/ into build/site; a brok
 	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
 	@.venv-docs/bin/python -m pip install -q --disable-pip-version-check --no-deps -r locks/docs.lock
 	@touch $@
+
+gpu-check: $(VENV)/.installed-$(EXTRA)  ## verdicts on one GPU (EXTRA=gpu), at most ten minutes, goes on where it stopped; ARGS=--cpu: what CPUs can
+	@$(BIN)/python -m bench.gpu_check $(ARGS)
 
 # The peer's environment: CPU torch first, as above. It imports torchaudio, of which a text model needs nothing.
 .venv-peer/.installed: locks/peer.lock

@@ -1,6 +1,6 @@
 """On one GPU: training speed against the HF Trainer, prediction speed against bare vLLM: python -m bench.gpu
 
-Qwen2.5 shapes of 1.5B and 7B with random weights, rows of 4,096 tokens, bf16, gradient checkpointing, one ZeRO-3 rank
+Qwen2.5 shapes of 0.5B, 1.5B and 7B with random weights, rows of 4,096 tokens, bf16, gradient checkpointing, one ZeRO-3 rank
 started by torchrun, without Ray. A shape whose states do not fit the GPU (18 bytes a parameter on one rank) loses layers
 until it fits, and the table says how many are left: a layer's arithmetic stays that of the shape. The Trainer has the same
 rows, model, optimizer and ZeRO-3 settings, and computes logits for every token, as it does for everyone. Tokens/s are the
@@ -35,7 +35,7 @@ from wlsweep.spec.config import Model, Sweep, load_sweep
 from wlsweep.spec.cost import training_flops, training_memory
 
 WORK = BENCH / "gpu"
-SHAPES = {"1.5B": "Qwen/Qwen2.5-1.5B-Instruct", "7B": "Qwen/Qwen2.5-7B-Instruct"}
+SHAPES = {"0.5B": "Qwen/Qwen2.5-0.5B-Instruct", "1.5B": "Qwen/Qwen2.5-1.5B-Instruct", "7B": "Qwen/Qwen2.5-7B-Instruct"}
 TINY = Architecture(vocab=2048, width=64, mlp=128, layers=2, heads=2, kv_heads=1, tied=True)  # as the 1.5B has it
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 2250e12}
 """Dense bf16 of the data sheets, FLOP/s."""
@@ -207,7 +207,8 @@ def main() -> None:
     for name, shape in shapes.items():
         if found := tried(lambda name=name, shape=shape: measure(name, shape, arguments.tiny)):  # type: ignore[misc]
             show(found)
-    name, shape = next(iter(shapes.items()))
+    name = "tiny" if arguments.tiny else "1.5B"
+    shape = shapes[name]
     if rates := tried(lambda: measure_layouts(name, shape, arguments.tiny)):
         publish(
             "gpu_layouts",

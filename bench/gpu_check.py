@@ -1,0 +1,465 @@
+"""One command for the first day on a GPU: what is right, what is fast, what is neither; a verdict a line.
+
+    make gpu-check                # on a machine with a GPU, EXTRA=gpu; at most ten minutes, the same command goes on
+    make gpu-check ARGS=--cpu     # everything that can run on CPUs, on a toy shape: the script itself is tried (CI does so)
+
+Every part runs in a process of its own with a time limit, and its lines are kept in runs/gpu-check/results.json. The same
+command again runs the parts that failed or were not measured (`--again` forgets all). Verdicts: pass, fail, or not
+measured with the reason; a line without a goal is a measurement. Figures of a toy shape on a CPU say nothing about GPUs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+WORK = Path("runs/gpu-check")
+LIMIT_S = 600.0
+MFU_GOAL, TRAINER_GOAL, VLLM_GOAL = 0.50, 1.2, 0.9
+KERNEL_TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+"""Largest error against float32 arithmetic on the same inputs, relative to the largest value."""
+
+
+class Line(NamedTuple):
+    """One verdict."""
+
+    what: str
+    goal: str
+    measured: str
+    verdict: str
+    """pass, fail, or not measured."""
+
+
+def judged(what: str, goal: str, measured: str, good: bool | None) -> Line:
+    """A line; `good` None where there is no goal to judge by."""
+    return Line(what, goal, measured, "measured" if good is None else "pass" if good else "fail")
+
+
+def unmeasured(what: str, why: str) -> Line:
+    """A line of what could not be measured."""
+    return Line(what, "", why, "not measured")
+
+
+class NothingTrained(Exception):
+    """A part needs a model that another part trains."""
+
+
+class Part(NamedTuple):
+    """One part: what it needs, and its function, which takes whether it runs on a CPU."""
+
+    work: Callable[[bool], list[Line]]
+    needs: tuple[str, ...] = ()
+    limit_s: float = 150.0
+
+
+def environment(cpu: bool) -> list[Line]:
+    """Build of torch, driver, compute capability, packages."""
+    from wlsweep.install_check import ENGINES, device_problems, gpus
+
+    here, cuda = gpus(), torch.version.cuda
+    lacking = [name for name in ENGINES if find_spec(name) is None]
+    lines = [judged("packages", "all engines", f"missing: {', '.join(lacking)}" if lacking else "all", not lacking)]
+    if cpu:
+        return [*lines, judged("torch", "any build", str(torch.__version__), None)]
+    problems = device_problems(here, cuda) if cuda else [f"torch {torch.__version__} is built without CUDA"]
+    names = ", ".join(f"{g.name}, driver {g.driver}, capability {g.capability:g}" for g in dict.fromkeys(here))
+    return [*lines, judged("GPU and driver", "CUDA build, driver, 8.0", "; ".join(problems) or names, not problems)]
+
+
+def _error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((found.float() - exact.float()).abs().max() / exact.float().abs().max())
+
+
+def kernels(cpu: bool) -> list[Line]:
+    """Attention and norms as training calls them, against float32; which kernel attention really takes."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+    from wlsweep.train.packed import packed_attention
+
+    device, dtype = ("cpu", torch.float32) if cpu else ("cuda", torch.bfloat16)
+    torch.manual_seed(0)
+    lengths = [37, 90, 65] if cpu else [1024, 3000, 2072]
+    heads, kv, size, tokens = 4, 2, 64, sum(lengths)
+    q = torch.randn(1, heads, tokens, size, device=device, dtype=dtype)
+    k, v = (torch.randn(1, kv, tokens, size, device=device, dtype=dtype) for _ in range(2))
+
+    def exact(a: int, b: int) -> torch.Tensor:
+        rows = (
+            x[:, :, a:b].float().repeat_interleave(n, dim=1) for x, n in ((q, 1), (k, heads // kv), (v, heads // kv))
+        )
+        one, two, three = rows
+        scores = one @ two.transpose(-1, -2) / size**0.5
+        mask = torch.ones(b - a, b - a, device=device, dtype=torch.bool).tril()
+        return scores.masked_fill(~mask, float("-inf")).softmax(-1) @ three
+
+    tolerance = KERNEL_TOLERANCE[dtype]
+    lines = []
+    try:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            found = sdpa(q, k, v, is_causal=True, enable_gqa=True)
+        e = _error(found, exact(0, tokens))
+        lines.append(judged("sdpa on the flash kernel", f"error < {tolerance:g}", f"{e:.1e}", e < tolerance))
+    except RuntimeError as error:
+        lines.append(judged("sdpa on the flash kernel", "taken", str(error).splitlines()[0][:80], False))
+    ends = torch.tensor([0, *lengths], dtype=torch.int32, device=device).cumsum(0).to(torch.int32)
+    layer = torch.nn.Module()
+    packed, _ = packed_attention(layer, q, k, v, None, scaling=size**-0.5, boundaries=ends, longest=max(lengths))
+    rows = [exact(a, b) for a, b in itertools.pairwise(ends.tolist())]
+    e = _error(packed, torch.cat(rows, dim=2).transpose(1, 2))
+    lines.append(judged("packed rows against each row alone", f"error < {tolerance:g}", f"{e:.1e}", e < tolerance))
+    return lines
+
+
+def breakdown(cpu: bool) -> list[Line]:
+    """Where a decoder layer's time goes: products, attention, the rest; and the ceiling of MFU that follows."""
+    from transformers import Qwen2Config
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RotaryEmbedding
+
+    device, dtype, tokens = ("cpu", torch.float32, 256) if cpu else ("cuda", torch.bfloat16, 4096)
+    sizes = {"hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 4, "num_key_value_heads": 2}
+    if not cpu:
+        sizes = {"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_key_value_heads": 4}
+    config = Qwen2Config(num_hidden_layers=1, vocab_size=64, attn_implementation="sdpa", **sizes)
+    layer = Qwen2DecoderLayer(config, 0).to(device, dtype)
+    x = torch.randn(1, tokens, config.hidden_size, device=device, dtype=dtype, requires_grad=True)
+    where = torch.arange(tokens, device=device)[None]
+    rotary = Qwen2RotaryEmbedding(config).to(device)(x, where)
+    linears = [m for m in layer.modules() if isinstance(m, torch.nn.Linear)]
+    inputs = [torch.randn(tokens, m.in_features, device=device, dtype=dtype, requires_grad=True) for m in linears]
+    heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    q = torch.randn(1, heads, tokens, size, device=device, dtype=dtype, requires_grad=True)
+
+    def whole() -> torch.Tensor:
+        out = layer(x, position_embeddings=rotary)
+        return (out[0] if isinstance(out, tuple) else out).sum()
+
+    def products() -> torch.Tensor:
+        return torch.stack([m(i).sum() for m, i in zip(linears, inputs, strict=True)]).sum()
+
+    def attention() -> torch.Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True).sum()
+
+    ms = {
+        name: 1000 * _seconds(work)
+        for name, work in (("layer", whole), ("products", products), ("attention", attention))
+    }
+    rest = max(0.0, ms["layer"] - ms["products"] - ms["attention"])
+    said = f"{ms['layer']:.1f} ms: products {ms['products']:.1f}, attention {ms['attention']:.1f}, the rest {rest:.1f}"
+    lines = [judged(f"a 7B layer at {tokens} tokens" if not cpu else "a toy layer", "", said, None)]
+    if (peak := _peak()) is not None:
+        flops = 6 * tokens * sum(m.weight.numel() for m in linears) + 12 * heads * size * tokens * tokens / 2
+        # Recomputation under gradient checkpointing is a third forward pass: 4 units of work for 3 that count.
+        mfu = flops / (ms["layer"] / 1000 * 4 / 3) / peak
+        lines.append(judged("ceiling of MFU with checkpointing", f">= {MFU_GOAL:.0%}", f"{mfu:.0%}", mfu >= MFU_GOAL))
+    return lines
+
+
+def _seconds(work: Callable[[], torch.Tensor], rounds: int = 5) -> float:
+    """Median seconds of forward and backward pass."""
+    times = []
+    for _ in range(rounds + 2):
+        began = time.perf_counter()
+        torch.autograd.backward(work())
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return sorted(times[2:])[rounds // 2]
+
+
+def _peak() -> float | None:
+    from bench.gpu import PEAK
+
+    if not torch.cuda.is_available():
+        return None
+    return next((v for k, v in PEAK.items() if k in torch.cuda.get_device_name()), None)
+
+
+def _torchrun(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m", *arguments]
+
+
+def _cpu_environment(cpu: bool) -> dict[str, str]:
+    return {**os.environ, **({"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "2"} if cpu else {})}
+
+
+def memory(cpu: bool) -> list[Line]:
+    """The formula of `plan` against the live bytes of a ZeRO-3 rank, and on a GPU against the allocator."""
+    out = WORK / "memory.json"
+    subprocess.run(_torchrun("bench.live_memory", str(out)), env=_cpu_environment(cpu), check=True)
+    (found,) = json.loads(out.read_text())
+    peak = max(found["peak_micro_batch"], found["peak_step"])
+    ratio = found["formula_total"] / peak
+    lines = [judged("memory formula against live bytes", "within 5 %", f"{ratio - 1:+.1%}", abs(ratio - 1) < 0.05)]
+    if found["allocator_peak"]:
+        ratio = found["formula_total"] / found["allocator_peak"]
+        lines.append(
+            judged("memory formula against the allocator", "within 5 %", f"{ratio - 1:+.1%}", abs(ratio - 1) < 0.05)
+        )
+    return lines
+
+
+def _speed(name: str) -> Callable[[bool], list[Line]]:
+    def work(cpu: bool) -> list[Line]:
+        from bench.gpu import SHAPES, TINY, measure
+        from wlsweep.spec.architecture import architecture
+        from wlsweep.spec.config import Model
+
+        shape = TINY if cpu else architecture(Model(path=SHAPES[name]))
+        assert shape is not None
+        found = measure(name, shape, cpu)
+        ours, trainer, rows, peak = (found[k] for k in ("tokens_per_s", "trainer_tokens_per_s", "rows_per_s", "peak"))
+        at = f"{name}, {found['layers']} layers"
+        lines = []
+        if ours is None:
+            lines.append(unmeasured(f"training, {at}", f"see {WORK.parent}/bench/gpu/{name}"))
+        elif peak:
+            mfu = ours * found["flops_per_token"] / peak
+            lines.append(
+                judged(f"MFU, {at}", f">= {MFU_GOAL:.0%}", f"{mfu:.1%} ({ours:.0f} tokens/s)", mfu >= MFU_GOAL)
+            )
+        else:
+            lines.append(judged(f"two conditions trained and proved, {at}", "", f"{ours:.0f} tokens/s", None))
+        for what, mine, other, goal in (
+            ("against the HF Trainer", ours, trainer, TRAINER_GOAL),
+            ("prediction against bare vLLM", rows.get("wlsweep"), rows.get("bare vLLM"), VLLM_GOAL),
+        ):
+            if mine and other:
+                ratio = mine / other
+                lines.append(judged(f"{what}, {at}", f">= {goal:g}", f"{ratio:.2f}", None if cpu else ratio >= goal))
+            else:
+                lines.append(unmeasured(f"{what}, {at}", "one of the two did not run"))
+        return lines
+
+    return work
+
+
+def _trained_run() -> tuple[Any, Any]:
+    """The run that a speed part left: layout, and its first condition's name."""
+    from bench.gpu import WORK as SPEED
+    from wlsweep.run.layout import RunDir, read_json
+
+    for name in ("tiny", "0.5B", "1.5B"):
+        run = RunDir(SPEED / name / "run")
+        if run.sweep_json.is_file():
+            trained = [c["name"] for c in read_json(run.sweep_json)["conditions"] if run.trained(c["name"]).is_file()]
+            if trained:
+                return run, trained[0]
+    raise NothingTrained("no trained model: no speed part has run")
+
+
+def rounding(cpu: bool) -> list[Line]:
+    """Log-odds in bfloat16 with a float32 head, as training and prediction have them, against float32."""
+    from transformers import AutoModelForCausalLM
+
+    from wlsweep.data.load import load_test
+
+    run, name = _trained_run()
+    test, device = load_test(run), "cpu" if cpu else "cuda"
+    found: dict[torch.dtype, list[float]] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        lm = AutoModelForCausalLM.from_pretrained(run.model(name), dtype=dtype).to(device).eval()
+        weight = lm.lm_head.weight.float()
+        found[dtype] = []
+        for i in range(min(16 if cpu else 64, len(test))):
+            ids = torch.tensor([[*test.prompt(i).tolist(), *test.answer.prefix]], device=device)
+            with torch.no_grad():
+                hidden = lm.model(input_ids=ids).last_hidden_state[0, -1].float()
+            logits = weight[[test.answer.accept, test.answer.reject]] @ hidden
+            found[dtype].append(float(logits[0] - logits[1]))
+    apart = sorted(abs(a - b) for a, b in zip(*found.values(), strict=True))
+    at_95 = apart[int(0.95 * (len(apart) - 1))]
+    return [judged("bf16 log-odds against float32, 95 % of rows", "within 0.1", f"{at_95:.3f}", at_95 <= 0.1)]
+
+
+def resume(cpu: bool) -> list[Line]:
+    """Kill a training by SIGKILL after its first checkpoint, time that checkpoint, and go on."""
+    import shutil
+
+    from wlsweep.run.causes import one_line
+    from wlsweep.run.layout import RunDir, read_json, write_json
+
+    source, name = _trained_run()
+    run = RunDir(source.root.with_name("resumed"))  # beside it, for their common cache of tokens
+    shutil.rmtree(run.root, ignore_errors=True)
+    shutil.copytree(source.root, run.root, ignore=shutil.ignore_patterns("conditions", "predictions"))
+    record = read_json(run.sweep_json)
+    record["sweep"]["train"] |= {"checkpoint_every": 1, "log_every": 1}
+    write_json(run.sweep_json, record)
+    command = _torchrun("wlsweep.train.torchrun", str(run.root), name)
+    began = time.monotonic()
+    first = subprocess.Popen(
+        command, env=_cpu_environment(cpu), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    while first.poll() is None and not list(run.checkpoints(name).glob("step_*/training.json")):
+        time.sleep(0.05)
+    killed = first.poll() is None
+    if killed:
+        os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    size = sum(f.stat().st_size for f in run.checkpoints(name).rglob("*") if f.is_file()) / 1e6
+    time.sleep(12)  # its lease is free once its process is known to be dead
+    done = subprocess.run(command, env=_cpu_environment(cpu), capture_output=True, text=True)
+    if done.returncode:
+        return [judged("killed and resumed", "finishes", one_line(done.stdout + done.stderr), False)]
+    a, b = (read_json(r.trained(name)) for r in (source, run))
+    same, apart = a["model"]["fingerprint"] == b["model"]["fingerprint"], abs(a["final"]["loss"] - b["final"]["loss"])
+    goal, good = ("the same bits", same) if cpu else ("loss within 0.02", apart < 0.02)
+    what = (
+        f"{'the same bits' if same else 'other bits'}, loss {apart:.1e} apart, {time.monotonic() - began:.0f} s in all"
+    )
+    return [
+        judged(
+            "killed and resumed" if killed else "trained again (it ended before the kill)",
+            goal,
+            what,
+            good,
+        ),
+        judged("bytes of its checkpoint", "", f"{size:.1f} MB", None),
+    ]
+
+
+def orphans(cpu: bool) -> list[Line]:
+    """SIGKILL of a process that holds an engine: does a child outlive it, and hold memory?"""
+    import psutil
+
+    run, name = _trained_run()
+    code = (
+        "import sys, time; from vllm import LLM; "
+        f"llm = LLM({str(run.model(name))!r}, max_model_len=512, enforce_eager=True, "
+        + ("kv_cache_memory_bytes=64 << 20, dtype='float32'" if cpu else "gpu_memory_utilization=0.3")
+        + "); print('ready', flush=True); time.sleep(600)"
+    )
+    environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TORCHDYNAMO_DISABLE": "1"}
+    engine = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    assert engine.stdout is not None
+    if "ready" not in iter(engine.stdout.readline, "") and not any("ready" in line for line in engine.stdout):
+        engine.kill()
+        return [unmeasured("an engine killed by SIGKILL", "the engine did not start")]
+    children = psutil.Process(engine.pid).children(recursive=True)
+    engine.kill()
+    engine.wait()
+    left = psutil.wait_procs(children, timeout=20)[1]
+    for child in left:
+        child.kill()
+    said = f"{len(children)} children, {len(left)} alive after 20 s"
+    return [judged("an engine's children after SIGKILL of their parent", "none is left", said, not left)]
+
+
+def parts(cpu: bool) -> dict[str, Part]:
+    """The parts in order: what is cheap and decides most comes first."""
+    speeds = {"tiny": 150.0} if cpu else {"0.5B": 150.0, "1.5B": 200.0, "7B": 280.0}
+    engines = ("deepspeed",)
+    return {
+        "environment": Part(environment),
+        "kernels": Part(kernels),
+        "breakdown": Part(breakdown),
+        "memory": Part(memory, engines),
+        **{f"speed {name}": Part(_speed(name), engines, limit) for name, limit in speeds.items()},
+        "rounding": Part(rounding, engines),
+        "resume": Part(resume, engines),
+        "orphans": Part(orphans, ("vllm",)),
+    }
+
+
+def run_part(name: str, part: Part, cpu: bool, left_s: float) -> list[Line]:
+    """Run a part in a process of its own; whatever happens to it, there is a line."""
+    lacking = [n for n in part.needs if find_spec(n) is None]
+    if lacking:
+        return [unmeasured(name, f"{', '.join(lacking)} is not installed")]
+    out = WORK / "part.json"
+    out.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "bench.gpu_check", "--part", name, *(["--cpu"] if cpu else [])]
+    log = WORK / f"{name.replace(' ', '_')}.log"
+    limit = min(part.limit_s, left_s)
+    with log.open("w") as to:
+        process = subprocess.Popen(command, stdout=to, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            code = process.wait(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return [unmeasured(name, f"not done after {limit:.0f} s; see {log}")]
+    if code or not out.is_file():
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        return [Line(name, "runs", f"{lines[-1][:90] if lines else code}; see {log}", "fail")]
+    return [Line(*line) for line in json.loads(out.read_text())]
+
+
+def main() -> int:
+    """Run what is not settled yet, print the table; 1 if a line failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cpu", action="store_true", help="toy shapes on a CPU")
+    parser.add_argument("--again", action="store_true", help="forget what was measured")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="these parts alone")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    WORK.mkdir(parents=True, exist_ok=True)
+    every = parts(arguments.cpu)
+    if arguments.part:
+        try:
+            lines = every[arguments.part].work(arguments.cpu)
+        except NothingTrained as e:
+            lines = [unmeasured(arguments.part, str(e))]
+        (WORK / "part.json").write_text(json.dumps(lines))
+        return 0
+    if not (arguments.cpu or torch.cuda.is_available()):
+        print("not measured: no GPU (make gpu-check ARGS=--cpu runs everything that a CPU can)")
+        return 0
+    return check_all(every, arguments.cpu, arguments.again, arguments.only)
+
+
+def check_all(every: dict[str, Part], cpu: bool, again: bool, only: list[str] | None = None) -> int:
+    """Run every part that is not settled yet, within the time limit; print and keep the table."""
+    file, device = WORK / "results.json", "CPU" if cpu else torch.cuda.get_device_name()
+    kept = json.loads(file.read_text()) if file.is_file() and not again else {}
+    results: dict[str, list[list[str]]] = kept.get("parts", {}) if kept.get("device") == device else {}
+    began = time.monotonic()
+    for name, part in every.items():
+        left = LIMIT_S - (time.monotonic() - began)
+        settled = name in results and all(line[3] in ("pass", "measured") for line in results[name])
+        if settled or (only and name not in only):
+            continue
+        if left < 20:
+            print(f"{name}: no time is left; the same command goes on")
+            continue
+        lines = run_part(name, part, cpu, left)
+        print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+        results[name] = [list(line) for line in lines]
+        record = {"device": device, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "parts": results}
+        file.write_text(json.dumps(record, indent=1))
+    return show(device, results, file)
+
+
+def show(device: str, results: dict[str, list[list[str]]], file: Path) -> int:
+    """The table; 1 if a line failed."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"gpu-check on {device}", title_justify="left", box=None, pad_edge=False)
+    for column in ("what", "goal", "measured", "verdict"):
+        table.add_column(column, overflow="fold")
+    lines = [Line(*line) for part in results.values() for line in part]
+    for line in lines:
+        table.add_row(*line)
+    console = Console()
+    console.print(table)
+    failed = sum(line.verdict == "fail" for line in lines)
+    console.print(f"{failed} of {len(lines)} lines failed. JSON: {file}", highlight=False)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
