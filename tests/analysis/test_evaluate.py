@@ -116,13 +116,24 @@ def test_an_unfinished_sweep_is_evaluated_and_says_what_is_missing(tmp_path):
 
 def test_in_80_columns_a_long_name_folds_and_no_number_is_cut(tmp_path):
     long = "accept_gamma4.0_prop1_2_decision_token_seed1"
-    found = evaluate(make_run(tmp_path, [THE_19[0], long], n=60), draws=DRAWS)
+    found = evaluate(make_run(tmp_path, [THE_19[0], long], n=60, unknown_share=0.0), draws=DRAWS)
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(summary_table(found))
     text = console.export_text()
     assert "…" not in text and all(len(line) <= 80 for line in text.splitlines())
     folded = "".join(line[:44].split(" ")[0] for line in text.splitlines()[-2:])
     assert folded == long and percent(found.conditions[1]["accuracy"]) in text
+
+
+def test_the_terminal_says_what_the_page_warns_of(tmp_path):
+    from wlsweep.analysis.answers import answer_warnings
+
+    found = evaluate(make_run(tmp_path, THE_19[:2], n=60, unknown_share=1.0), draws=DRAWS)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(summary_table(found))
+    said = " ".join(console.export_text().split())
+    assert "Answers that could not be read occur in the predictions of 2 models" in said and "(60 of 60)" in said
+    assert all(" ".join(line.split()) in said for line in answer_warnings(found.conditions))
 
 
 def test_nothing_predicted_yet_is_no_error(tmp_path):

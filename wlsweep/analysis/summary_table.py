@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
+from wlsweep.analysis.answers import answer_warnings
 from wlsweep.analysis.evaluate import Evaluation
 from wlsweep.analysis.records import MetricName
 from wlsweep.estimate import Format, percent
@@ -19,7 +20,7 @@ _SHORT = Format(2)
 def summary_table(evaluation: Evaluation) -> Table:
     """Conditions by row, 80 columns wide: shares in percent with 95% intervals, ? counts answers that name no label.
 
-    What is not done says why under the table.
+    What is not done says why under the table, where also stands what the page warns of in the answers.
     """
     table = Table(
         title="predictions by condition (%, 95% interval)",
@@ -43,6 +44,9 @@ def summary_table(evaluation: Evaluation) -> Table:
             *(_SHORT.value(result[metric].value) for metric in ("auc", "ece")),
             str(result.metrics.unknown),
         )
-    if causes:
-        table.caption = Text("\n".join(causes), style="red")
+    doubts = answer_warnings([*evaluation.conditions, *evaluation.externals])
+    if causes or doubts:
+        table.caption = Text("\n").join(
+            [*(Text(c, style="red") for c in causes), *(Text(d, style="yellow") for d in doubts)]
+        )
     return table

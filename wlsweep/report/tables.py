@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from wlsweep.analysis.answers import answer_warnings
 from wlsweep.analysis.records import MetricName, ModelResult, SeedMean
 from wlsweep.estimate import CHANGE, NONE, PERCENT, PLAIN, POINTS, Estimate, Format, count, p_value
 from wlsweep.report.blocks import Block, Cell, Code, Drawn, Listing, Pair, Row, Section, Table, number, text
@@ -237,36 +238,13 @@ def warnings(report: ReportInput) -> Section:
             lines.append(
                 f"{PERCENT.value(at['share'])} of the {name} papers were cut to {report.data.get('cutoff')} tokens ({by})."
             )
-    lines += _answer_warnings([*report.done, *report.externals])
+    lines += answer_warnings([*report.done, *report.externals])
     title = "Warnings"
     if not lines:
         none = "None: every condition is done, no row was used twice or cut, every answer could be read."
         return Section("warnings", title, [none])
     folded = all(r.done for r in report.conditions) and report.baseline is not None
     return Section("warnings", title, [], [Listing(lines, count(len(lines), "warning") if folded else "")])
-
-
-def _answer_warnings(done: Sequence[ModelResult]) -> list[str]:
-    lines = []
-    known = [(r.name, r.metrics) for r in done if r.metrics is not None]
-    if unknown := [(name, m) for name, m in known if m.unknown]:
-        name, worst = max(unknown, key=lambda pair: pair[1].unknown)
-        lines.append(
-            f"Answers that could not be read occur in the predictions of {count(len(unknown), 'model')}; most in"
-            f" {name} ({worst.unknown:,} of {worst.n:,}). The headline decisions come from the margin and"
-            " do not need them."
-        )
-    if differing := [(name, m) for name, m in known if m.text_differs]:
-        name, worst = max(differing, key=lambda pair: pair[1].text_differs)
-        lines.append(
-            f"In the predictions of {count(len(differing), 'model')} some generated texts contradict the margin; most in"
-            f" {name} ({worst.text_differs:,} of {worst.n:,})."
-        )
-    if ties := sum(m.ties for _, m in known):
-        lines.append(f"A margin of exactly 0 counts as Reject; it occurs {ties:,} times.")
-    if other := [name for name, m in known if (m.p_other_mean or 0) > 0.05]:
-        lines.append("More than 5% of the probability goes to neither label in " + ", ".join(other[:5]) + ".")
-    return lines
 
 
 def provenance(report: ReportInput) -> Section:
