@@ -1,0 +1,92 @@
+"""Rows/s of a run's adapters in one queue, one after the other, and as whole models swapped in: python -m bench.lora RUN
+
+RUN is a finished LoRA run, such as runs/demo_lora. Its adapters are merged into whole models for the third way. Each way
+includes its proofs: loading an adapter or swapping a model, and checking it. Alternating in one process; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from wlsweep.data.load import load_mix, load_test
+from wlsweep.predict.vllm_engine import Engine, Probe, engine_environment
+from wlsweep.run.layout import existing_run
+from wlsweep.run.records import SweepRecord, TrainedRecord
+from wlsweep.train.merge import export_merged
+
+
+def main() -> None:
+    """Alternate the three and print medians, and how far the scores of the three are apart."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=500)
+    arguments = parser.parse_args()
+    run = existing_run(arguments.run)
+    record = SweepRecord.read(run.sweep_json)
+    sweep = record.resolved(run.sweep_json)
+    os.environ |= engine_environment(sweep.predict)
+    from wlsweep.predict.adapter_engine import AdapterEngine
+
+    chosen = [c for c in sweep.conditions if c.lora and run.trained(c.name).exists()]
+    test = load_test(run)
+    prompts = [test.prompt(i).tolist() for i in range(min(arguments.rows, len(test)))]
+    trained = {c.name: TrainedRecord.read(run.trained(c.name)) for c in chosen}
+    probes = {
+        c.name: [
+            Probe(load_mix(run, c.k).prompt(p.row).tolist(), p.logprob_accept, p.logprob_reject)
+            for p in trained[c.name].probe
+        ]
+        for c in chosen
+    }
+    adapters = [run.model(c.name) for c in chosen]
+    seconds: dict[str, list[float]] = {"mixed": [], "one after the other": [], "whole models swapped": []}
+    scores: dict[str, np.ndarray] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        models = dict(zip(probes, export_merged(run, None, Path(folder)), strict=True))
+        cutoff = sweep.data.cutoff
+        engine = AdapterEngine(record.base, sweep.predict, cutoff, test.answer, [c.lora for c in chosen])
+        whole = Engine(models[chosen[0].name], sweep.predict, cutoff, test.answer)
+
+        def prove(name: str) -> None:
+            engine.prove(run.model(name), trained[name].model.fingerprint, probes[name])
+
+        def note(way: str, began: float, found: list) -> None:
+            seconds[way].append(time.perf_counter() - began)
+            scores[way] = np.array([[s[1:] for s in rows] for rows in found])
+
+        for _ in range(arguments.rounds):
+            began = time.perf_counter()
+            for c in chosen:
+                prove(c.name)
+            note("mixed", began, list(engine.score_all(adapters, prompts).values()))
+            began = time.perf_counter()
+            found = []
+            for c in chosen:
+                prove(c.name)
+                found.append(engine.score_all([run.model(c.name)], prompts)[run.model(c.name)])
+            note("one after the other", began, found)
+            began = time.perf_counter()
+            found = []
+            for c in chosen:
+                whole.use(models[c.name], probes[c.name])
+                found.append(whole.score(prompts))
+            note("whole models swapped", began, found)
+    rows = len(chosen) * len(prompts)
+    result = {way: {"rows_per_s": round(rows / statistics.median(s), 1)} for way, s in seconds.items()}
+    for way, found in scores.items():
+        result[way]["largest_difference_to_mixed"] = float(np.abs(found - scores["mixed"]).max())
+        print(f"{way:22} {result[way]['rows_per_s']:8.1f} rows/s")
+    print(json.dumps({"conditions": len(chosen), "rows_each": len(prompts), **result}))
+
+
+if __name__ == "__main__":
+    main()
