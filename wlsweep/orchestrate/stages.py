@@ -47,7 +47,7 @@ def refuse_missing_engines() -> None:
     Raises:
         WlsweepError: if an engine is not installed.
     """
-    engines = {"ray": "train", "deepspeed": "train", "vllm": "predict"}
+    engines = {"ray": "train", "deepspeed": "train", "peft": "train", "vllm": "predict"}
     missing = [f"{name}, needed to {use}" for name, use in engines.items() if find_spec(name) is None]
     if missing:
         raise WlsweepError(
