@@ -1,20 +1,24 @@
 """One vLLM engine that serves checkpoint after checkpoint by swapping weights. The only module that touches vLLM.
 
-A swap takes milliseconds on a tiny model and seconds on a large one, a fresh engine half a minute. But a swap can go wrong
-without a word, so every checkpoint is checked: the trained model left its own label log-probabilities on a few rows, and
-the engine must give the same.
+A swap takes milliseconds on a tiny model and seconds on a large one, a fresh engine half a minute. But a swap can go
+wrong without a word, so every checkpoint is checked: all of its weights must have been read, and on a few rows the engine
+must give the label log-probabilities that the trained model left (`swap_check`).
 """
 
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.errors import WlsweepError
+from wlsweep.predict.swap_check import Scores, judge
 from wlsweep.spec.config import Predict
 
 _CPU_KV_CACHE = 256 << 20
@@ -77,11 +81,14 @@ class Engine:
             max_model_len=longest + max(config.answer_tokens, answer.length),
             seed=0,
             enable_prefix_caching=True,
+            worker_extension_cls="wlsweep.predict.worker.SwapWorker",
             hf_overrides={"head_dtype": "float32"},  # as in training: logits of a bfloat16 head lie on a coarse grid
             **sizes,
             **options,
         )
         self.loaded = checkpoint
+        self.rounding: float | None = None
+        """Root mean square difference of the first model, which was not swapped in."""
         self._text = lru_cache(maxsize=4096)(self._decode)
         # The engine would turn every token and both labels of each of its log-probabilities into text; answers are few
         # and alike, so they are decoded here, each once.
@@ -105,32 +112,53 @@ class Engine:
             probe: what the trained model itself said of a few rows.
 
         Raises:
-            SwapFailed: if the engine's scores are not the model's own.
+            SwapFailed: if not all weights were read, or the engine's scores are not the model's own.
         """
-        if checkpoint != self.loaded:
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(checkpoint)})
-            # Keys and values of the old weights would be reused otherwise, silently.
-            self.llm.reset_prefix_cache()
-            self.loaded = checkpoint
         prompts = [row.prompt_ids for row in probe]
-        self._check(checkpoint, self._label_logprobs(prompts), probe)
+        before = None
+        if checkpoint != self.loaded:
+            before = np.array(self._label_logprobs(prompts))
+            self._swap(checkpoint)
+        self._check(checkpoint, self._label_logprobs(prompts), probe, before)
 
     def _check(
         self,
         checkpoint: Path,
         scored: Sequence[tuple[float, float]],
         probe: Sequence[Probe],
+        before: Scores | None = None,
     ) -> None:
-        tolerance = self.config.swap_tolerance or (0.01 if self.config.dtype == "float32" else 0.25)
-        worst = max(
-            max(abs(accept - row.logprob_accept), abs(reject - row.logprob_reject))
-            for (accept, reject), row in zip(scored, probe, strict=True)
-        )
-        if not worst <= tolerance:
+        """Refuse scores that are not the trained model's own; `before` are those that the engine gave before a swap."""
+        own = np.array([[row.logprob_accept, row.logprob_reject] for row in probe])
+        limit = self.config.swap_tolerance
+        found = judge(np.array(scored), own, before, self.rounding, self.config.dtype, limit)
+        if found.wrong:
             raise SwapFailed(
-                f"{checkpoint}: the engine's label log-probabilities differ by {worst:.4f} from those of the trained "
-                f"model (tolerance {tolerance}); nothing was predicted with them"
+                f"{checkpoint}: the engine does not serve it: {found.wrong}; nothing was predicted with it"
             )
+        if self.rounding is None:
+            self.rounding = found.error
+
+    def _swap(self, checkpoint: Path) -> None:
+        names = _tensor_names(checkpoint)
+        try:
+            workers = self.llm.collective_rpc("swap_weights", args=(str(checkpoint),))
+        except Exception as e:  # whatever it was, a fresh engine may read them
+            raise SwapFailed(f"{checkpoint}: the engine could not read its weights: {type(e).__name__}: {e}") from e
+        for worker in workers:
+            unread = sorted(names - set(worker["read"])) if worker else sorted(names)
+            if unread or worker["missing"]:
+                lacking = [*unread, *(worker["missing"] if worker else [])]
+                raise SwapFailed(
+                    f"{checkpoint}: {len(lacking)} of its weights were not loaded ({', '.join(lacking[:3])}); "
+                    "nothing was predicted with it"
+                )
+        # Keys and values of the old weights would be reused otherwise, silently.
+        if not self.llm.reset_prefix_cache():
+            raise SwapFailed(
+                f"{checkpoint}: the engine kept keys and values of the model before; nothing was predicted"
+            )
+        self.loaded = checkpoint
 
     def close(self) -> None:
         """End the engine and its processes, which hold most of a GPU's memory; it cannot be used afterwards."""
@@ -185,6 +213,16 @@ class Engine:
 
 def _at(adapters: Sequence[Any] | None, places: Sequence[int]) -> list[Any] | None:
     return None if adapters is None else [adapters[i] for i in places]
+
+
+def _tensor_names(checkpoint: Path) -> set[str]:
+    """Names of all tensors in a checkpoint's safetensors files, read from their headers."""
+    names: set[str] = set()
+    for path in checkpoint.glob("*.safetensors"):
+        with path.open("rb") as f:
+            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+        names |= set(header) - {"__metadata__"}
+    return names
 
 
 class SwapFailed(WlsweepError):

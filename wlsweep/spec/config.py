@@ -316,9 +316,9 @@ class Predict(_Model):
     memory_share: float = Field(0.9, gt=0, le=1)
     """Share of a GPU's memory that the engine takes."""
     swap_tolerance: float | None = Field(None, gt=0)
-    """Largest difference (natural log units) between the engine's label log-probabilities and those that the trained
-    model itself gave on the same rows; beyond it the engine is reloaded, and the condition fails if that is no cure.
-    Without it 0.01 for float32 and 0.25 for bfloat16, whose kernels round differently."""
+    """Largest root mean square difference (natural log units) between the engine's label log-probabilities and those that
+    the trained model itself gave on the same rows; beyond it a fresh engine is tried, and the condition fails if that is no
+    cure. Without it what the engine's first model showed of rounding decides (`wlsweep.predict.swap_check`)."""
 
 
 GpuKind = Literal["h200-141", "h100-80", "a100-80", "a100-40", "l40s-48", "a40-48", "a10-24"]

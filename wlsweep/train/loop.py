@@ -50,7 +50,7 @@ from wlsweep.train.model import Forward, MicroBatch, collate, run_forward
 from wlsweep.train.pace import CheckpointPace
 from wlsweep.train.zero3 import Decision, Place, build_engine, export_model, release
 
-PROBES = 2
+PROBES = 8
 """Training rows of each class on which the trained model's own scores are kept, to check every later copy of it."""
 ASK_S = 0.5
 """About how many seconds pass between questions whether to stop; each is a collective of one number."""
@@ -255,12 +255,13 @@ def _probe(engine: Any, batcher: Batcher) -> list[ProbeRow]:
     """The model's own label log-probabilities on a few rows of its mix, by their place in `load_mix`."""
     accepts, rejects = _first_of_each_class(batcher.rows, PROBES)
     numbers = accepts + rejects
+    labels: list[list[float]] = []
     with torch.no_grad():
-        out = run_forward(engine, batcher.of(numbers, len(numbers), (1.0, 1.0)), 0.0)
-    return [
-        ProbeRow(row=i, logprob_accept=a, logprob_reject=r)
-        for i, (a, r) in zip(numbers, out.label_logprobs.float().tolist(), strict=True)
-    ]
+        for at in range(0, len(numbers), batcher.train.micro_batch):
+            some = numbers[at : at + batcher.train.micro_batch]
+            out = run_forward(engine, batcher.of(some, len(some), (1.0, 1.0)), 0.0)
+            labels += out.label_logprobs.float().tolist()
+    return [ProbeRow(row=i, logprob_accept=a, logprob_reject=r) for i, (a, r) in zip(numbers, labels, strict=True)]
 
 
 def _keep_log_until(path: Path, step: int) -> None:
