@@ -1,6 +1,7 @@
 """Any one file of a run damaged in any way: every command gives the right result, or one error that names file and remedy,
 and leaves the results as they were."""
 
+import errno
 import gc
 import json
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.damage import WAYS, fresh_copy, unreadable, wlsweep
+from tests.damage import WAYS, failing, fresh_copy, unreadable, wlsweep
 from tests.made_run import THE_19, make_run
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.report.page import write_report
@@ -165,3 +166,63 @@ def test_one_damaged_file_gives_the_right_result_or_one_error(template, clean, f
             assert not left, f"{command} with {file} {way} left {left}"
             outcomes.add(outcome)
     assert outcomes
+
+
+FAULTS = [
+    ("write", errno.ENOSPC), ("write", errno.EACCES), ("write", errno.EROFS), ("write", errno.EIO),
+    ("rename", errno.EACCES), ("rename", errno.EIO), ("mkdir", errno.ENOSPC), ("mkdir", errno.ENOTDIR),
+    ("open", errno.EACCES), ("open", errno.EIO), ("open", errno.EMFILE), ("list", errno.EACCES), ("list", errno.EIO),
+    ("stat", errno.EACCES), ("stat", errno.EIO), ("stat", errno.ESTALE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_one_failing_kind_of_system_call_gives_the_right_result_or_one_error(template, clean, command):
+    for kind, number in FAULTS:
+        run = RunDir(fresh_copy(template, template.with_name("run")))
+        os.utime(run.lease(HELD))
+        before = results(run, "evaluate")
+        with failing({kind: number}, lambda path, root=str(run.root): path.startswith(root)):
+            code, out, err = wlsweep(COMMANDS[command][0], run.root, *COMMANDS[command][1:])
+        what = f"{command} with {kind} failing with {os.strerror(number)}: {err}"
+        if code == 2:
+            assert err.startswith("error: ") and str(run.root) in err, what
+            assert results(run, "evaluate") == before, what
+        else:
+            assert code == 0, what
+            said = told(command, run, out)
+            for name, (was_done, all_of_it, _) in clean[command].items():
+                now = said.get(name)
+                assert now is None or now[1] == all_of_it or (was_done and not now[0] and now[2]), (what, name, now)
+        assert not list(run.root.rglob("*.tmp")), what
+
+
+def test_the_right_error_for_a_full_disk_names_the_file_and_says_what_to_do(template):
+    run = RunDir(fresh_copy(template, template.with_name("run")))
+    with failing({"write": errno.ENOSPC}, lambda path: path.startswith(str(run.root))):
+        code, _, err = wlsweep("evaluate", run.root)
+    assert code == 2
+    assert re.search(r"metrics/\w+\.\w+ cannot be written: No space left on device; free some space", err)
+
+
+def test_a_deleted_working_directory_is_one_error(template, tmp_path, monkeypatch):
+    lost = tmp_path / "lost"
+    lost.mkdir()
+    monkeypatch.chdir(lost)
+    lost.rmdir()
+    code, _, err = wlsweep("status", template)
+    assert code == 2 and err == "error: the working directory was deleted; change to one that exists (cd)\n"
+
+
+def test_names_and_selections_of_thousands_of_characters_are_short_errors(template):
+    for arguments in (
+        ["status", "x" * 5000],
+        ["plan", "y" * 5000],
+        ["plan", "demo", "--data", "z" * 5000],
+        ["plan", "demo", "--only", "7" * 5000],
+        ["evaluate", template, "--external", "a=" + "w" * 5000],
+        ["export", template, "--sharegpt", "v" * 5000],
+    ):
+        code, _, err = wlsweep(*arguments)
+        assert code == 2 and err.startswith("error: "), (arguments[0], err[:300])
+        assert len(err) < 6500 and "Traceback" not in err
