@@ -211,7 +211,17 @@ def test_a_thousand_conditions_are_judged_in_seconds(tmp_path):
 
 @pytest.mark.parametrize(
     ("only", "advised"),
-    [("--only 0", ""), ("-c 0", ""), ("--only=0", ""), ("--only '0,2'", ""), ("--only 0-1", " --only 0-1"), ("", "")],
+    [
+        ("--only 0", ""),
+        ("-c 0", ""),
+        ("--only=0", ""),
+        ("--only '0,2'", ""),
+        ("--only 0-1", " --only 0-1"),
+        ("", ""),
+        ("--stage data", ""),
+        ("--only 0 --stage=train", ""),
+        ("--only 0-1 --stage train", " --only 0-1"),
+    ],
 )
 def test_the_advised_command_does_something(run, only, advised):
     run.trained(NAME).unlink()

@@ -346,25 +346,36 @@ def refuse_other_configuration(run: RunDir, fingerprint: str, name: str) -> None
 
 
 def next_command(record: SweepRecord, states: Sequence[ConditionStatus]) -> str:
-    """The command that does what is not done: the last one, without `--only` where all that it selects is done."""
-    words = shlex.split(record.command)
-    kept, only, at = [], None, 0
-    while at < len(words):
-        if words[at] in ("--only", "-c") and at + 1 < len(words):
-            only, at = words[at + 1], at + 2
-            continue
-        if words[at].startswith("--only="):
-            only = words[at].removeprefix("--only=")
+    """The command that does what is not done: the last one, without what kept it from more.
+
+    That is `--stage`, and `--only` where all that it selects is done.
+    """
+    kept, left_out = _without(shlex.split(record.command), {"--stage"})
+    others, only = _without(kept, {"--only", "-c"})
+    if only is not None:
+        try:
+            chosen = {c.name for c in select([condition_from(c.model_dump()) for c in record.conditions], only)}
+        except WlsweepError:
+            return record.command
+        if all(s.done for s in states if s.name in chosen):
+            return shlex.join(others)
+    return record.command if left_out is None else shlex.join(kept)
+
+
+def _without(words: Sequence[str], options: set[str]) -> tuple[list[str], str | None]:
+    """A command line without an option and its value, and the value."""
+    kept: list[str] = []
+    value: str | None = None
+    rest = iter(words)
+    for word in rest:
+        name, equals, given = word.partition("=")
+        if word in options:
+            value = next(rest, None)
+        elif equals and name in options:
+            value = given
         else:
-            kept.append(words[at])
-        at += 1
-    if only is None:
-        return record.command
-    try:
-        chosen = {c.name for c in select([condition_from(c.model_dump()) for c in record.conditions], only)}
-    except WlsweepError:
-        return record.command
-    return shlex.join(kept) if all(s.done for s in states if s.name in chosen) else record.command
+            kept.append(word)
+    return kept, value
 
 
 def status_table(state: RunStatus) -> None:
