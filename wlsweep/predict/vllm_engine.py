@@ -86,7 +86,7 @@ class Engine:
             **sizes,
             **options,
         )
-        self.loaded = checkpoint
+        self.loaded: Path | None = checkpoint
         self.rounding: float | None = None
         """Root mean square difference of the first model, which was not swapped in."""
         self._text = lru_cache(maxsize=4096)(self._decode)
@@ -141,6 +141,7 @@ class Engine:
 
     def _swap(self, checkpoint: Path) -> None:
         names = _tensor_names(checkpoint)
+        self.loaded = None  # until the swap is whole
         try:
             workers = self.llm.collective_rpc("swap_weights", args=(str(checkpoint),))
         except Exception as e:  # whatever it was, a fresh engine may read them
