@@ -61,7 +61,7 @@ class Part(NamedTuple):
 
     work: Callable[[bool], list[Line]]
     needs: tuple[str, ...] = ()
-    limit_s: float = 150.0
+    limit_s: float = 250.0
 
 
 def environment(cpu: bool) -> list[Line]:
@@ -246,18 +246,36 @@ def _speed(name: str) -> Callable[[bool], list[Line]]:
     return work
 
 
-def _trained_run() -> tuple[Any, Any]:
-    """The run that a speed part left: layout, and its first condition's name."""
+def train(cpu: bool) -> list[Line]:
+    """Two conditions of a toy shape through data stage and ZeRO-3, without Ray; each proves its weights."""
+    from bench.gpu import TINY, prepare, torchrun
+    from bench.gpu import WORK as SPEED
+    from wlsweep.run.layout import read_json
+
+    sweep, run, _ = prepare(SPEED / "trained", TINY, cpu)
+    lines = []
+    for c in sweep.conditions:
+        torchrun("wlsweep.train.torchrun", str(run.root), c.name, log=SPEED / "trained" / f"{c.name}.log")
+        found = read_json(run.trained(c.name))["proof"]
+        ratios = (found["accept"], found["reject"])
+        good = all(abs(ratio / weight - 1) < 1e-3 for ratio, weight in zip(ratios, c.weights, strict=True))
+        goal = "loss times {:g} and {:g}".format(*c.weights)
+        lines.append(judged(f"proof of {c.name}", goal, "{:.4f} and {:.4f}".format(*ratios), good))
+    return lines
+
+
+def _trained_run(*names: str) -> tuple[Any, Any]:
+    """The first of these runs that other parts left: layout, and its first trained condition's name."""
     from bench.gpu import WORK as SPEED
     from wlsweep.run.layout import RunDir, read_json
 
-    for name in ("tiny", "0.5B", "1.5B"):
+    for name in names:
         run = RunDir(SPEED / name / "run")
         if run.sweep_json.is_file():
             trained = [c["name"] for c in read_json(run.sweep_json)["conditions"] if run.trained(c["name"]).is_file()]
             if trained:
                 return run, trained[0]
-    raise NothingTrained("no trained model: no speed part has run")
+    raise NothingTrained("no trained model: the part that trains it did not run")
 
 
 def rounding(cpu: bool) -> list[Line]:
@@ -266,7 +284,7 @@ def rounding(cpu: bool) -> list[Line]:
 
     from wlsweep.data.load import load_test
 
-    run, name = _trained_run()
+    run, name = _trained_run("0.5B", "trained")
     test, device = load_test(run), "cpu" if cpu else "cuda"
     found: dict[torch.dtype, list[float]] = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -291,7 +309,7 @@ def resume(cpu: bool) -> list[Line]:
     from wlsweep.run.causes import one_line
     from wlsweep.run.layout import RunDir, read_json, write_json
 
-    source, name = _trained_run()
+    source, name = _trained_run("trained")
     run = RunDir(source.root.with_name("resumed"))  # beside it, for their common cache of tokens
     shutil.rmtree(run.root, ignore_errors=True)
     shutil.copytree(source.root, run.root, ignore=shutil.ignore_patterns("conditions", "predictions"))
@@ -335,7 +353,7 @@ def orphans(cpu: bool) -> list[Line]:
     """SIGKILL of a process that holds an engine: does a child outlive it, and hold memory?"""
     import psutil
 
-    run, name = _trained_run()
+    run, name = _trained_run("trained")
     code = (
         "import sys, time; from vllm import LLM; "
         f"llm = LLM({str(run.model(name))!r}, max_model_len=512, enforce_eager=True, "
@@ -367,9 +385,10 @@ def parts(cpu: bool) -> dict[str, Part]:
         "kernels": Part(kernels),
         "breakdown": Part(breakdown),
         "memory": Part(memory, engines),
+        "train": Part(train, engines),
+        "resume": Part(resume, engines),
         **{f"speed {name}": Part(_speed(name), engines, limit) for name, limit in speeds.items()},
         "rounding": Part(rounding, engines),
-        "resume": Part(resume, engines),
         "orphans": Part(orphans, ("vllm",)),
     }
 
