@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from wlsweep.analysis.bootstrap import Resamples, percentile
-from wlsweep.analysis.records import TheoryRow
+from wlsweep.analysis.evaluation_records import TheoryRow
 from wlsweep.analysis.training_noise import Total, over_papers_and_trainings, sensitivities, training_noise
 from wlsweep.analysis.trainings import Trainings
 from wlsweep.estimate import Estimate

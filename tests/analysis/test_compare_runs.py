@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from tests.made_run import THE_19, make_run, write_predictions
 from wlsweep.analysis.compare_runs import compare_runs
-from wlsweep.analysis.predictions import load_predictions
+from wlsweep.analysis.loaded_run import load_predictions
 from wlsweep.cli import app
 from wlsweep.errors import WlsweepError
 

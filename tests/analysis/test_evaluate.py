@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tests.made_run import THE_19, make_run, shift_of, write_predictions
 from wlsweep.analysis.evaluate import current, evaluate, remembered_externals, training_curve
-from wlsweep.analysis.predictions import load_predictions
+from wlsweep.analysis.loaded_run import load_predictions
 from wlsweep.analysis.summary_table import summary_table
 from wlsweep.estimate import percent
 from wlsweep.spec.condition import parse_name

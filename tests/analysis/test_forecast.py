@@ -7,7 +7,7 @@ from tests.made_run import THE_19, make_run, shift_of
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.analysis.forecast import forecast_run
 from wlsweep.analysis.next_conditions import undecided
-from wlsweep.analysis.theory_test import needed_tests
+from wlsweep.analysis.theory_check import needed_tests
 from wlsweep.errors import WlsweepError
 from wlsweep.spec.condition import parse_name
 

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench import papers, qwen_like
-from wlsweep.analysis.predictions import load_predictions
+from wlsweep.analysis.loaded_run import load_predictions
 from wlsweep.analysis.reference import fit_and_predict, write_reference
 from wlsweep.data.prepare import prepare_data
 from wlsweep.errors import WlsweepError

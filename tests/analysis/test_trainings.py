@@ -7,7 +7,7 @@ import pytest
 
 from tests.made_run import THE_19, make_run, shift_of, write_predictions
 from wlsweep.analysis.evaluate import evaluate
-from wlsweep.analysis.records import TheoryRow
+from wlsweep.analysis.evaluation_records import TheoryRow
 from wlsweep.analysis.training_noise import training_noise
 from wlsweep.analysis.trainings import Trainings
 from wlsweep.estimate import Estimate

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.data.fuzzed import JSON, file_contents, mutated
 from tests.data.sharegpt import TASK, corpus, sharegpt, write_lines
-from wlsweep.data import raw as raw_files
+from wlsweep.data import read_files as raw_files
 from wlsweep.data.rows import notes_on, parse_label, parse_row, read_rows, split_human_turn, to_sharegpt
 from wlsweep.errors import WlsweepError
 

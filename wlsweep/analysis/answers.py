@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wlsweep.analysis.records import ModelResult
+from wlsweep.analysis.evaluation_records import ModelResult
 from wlsweep.estimate import count
 
 

@@ -22,9 +22,7 @@ from wlsweep.analysis.comparisons import (
     with_interval,
 )
 from wlsweep.analysis.effects import effects, separable
-from wlsweep.analysis.hypotheses import hypotheses, judge, kinds_of, name_of
-from wlsweep.analysis.predictions import FloatArray, RunPredictions
-from wlsweep.analysis.records import (
+from wlsweep.analysis.evaluation_records import (
     BaselineCalibration,
     CellTest,
     Comparison,
@@ -38,6 +36,8 @@ from wlsweep.analysis.records import (
     SeedMean,
     TheoryRow,
 )
+from wlsweep.analysis.hypotheses import hypotheses, judge, kinds_of, name_of
+from wlsweep.analysis.loaded_run import FloatArray, RunPredictions
 from wlsweep.analysis.seeds import cell, cells, over_seeds
 from wlsweep.analysis.theory import Shift, calibration, expected_shift, forecast, moved_threshold
 from wlsweep.analysis.trainings import Trainings

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from wlsweep.analysis.bootstrap import Draws, percentile
+from wlsweep.analysis.evaluation_records import MovedThreshold, PairedTest
 from wlsweep.analysis.intervals import Interval
-from wlsweep.analysis.predictions import BoolArray
-from wlsweep.analysis.records import MovedThreshold, PairedTest
+from wlsweep.analysis.loaded_run import BoolArray
 from wlsweep.estimate import Estimate
 
 

@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 
+from wlsweep.analysis.evaluation_records import CoveragePoint, Curves, MetricName, Metrics, ReliabilityBin
 from wlsweep.analysis.intervals import (
     auc_estimate,
     average_precision_estimate,
@@ -17,6 +18,7 @@ from wlsweep.analysis.intervals import (
     estimates_of_counts,
     wilson,
 )
+from wlsweep.analysis.loaded_run import BoolArray, FloatArray, Scores
 from wlsweep.analysis.metrics import (
     BINS,
     bin_of,
@@ -32,8 +34,6 @@ from wlsweep.analysis.metrics import (
     read_as,
     reliability,
 )
-from wlsweep.analysis.predictions import BoolArray, FloatArray, Scores
-from wlsweep.analysis.records import CoveragePoint, Curves, MetricName, Metrics, ReliabilityBin
 from wlsweep.estimate import Estimate
 
 COVERAGES = np.arange(1, 21) / 20

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from wlsweep.analysis.predictions import FloatArray
-from wlsweep.analysis.records import Effects, Judged, SeedShare, Term
+from wlsweep.analysis.evaluation_records import Effects, Judged, SeedShare, Term
+from wlsweep.analysis.loaded_run import FloatArray
 from wlsweep.estimate import PERCENT, PLAIN, Estimate, count
 from wlsweep.spec.condition import Condition
 

@@ -22,9 +22,9 @@ from pydantic import TypeAdapter
 from wlsweep import __version__
 from wlsweep.analysis.compare_conditions import compare_conditions
 from wlsweep.analysis.condition_metrics import curves, measure, subset
+from wlsweep.analysis.evaluation_records import Analysis, Inputs, LogLine, ModelResult, YearMetrics
+from wlsweep.analysis.loaded_run import RunPredictions, Scores, load_predictions
 from wlsweep.analysis.metrics import rows_of_year
-from wlsweep.analysis.predictions import RunPredictions, Scores, load_predictions
-from wlsweep.analysis.records import Analysis, Inputs, LogLine, ModelResult, YearMetrics
 from wlsweep.errors import DamagedError
 from wlsweep.run.layout import RunDir, atomic_files, json_text, read_json
 from wlsweep.run.records import read_metric_log

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from wlsweep.data.raw import BadObjectError, read_objects
+from wlsweep.data.read_files import BadObjectError, read_objects
 from wlsweep.data.rows import parse_label
 from wlsweep.errors import WlsweepError
 from wlsweep.run.columns import LABELS, PREDICTION

@@ -2,7 +2,7 @@
 
     >>> print(forecast_run(existing_run("runs/demo")).text())    # doctest: +SKIP
 
-From the baseline alone it shows what theory expects, and decides nothing. Once theory was tested (`theory_test`), forecasts
+From the baseline alone it shows what theory expects, and decides nothing. Once theory was tested (`theory_check`), forecasts
 carry the error that was measured, and a hypothesis may have a *forecast* verdict: what the full sweep would say in at
 least 97.5% of draws. A verdict as such comes from measurements only.
 """
@@ -18,13 +18,13 @@ import numpy as np
 from wlsweep.analysis import bootstrap as bs
 from wlsweep.analysis.compare_conditions import mean_over_seeds, summarised
 from wlsweep.analysis.doubts import Prospect, prospects
+from wlsweep.analysis.evaluation_records import MetricName
 from wlsweep.analysis.hypotheses import Hypothesis, hypotheses, kinds_of
-from wlsweep.analysis.predictions import BoolArray, FloatArray, load_predictions
-from wlsweep.analysis.records import MetricName
+from wlsweep.analysis.loaded_run import BoolArray, FloatArray, load_predictions
 from wlsweep.analysis.seeds import cell, cells
 from wlsweep.analysis.tested_forecast import forecast_unmeasured
 from wlsweep.analysis.theory import Calibration, Shift, calibration, expected_shift, forecast
-from wlsweep.analysis.theory_test import TheoryTest, judge_theory
+from wlsweep.analysis.theory_check import TheoryTest, judge_theory
 from wlsweep.errors import WlsweepError
 from wlsweep.estimate import Estimate, percent
 from wlsweep.run.layout import RunDir

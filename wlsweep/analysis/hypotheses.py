@@ -20,8 +20,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from wlsweep.analysis.predictions import FloatArray
-from wlsweep.analysis.records import Judged, MetricName, Verdict
+from wlsweep.analysis.evaluation_records import Judged, MetricName, Verdict
+from wlsweep.analysis.loaded_run import FloatArray
 from wlsweep.analysis.seeds import cell
 from wlsweep.estimate import PERCENT, POINTS, Estimate, count
 from wlsweep.spec.condition import Condition

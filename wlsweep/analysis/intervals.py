@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wlsweep.analysis.evaluation_records import Counts, MetricName
+from wlsweep.analysis.loaded_run import BoolArray, FloatArray
 from wlsweep.analysis.metrics import Rate, placements, rates
-from wlsweep.analysis.predictions import BoolArray, FloatArray
-from wlsweep.analysis.records import Counts, MetricName
 from wlsweep.estimate import Estimate
 
 LEVEL = 0.95

@@ -18,8 +18,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from wlsweep.analysis.predictions import BoolArray, FloatArray, Scores, Truth
-from wlsweep.analysis.records import BrierParts, Counts, MetricName
+from wlsweep.analysis.evaluation_records import BrierParts, Counts, MetricName
+from wlsweep.analysis.loaded_run import BoolArray, FloatArray, Scores, Truth
 
 Reading = Literal["margin", "strict", "parsed"]
 READINGS: tuple[Reading, ...] = ("margin", "strict", "parsed")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wlsweep.analysis.evaluate import Evaluation, up_to_date
-from wlsweep.analysis.predictions import load_predictions
+from wlsweep.analysis.loaded_run import load_predictions
 from wlsweep.estimate import Estimate
 from wlsweep.run.layout import RunDir, existing_run
 from wlsweep.run.records import read_metric_log

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from wlsweep.analysis.evaluation_records import SeedMean
 from wlsweep.analysis.intervals import LEVEL
-from wlsweep.analysis.predictions import FloatArray
-from wlsweep.analysis.records import SeedMean
+from wlsweep.analysis.loaded_run import FloatArray
 from wlsweep.estimate import Estimate
 from wlsweep.spec.condition import Condition
 

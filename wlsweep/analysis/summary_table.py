@@ -7,7 +7,7 @@ from rich.text import Text
 
 from wlsweep.analysis.answers import answer_warnings
 from wlsweep.analysis.evaluate import Evaluation
-from wlsweep.analysis.records import MetricName
+from wlsweep.analysis.evaluation_records import MetricName
 from wlsweep.estimate import Format, percent
 
 _WITH_INTERVAL: tuple[tuple[MetricName, str], ...] = (

@@ -1,7 +1,7 @@
 """What conditions that were not trained will decide on the same papers, once theory was tested on those that were.
 
 A condition's log-odds are those of a measured one of its line, moved so that their mean is the predicted one
-(`theory_test.predicted_means`). Two neighbours serve, one for each half of the draws, so that the shape of the
+(`theory_check.predicted_means`). Two neighbours serve, one for each half of the draws, so that the shape of the
 distribution counts as uncertain too. Re-training also moves single papers: the two neighbours differ by that much, and the
 papers that lie so near to the threshold are drawn anew.
 """
@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from wlsweep.analysis.bootstrap import Draws, from_counts
-from wlsweep.analysis.predictions import BoolArray, FloatArray
-from wlsweep.analysis.theory_test import TheoryTest, line_of, predicted_means
+from wlsweep.analysis.loaded_run import BoolArray, FloatArray
+from wlsweep.analysis.theory_check import TheoryTest, line_of, predicted_means
 from wlsweep.spec.condition import Condition
 
 

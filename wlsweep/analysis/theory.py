@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wlsweep.analysis.bootstrap import Draws, Resamples, from_counts
-from wlsweep.analysis.predictions import BoolArray, FloatArray, logit, share_of_accepts
+from wlsweep.analysis.loaded_run import BoolArray, FloatArray, logit, share_of_accepts
 from wlsweep.run.records import ClassCounts
 from wlsweep.spec.condition import Condition
 

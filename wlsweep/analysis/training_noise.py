@@ -29,9 +29,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from wlsweep.analysis.intervals import LEVEL, Interval
-from wlsweep.analysis.predictions import BoolArray, FloatArray
+from wlsweep.analysis.loaded_run import BoolArray, FloatArray
 from wlsweep.analysis.seeds import cell
-from wlsweep.analysis.theory_test import line_of
+from wlsweep.analysis.theory_check import line_of
 from wlsweep.spec.condition import Condition
 
 FEWEST_MIXES = 3

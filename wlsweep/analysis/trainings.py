@@ -14,8 +14,8 @@ import numpy as np
 
 from wlsweep.analysis.bootstrap import Draws, percentile
 from wlsweep.analysis.comparisons import with_interval
-from wlsweep.analysis.predictions import FloatArray, RunPredictions
-from wlsweep.analysis.records import NoiseOfTrainings, Slope, TheoryRow
+from wlsweep.analysis.evaluation_records import NoiseOfTrainings, Slope, TheoryRow
+from wlsweep.analysis.loaded_run import FloatArray, RunPredictions
 from wlsweep.analysis.training_noise import (
     NOT_COUNTED,
     Total,

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wlsweep.data.raw import BadObjectError, parquet_names, read_objects
+from wlsweep.data.read_files import BadObjectError, parquet_names, read_objects
 from wlsweep.errors import WlsweepError, refuse_all
 from wlsweep.run.columns import LABELS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wlsweep.data.mix import MixCount, Stock, plan_counts, scale_table
-from wlsweep.data.raw import shortened
+from wlsweep.data.read_files import shortened
 from wlsweep.data.rows import notes_on, read_rows
 from wlsweep.data.split import check_disjoint, limited_counts, refuse_impossible_share, test_count
 from wlsweep.errors import WlsweepError

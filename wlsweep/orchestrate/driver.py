@@ -319,6 +319,6 @@ def run_sweep(
         return Driver(new_launch(sweep, run, only, last, command, console)).go()
     if last != "report" or only is not None:
         raise WlsweepError("--until-decided chooses conditions itself: it goes with neither --only nor --stage")
-    from wlsweep.orchestrate.adaptive import run_until_decided
+    from wlsweep.orchestrate.until_decided import run_until_decided
 
     return run_until_decided(sweep, run, command, console)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from wlsweep.analysis.records import Judged
+from wlsweep.analysis.evaluation_records import Judged
 from wlsweep.estimate import NONE, Estimate, Format
 from wlsweep.report.figures.style import Figure
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wlsweep.analysis.records import Analysis, MetricName, ModelResult, TheoryRow
+from wlsweep.analysis.evaluation_records import Analysis, MetricName, ModelResult, TheoryRow
 from wlsweep.estimate import PERCENT, PLAIN, Format
 from wlsweep.spec.condition import baseline_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from statistics import median
 
-from wlsweep.analysis.records import CellTest, MetricName, ModelResult
+from wlsweep.analysis.evaluation_records import CellTest, MetricName, ModelResult
 from wlsweep.estimate import CHANGE, PERCENT, PERCENT_BARE, PLAIN, SHIFT, SLOPE, Estimate, count
 from wlsweep.report.blocks import Answer, Block, Drawn, Listing, Pair, Row, Section, Table, number, text
 from wlsweep.report.figures.gamma import gamma_figure

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from wlsweep.analysis.answers import answer_warnings
-from wlsweep.analysis.records import MetricName, ModelResult, SeedMean
+from wlsweep.analysis.evaluation_records import MetricName, ModelResult, SeedMean
 from wlsweep.estimate import CHANGE, NONE, PERCENT, PLAIN, POINTS, Estimate, Format, count, p_value
 from wlsweep.report.blocks import Block, Cell, Code, Drawn, Listing, Pair, Row, Section, Table, number, text
 from wlsweep.report.figures.small_multiples import per_year, training

@@ -20,7 +20,7 @@ Lin et al. 2017, eq. 4; label smoothing, Szegedy et al. 2016, section 7; effecti
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import torch
 from torch import Tensor
@@ -96,7 +96,9 @@ def sample_loss(scores: AnswerScores, accept: Tensor, condition: Condition) -> S
         return SampleLoss(decision, scores.neither + scores.other)
     if kind == "decision_token":
         return SampleLoss(decision + scores.neither, scores.other)
-    return SampleLoss(decision + scores.neither + scores.other, torch.zeros_like(decision))
+    if kind == "sequence":
+        return SampleLoss(decision + scores.neither + scores.other, torch.zeros_like(decision))
+    assert_never(kind)
 
 
 def global_loss(parts: SampleLoss, weights: Tensor, present: Tensor, samples: int, format_weight: float) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from wlsweep.analysis.records import MetricName, ModelResult, SeedGroup
+from wlsweep.analysis.evaluation_records import MetricName, ModelResult, SeedGroup
 from wlsweep.estimate import Estimate
 from wlsweep.report.figures.style import (
     FAINT,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from wlsweep.analysis.records import MetricName, ModelResult
+from wlsweep.analysis.evaluation_records import MetricName, ModelResult
 from wlsweep.report.figures.gamma import family
 from wlsweep.report.figures.style import Figure, axis, base_layout
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from wlsweep.analysis.records import Comparison, ModelResult
+from wlsweep.analysis.evaluation_records import Comparison, ModelResult
 from wlsweep.estimate import PLAIN, SLOPE, Estimate
 from wlsweep.report.figures.style import (
     FAINT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from wlsweep.analysis.records import MetricName, ModelResult
+from wlsweep.analysis.evaluation_records import MetricName, ModelResult
 from wlsweep.report.figures.gamma import family
 from wlsweep.report.figures.scatter import colour_of, short
 from wlsweep.report.figures.style import (

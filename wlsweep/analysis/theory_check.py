@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from wlsweep.analysis.predictions import FloatArray
+from wlsweep.analysis.loaded_run import FloatArray
 from wlsweep.spec.condition import Condition
 
 SLOPE = (2 / 3, 3 / 2)

@@ -32,7 +32,7 @@ MetricName = Literal[
     "ece_equal_mass",
 ]
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
-RATES = METRICS[:10]
+RATES = tuple(m for m in METRICS if m not in ("auc", "average_precision", "brier", "log_loss", "ece", "ece_equal_mass"))
 """Those that need decisions only, so that the generated text has them too."""
 Verdict = Literal["pass", "fail", "not testable"]
 

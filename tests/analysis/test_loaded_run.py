@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.made_run import THE_19, make_run, trained_record, write_predictions
-from wlsweep.analysis.predictions import load_predictions
+from wlsweep.analysis.loaded_run import load_predictions
 from wlsweep.errors import WlsweepError
 from wlsweep.run.layout import write_json
 from wlsweep.run.lease import hold

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.made_run import THE_19, shift_of
-from wlsweep.analysis.theory_test import judge_theory, needed_tests, predicted_means
+from wlsweep.analysis.theory_check import judge_theory, needed_tests, predicted_means
 from wlsweep.spec.condition import parse_name
 
 CONDITIONS = [parse_name(name) for name in THE_19]
