@@ -35,6 +35,10 @@ def test_comparisons_tests_verdicts_and_training_are_those_of_the_evaluation(run
     for name in THE_19[1:3]:
         change = metrics.loc[name, "accuracy"] - metrics.loc[THE_19[0], "accuracy"]
         assert comparisons.loc[name, "accuracy"] == pytest.approx(change, abs=1e-12)
+    moved = results.evaluation.analysis.comparisons[0].moved_threshold
+    at = comparisons.loc[results.evaluation.analysis.comparisons[0].name]
+    assert at["minus_moved_accuracy"] == pytest.approx(moved.accuracy - moved.moved_accuracy, abs=1e-12)
+    assert at["minus_moved_accuracy_low"] == moved.difference.low and "moved_accuracy" not in comparisons
     assert list(results.tests["against"].unique()) == ["baseline", "moved threshold"]
     assert np.all(results.tests["p_holm"] >= results.tests["p"])
     verdicts = results.verdicts.set_index("key")

@@ -34,6 +34,16 @@ def test_other_files_in_a_folder_and_a_validation_set_beside_a_test_set_do_no_ha
     assert counts(tmp_path)[1:3] == (2, 3)
 
 
+def test_a_folder_with_a_test_set_beside_another_one_in_the_search_space_is_refused(tmp_path):
+    write_lines(tmp_path / "train.jsonl", corpus(4, 4))
+    own = write_lines(tmp_path / "test.jsonl", corpus(2, 3, "t"))
+    other = write_lines(tmp_path / "elsewhere.jsonl", corpus(5, 5, "o"))
+    with pytest.raises(WlsweepError, match=r"two test sets: .*test\.jsonl (.|\n)*elsewhere\.jsonl"):
+        counts(tmp_path, test=str(other))
+    assert counts(tmp_path, test=str(own))[1:3] == (2, 3), "the same file named twice is one test set"
+    assert counts(tmp_path / "train.jsonl", test=str(other))[1:3] == (5, 5)
+
+
 @pytest.mark.parametrize(("accepts", "rejects", "lacks"), [(3, 0, "rejects"), (0, 3, "accepts")])
 def test_a_test_set_of_one_class_is_refused(tmp_path, accepts, rejects, lacks):
     write_lines(tmp_path / "train.jsonl", corpus(4, 4))

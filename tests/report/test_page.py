@@ -11,8 +11,9 @@ from tests.made_run import THE_19, make_run, write_predictions
 from tests.report.browser import browser, tab
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.estimate import PERCENT
+from wlsweep.report.blocks import Listing
 from wlsweep.report.page import page, report_input_of, write_report
-from wlsweep.report.sections import forecast_section
+from wlsweep.report.sections import forecast_section, lead
 from wlsweep.report.tables import tables
 from wlsweep.run.layout import read_json, write_json
 
@@ -192,6 +193,35 @@ def test_the_page_names_the_model_every_launch_and_what_the_forecast_chose(tmp_p
     assert "fine-tunings of models/some-llm:" in html and "chose which conditions to run" in html
     assert all(c in html for c in launches)
     assert "left out by --until-decided: no open hypothesis hangs on it" in html
+
+
+def test_the_first_lines_count_declared_seeds_and_say_whose_trainings_are_not_counted(tmp_path):
+    names = [*THE_19[:9], *(f"{name}_seed1" for name in THE_19[:2])]
+    made = make_run(
+        tmp_path, names, n=80, leave_out=[f"{THE_19[1]}_seed1"]
+    )  # declared with two seeds, one of them done
+    external = made.prediction(THE_19[3]) / "part-0.parquet"
+    said = lead(report_input_of(made, evaluate(made, externals=[("other", external)], draws=DRAWS)))
+    assert "2 seeds in all, but only one seed each for 7 conditions." in said
+    assert "Of models from outside of the sweep, their own trainings are not counted." in said
+    assert "outside" not in lead(report_input_of(made, evaluate(made, externals=[], draws=DRAWS)))
+
+
+def test_the_shares_of_the_logistic_model_say_beyond_what_they_are_counted(run, tmp_path):
+    def listing(made):
+        report_input = report_input_of(made, evaluate(made, draws=DRAWS))
+        return next(b for b in forecast_section(report_input).blocks if isinstance(b, Listing))
+
+    found = listing(run)
+    (first, *_), title = found.entries, found.title
+    assert re.search(
+        r"Gamma and the proportion, each beyond the other of the two: ln gamma [\d.]+%, logit proportion [\d.]+%; "
+        r"the rest, each added last: .*gamma x proportion",
+        first,
+    )
+    assert title == "The logistic model of all accept rates"
+    kinds = make_run(tmp_path, [*THE_19, f"{THE_19[0]}_lora16", f"{THE_19[1]}_lora16"], n=80)
+    assert listing(kinds).title == "The logistic model of the accept rates of full fine-tuning"
 
 
 def test_an_external_model_worse_than_all_is_inside_the_fitted_axis(tmp_path):

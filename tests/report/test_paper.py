@@ -1,6 +1,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -10,7 +11,8 @@ from wlsweep.analysis.evaluate import evaluate
 from wlsweep.cli import app
 from wlsweep.errors import WlsweepError
 from wlsweep.report.blocks import Cell, Row, Table
-from wlsweep.report.paper import csv_table, escaped, export_figures, export_tables, latex_table
+from wlsweep.report.page import report_input_of
+from wlsweep.report.paper import csv_table, escaped, export_figures, export_tables, latex_table, methods
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,32 @@ def test_tables_are_written_for_latex_and_as_csv_with_a_paragraph_on_methods(run
     said = (folder / "methods.txt").read_text()
     assert "8 conditions (7 of 8 trainings are done; 1 seed(s))" in said and "120 test papers (60 accepts" in said
     assert "Holm" in said and "torch 2.13.0" in said
+
+
+def test_the_paragraph_on_methods_names_the_tests_that_were_made(run, tmp_path):
+    papers_alone = report_input_of(run, evaluate(run, draws=200))
+    assert papers_alone.analysis.trainings.source is None
+    said = methods(papers_alone)
+    assert "paired bootstrap over papers with 200 draws" in said and "5%: two models of single trainings" in said
+    assert "bootstrap-t" not in said
+
+    names = [*THE_19, *(f"{name}_seed1" for name in THE_19[:2])]
+    made = make_run(tmp_path, names, n=120)
+    both = report_input_of(
+        made, evaluate(made, externals=[("other", made.prediction(THE_19[3]) / "part-0.parquet")], draws=200)
+    )
+    assert both.analysis.trainings.source is not None
+    said = methods(both)
+    assert "parametric bootstrap-t" in said and "Satterthwaite's t over seeds and papers" in said
+    assert "of AUC and average precision" in said and "exact McNemar" in said.split("threshold moved")[1]
+    assert "two models of single trainings" not in said and "their own trainings are not counted" in said
+
+
+def test_the_paragraph_on_methods_says_what_the_test_papers_chose(run):
+    report = report_input_of(run, evaluate(run, draws=200))
+    assert ", which chose no model. A decision" in methods(report)
+    forecast = replace(report, sweep={**report.sweep, "launches": [{"command": "wlsweep run a --until-decided"}]})
+    assert "which chose no model; forecasts on them chose which conditions to run. A decision" in methods(forecast)
 
 
 def test_every_line_of_a_latex_table_has_the_columns_of_its_tabular(run):

@@ -64,6 +64,14 @@ def test_a_missing_search_space_names_the_shipped_ones():
         load_sweep("search_spaces/dmo.toml")
 
 
+def test_a_pool_that_would_not_be_read_is_refused():
+    settings = ["data.pool=more.jsonl", "data.source=rows.jsonl", "data.resampling=oversample"]
+    with pytest.raises(WlsweepError, match=r'pool = .more.jsonl. would not be read under resampling = "oversample"'):
+        load_sweep("abstracts", settings=settings)
+    assert load_sweep("abstracts", settings=[*settings, "data.pool="]).data.resampling == "oversample"
+    assert load_sweep("abstracts", settings=[*settings, "data.resampling=pool"]).data.pool == "more.jsonl"
+
+
 def test_the_default_for_system_turns_leaves_fingerprints_as_they_were_before_there_was_a_choice():
     sweep = load_sweep("search_spaces/iclr19.toml")
     assert sweep.fingerprint() == "3b21c046ae402984"

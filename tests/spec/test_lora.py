@@ -88,6 +88,16 @@ def test_a_wrong_lora_section_is_one_clear_error(tmp_path, more, message):
     assert message in str(e.value)
 
 
+def test_a_lora_section_without_a_condition_of_it_is_refused_and_can_be_taken_away(tmp_path):
+    full = BOTH.replace('finetuning = ["full", "lora", "lora4"]', "")
+    with pytest.raises(WlsweepError, match=r"\[train.lora\] belongs to no condition: add finetuning"):
+        load_sweep(space(tmp_path, grid=full))
+    inherited = full.replace('extends = "demo"', 'extends = "demo_lora"')
+    with pytest.raises(WlsweepError, match="lora = false"):
+        load_sweep(space(tmp_path, "", inherited))
+    assert load_sweep(space(tmp_path, "[train]\nlora = false\n", inherited)).train.lora is None
+
+
 @pytest.mark.parametrize("value", ["lora0", "lora08", "LoRA", "qlora", ""])
 def test_a_kind_of_fine_tuning_that_does_not_exist_is_refused(tmp_path, value):
     with pytest.raises(WlsweepError, match=r"grid.0.finetuning.1: .*expected 'full', 'lora'"):

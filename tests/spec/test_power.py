@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import load_sweep
-from wlsweep.spec.plan import make_plan
+from wlsweep.spec.plan import make_plan, plan_text
 from wlsweep.spec.power import (
     ACCEPT_RATE,
     FLIPS,
@@ -57,6 +58,21 @@ def test_iclr19_with_one_seed_is_warned_of_and_the_shipped_measurement_of_noise_
     assert seed_warning(noise, noise.conditions) is None and fewest_seeds(noise.conditions) == 4
     demo = load_sweep("search_spaces/demo.toml")
     assert seed_warning(demo, demo.conditions) is None, "its page measures the noise of a tiny model"
+
+
+def test_seeds_are_counted_of_conditions_whose_names_have_other_suffixes_too():
+    seeds = [Condition("accept", 2.0, 2, lora=16, seed=s) for s in range(3)]
+    assert fewest_seeds(seeds) == 3
+    assert fewest_seeds([*seeds, Condition("accept", 2.0, 2, lora=4)]) == 1, "another rank is another condition"
+    assert fewest_seeds([]) == 1
+
+
+def test_a_plan_without_data_says_that_its_number_of_papers_is_assumed(capsys):
+    plan_text(make_plan(load_sweep("search_spaces/iclr19.toml")))
+    said = capsys.readouterr().out
+    assert "test rows unknown" in said and "with 1 seed and 2,024 papers assumed:" in said
+    plan_text(make_plan(load_sweep("search_spaces/demo.toml")))
+    assert "papers assumed" not in capsys.readouterr().out
 
 
 def test_run_warns_of_one_seed_before_anything_is_spent(tmp_path):

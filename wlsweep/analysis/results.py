@@ -59,14 +59,15 @@ class Results:
     @cached_property
     def comparisons(self) -> pd.DataFrame:
         """A row for each model besides the baselines: its `baseline`, differences by metric (`accuracy`, `accuracy_low`,
-        ...; this minus baseline), `mcnemar_p`, and against the baseline with its threshold moved `moved_*`."""
+        ...; this minus baseline), `mcnemar_p`; and `minus_moved_accuracy`, its accuracy less that of the baseline with the
+        threshold moved, with `moved_mcnemar_p`."""
         return _frame(
             {
                 "name": c.name,
                 "baseline": c.baseline,
                 **_flat(c.difference),
                 "mcnemar_p": c.mcnemar.p,
-                **_flat({"moved_accuracy": c.moved_threshold.difference}),
+                **_flat({"minus_moved_accuracy": c.moved_threshold.difference}),
                 "moved_mcnemar_p": c.moved_threshold.test.p,
             }
             for c in self.evaluation.analysis.comparisons

@@ -44,7 +44,8 @@ def find_inputs(data: Data, cache: Path) -> Inputs:
     """The files that a sweep reads; synthetic papers are made here on first use.
 
     Raises:
-        WlsweepError: if there are none, or a folder does not hold exactly one `train.*`.
+        WlsweepError: if there are none, a folder does not hold exactly one `train.*`, or it holds another test set than
+            `data.test`.
     """
     if data.synthetic is not None:
         from wlsweep.data.synthetic import ensure_synthetic
@@ -60,6 +61,11 @@ def find_inputs(data: Data, cache: Path) -> Inputs:
             raise WlsweepError(f"{source} holds no train.json, train.jsonl or train.parquet")
         own_test = _named(source, "test")
         _refuse_unclear(source, [p for p in (found, own_test) if p], bool(test or own_test))
+        if own_test is not None and test is not None and own_test.resolve() != test.resolve():
+            raise WlsweepError(
+                f"two test sets: {own_test} lies beside the training rows, and [data] test = {str(test)!r}; take one away: "
+                "remove data.test from the search space, or give the training file itself with --data"
+            )
         source, test = found, test or own_test
     pool = Path(data.pool) if data.resampling == "pool" and data.pool else None
     for path in (source, test, pool):

@@ -18,7 +18,7 @@ from wlsweep.report.blocks import Cell, Row, Table, text
 from wlsweep.report.page import page, report_input_of
 from wlsweep.report.png import Format, Renderer, RendererError
 from wlsweep.report.report_input import ReportInput
-from wlsweep.report.sections import sections
+from wlsweep.report.sections import chosen_by_test_papers, sections
 from wlsweep.run.layout import RunDir, atomic_file
 from wlsweep.spec.condition import Condition
 
@@ -174,16 +174,41 @@ def methods(report: ReportInput) -> str:
         f"Training rows come from {source['rows']:,} papers." if "rows" in source else "",
         f"All models predict the same {analysis.rows:,} test papers"
         + (f" ({test['accepts']:,} accepts, {test['rejects']:,} rejects)" if "accepts" in test else "")
-        + ", which were used for no choice. A decision is the sign of the difference of the two labels' log-probabilities.",
-        "Intervals are at 95%: Wilson (1927) for shares, DeLong et al. (1988) for AUC, paired bootstrap over papers with"
-        f" {analysis.draws:,} draws for differences.",
-        analysis.trainings.sentence,
-        f"Differences in accuracy are tested over {analysis.family} declared comparisons with Holm's correction at 5%; two"
-        " models of single trainings on the same papers with the exact McNemar test, equality of rates with two one-sided"
-        " tests (Schuirmann 1987).",
+        + f", {chosen_by_test_papers(report)}.",
+        "A decision is the sign of the difference of the two labels' log-probabilities.",
+        "Intervals are at 95%; of one model, Wilson (1927) for shares and DeLong et al. (1988) for AUC.",
+        *_of_comparisons(report),
         f"Software: wlsweep {__version__}" + (f" with {engines}." if engines else "."),
     ]
     return " ".join(part for part in parts if part)
+
+
+def _of_comparisons(report: ReportInput) -> list[str]:
+    """How differences got their intervals and p values: it depends on whether the noise of trainings is known."""
+    analysis = report.analysis
+    known, several = analysis.trainings.source is not None, bool(analysis.seeds)
+    if known:
+        differences = (
+            "Of differences between single trainings, the variances over papers (paired bootstrap,"
+            f" {analysis.draws:,} draws) and over trainings add, and quantile and p value are those of a parametric"
+            " bootstrap-t (Efron and Tibshirani 1993); of AUC and average precision, which a common offset of log-odds"
+            " leaves as they are, and of ECE, papers alone count."
+        )
+        single = "differences between single trainings with that bootstrap-t"
+    else:
+        differences = f"Intervals of differences are a paired bootstrap over papers with {analysis.draws:,} draws."
+        single = "two models of single trainings on the same papers with the exact McNemar test"
+    if several:
+        single = f"means over seeds with Satterthwaite's t over seeds and papers, {single}"
+    outside = " Of models from outside of the sweep, their own trainings are not counted."
+    return [
+        differences,
+        analysis.trainings.sentence + (outside if known and report.externals else ""),
+        f"Differences in accuracy to the baseline are tested over {analysis.family} declared comparisons with Holm's"
+        f" correction at 5%: {single}. The same differences to the baseline with its threshold moved are tested with "
+        + ("that t over seeds, or " if several else "")
+        + "the exact McNemar test; equality of rates with two one-sided tests (Schuirmann 1987).",
+    ]
 
 
 def _cell(c: Condition) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from statistics import median
 
@@ -16,6 +17,8 @@ from wlsweep.report.figures.style import Figure
 from wlsweep.report.report_input import ReportInput
 from wlsweep.report.tables import curves, provenance, tables, warnings, years
 
+MAIN_TERMS = ("ln gamma", "logit proportion")
+"""Terms of the logistic model whose share is what they explain beyond the other of the two, products left out."""
 _NOTHING = "No condition has predictions yet."
 
 WIDE_POINTS = 40
@@ -39,23 +42,29 @@ def lead(report: ReportInput) -> str:
         f" loss, training mixes with {', '.join(f'1/{k}' for k in ks)} accepts,"
         + (f" {len(seeds)} seeds in all" if len(seeds) > 1 else " one seed each")
     ]
-    single = len({replace(c, seed=0).name for c in conditions}) - len(report.analysis.seeds)
-    if single and len(seeds) > 1:
-        parts[0] += f", but one alone of {count(single, 'condition')}"
+    declared_seeds = Counter(replace(c, seed=0).name for c in conditions)
+    if (single := sum(n == 1 for n in declared_seeds.values())) and len(seeds) > 1:
+        parts[0] += f", but only one seed each for {count(single, 'condition')}"
     parts[0] += "."
     if chosen := report.analysis.inputs.only:
         declared = len(report.sweep.get("conditions", report.conditions))
         parts.append(f"This page shows {total} of the sweep's {count(declared, 'condition')} (--only {chosen}).")
-    picked = any("--until-decided" in at.get("command", "") for at in report.sweep.get("launches", []))
     accepts = f" ({test['accepts']:,} accepts, {test['rejects']:,} rejects)" if "accepts" in test else ""
     parts.append(
-        f"All are judged on the same {count(report.analysis.rows, 'test paper')}{accepts}, which chose no model"
-        + ("; forecasts on them chose which conditions to run." if picked else ".")
+        f"All are judged on the same {count(report.analysis.rows, 'test paper')}{accepts}, {chosen_by_test_papers(report)}."
     )
     if done < total:
         parts.append(f"{done} of {total} are done; the others are named below.")
     parts.append(report.analysis.trainings.sentence)
+    if report.externals and report.analysis.trainings.source:
+        parts.append("Of models from outside of the sweep, their own trainings are not counted.")
     return " ".join(parts)
+
+
+def chosen_by_test_papers(report: ReportInput) -> str:
+    """What the test papers chose, as a clause: no model, and under `--until-decided` which conditions run."""
+    picked = any("--until-decided" in at.get("command", "") for at in report.sweep.get("launches", []))
+    return "which chose no model" + ("; forecasts on them chose which conditions to run" if picked else "")
 
 
 def _base_model(report: ReportInput) -> str:
@@ -256,13 +265,19 @@ def _theory_table(report: ReportInput) -> Table:
 
 def _effects_block(report: ReportInput) -> Block:
     fitted = report.analysis.effects
+    kinds = list(dict.fromkeys(c.condition.finetuning for c in report.conditions if c.condition))
+    what = f"the accept rates of {kinds[0]} fine-tuning" if len(kinds) > 1 else "all accept rates"
     if fitted.note:
-        return Listing([f"A logistic model of all conditions cannot be fitted: {fitted.note}."])
+        return Listing([f"A logistic model of {what} cannot be fitted: {fitted.note}."])
     explained = fitted.explained
+    main = [name for name in MAIN_TERMS if name in explained]
+    rest = [name for name in explained if name not in (*MAIN_TERMS, "all")]
     lines = [
         f"A logistic model of the accept rates of {fitted.conditions} conditions explains {explained['all']:.1%} of"
-        " their differences (deviance); added last, "
-        + ", ".join(f"{name} carries {share:.1%}" for name, share in explained.items() if name != "all")
+        " their differences (deviance). Gamma and the proportion, each beyond the other of the two: "
+        + ", ".join(f"{name} {explained[name]:.1%}" for name in main)
+        + ("; the rest, each added last: " if rest else "")
+        + ", ".join(f"{name} {explained[name]:.1%}" for name in rest)
         + f". Around it, conditions scatter by {fitted.lack_of_fit_sd:.2f} log-odds beyond the noise of the draws; the"
         " intervals hold that."
     ]
@@ -271,7 +286,7 @@ def _effects_block(report: ReportInput) -> Block:
         lines.append(
             f"Which of the {fitted.seeds.count} seeds was drawn explains a further {fitted.seeds.explained:.2%}."
         )
-    return Listing(lines, "The logistic model of all accept rates")
+    return Listing(lines, f"The logistic model of {what}")
 
 
 def _outside_of_the_grid(externals: list[ModelResult], metric: MetricName) -> str:

@@ -147,6 +147,11 @@ class Data(_Model):
                 )
         if self.resampling == "pool" and not self.pool:
             raise ValueError('resampling = "pool" needs pool = "FILE"')
+        if self.pool and self.resampling != "pool":
+            raise ValueError(
+                f'pool = {self.pool!r} would not be read under resampling = "{self.resampling}": set resampling = "pool", '
+                'or take pool away (pool = "" removes an inherited one)'
+            )
         return self
 
 
@@ -396,6 +401,11 @@ class Sweep(_Model):
     def _adapters(self) -> Self:
         if self.train.lora is None and (lora := next((c.name for c in self.conditions if c.lora), None)):
             raise ValueError(f"{lora} needs [train.lora]: an empty section takes the defaults")
+        if self.train.lora is not None and not any(c.lora for c in self.conditions):
+            raise ValueError(
+                '[train.lora] belongs to no condition: add finetuning = ["lora"] to a [[grid]] block, or take the section '
+                "away (lora = false under [train] removes an inherited one)"
+            )
         return self
 
     @model_validator(mode="after")

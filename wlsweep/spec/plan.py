@@ -27,6 +27,8 @@ from wlsweep.spec.cost import (
 from wlsweep.spec.power import power_of, seed_warning
 from wlsweep.spec.preflight import check_model, sample_rows
 
+ASSUMED_PAPERS = 2024
+"""Test papers where none can be counted: those of the ICLR experiment."""
 GPU_GIB = (24, 40, 48, 80, 141)
 """Memory of common GPUs: A10 or RTX 4090, A100, L40S or A40, A100 or H100, H200."""
 
@@ -82,7 +84,9 @@ def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
         },
         "warnings": list(checked.warnings),
     }
-    found["power"] = [p._asdict() | {"text": p.sentence()} for p in power_of(sweep, chosen, found["test_rows"] or 2024)]
+    found["power"] = [
+        p._asdict() | {"text": p.sentence()} for p in power_of(sweep, chosen, found["test_rows"] or ASSUMED_PAPERS)
+    ]
     if (warning := seed_warning(sweep, chosen)) is not None:
         found["warnings"].append(warning)
     if counts is None:
@@ -233,7 +237,8 @@ def plan_text(plan: dict[str, Any]) -> None:
         )
     seeds, rows = plan["power"][0]["seeds"], plan["power"][0]["test_rows"]
     console.print(
-        f"differences between two mixes that 80% of sweeps find with {seeds} seed{'s' * (seeds != 1)} and {rows:,} papers:"
+        f"differences between two mixes that 80% of sweeps find with {seeds} seed{'s' * (seeds != 1)} and {rows:,} papers"
+        f"{'' if plan['test_rows'] else ' assumed'}:"
     )
     for power in plan["power"]:
         console.print(f"  {power['text']}")

@@ -17,7 +17,9 @@ noisy than that: they share the order of their papers.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -121,11 +123,7 @@ def power_of(sweep: Sweep, chosen: Sequence[Condition], rows: int) -> list[Power
 
 def fewest_seeds(chosen: Sequence[Condition]) -> int:
     """Seeds of the condition that has the fewest."""
-    seeds: dict[tuple[str, float, int, str], int] = {}
-    for c in chosen:
-        key = (c.variant, c.gamma, c.k, c.group.partition("seed")[0])
-        seeds[key] = seeds.get(key, 0) + 1
-    return min(seeds.values(), default=1)
+    return min(Counter(replace(c, seed=0).name for c in chosen).values(), default=1)
 
 
 def seed_warning(sweep: Sweep, chosen: Sequence[Condition]) -> str | None:
