@@ -1,5 +1,6 @@
 """What a group takes for trained, and how conditions pass from a trial to its workers."""
 
+import os
 import shutil
 import socket
 import threading
@@ -15,7 +16,7 @@ import torch
 from tests.made_run import make_run
 from wlsweep.errors import SharedFailure
 from wlsweep.orchestrate import worker_group
-from wlsweep.orchestrate.mailbox import Assignment, GroupMailbox, GroupMember, MailboxServer, Outcome
+from wlsweep.orchestrate.mailbox import Assignment, Attempt, GroupMailbox, GroupMember, MailboxServer, Outcome
 from wlsweep.orchestrate.worker_group import is_trained
 from wlsweep.run.layout import read_json, write_json
 from wlsweep.spec.condition import parse_name
@@ -23,7 +24,9 @@ from wlsweep.spec.config import load_sweep
 from wlsweep.train import loop
 
 PLAIN = parse_name("baseline_gamma1.0_prop1_2")
-ASSIGNED = Assignment(None, PLAIN.name, "", "", "", "me")
+ASSIGNED = Assignment(None, PLAIN, "", "", "", "me")
+FIRST, SECOND = Attempt(PLAIN.name, 1), Attempt(PLAIN.name, 2)
+NEXT = replace(ASSIGNED, condition=parse_name("accept_gamma2.0_prop1_2"))
 STAGED = replace(PLAIN, two_stage=True)
 
 
@@ -67,8 +70,8 @@ def test_a_condition_whose_workers_die_is_tried_again_and_then_fails_with_the_ca
     box = GroupMailbox(max_retries=1)
     box.assign(ASSIGNED)
     assert [box.take("first").attempt, box.take("second").attempt] == [1, 2]
-    box.note("the first word counts")
-    box.note("what followed from it")
+    box.note(SECOND, "the first word counts")
+    box.note(SECOND, "what followed from it")
     third = in_thread(lambda: box.take("third"))
     assert box.follow(0, 5)[1] == Outcome("failed", "the first word counts", 2)
     box.close()
@@ -79,15 +82,75 @@ def test_an_attempt_that_a_lost_node_ended_is_not_counted():
     nodes = {"a", "b"}
     box = GroupMailbox(max_retries=0, node_lives=nodes.__contains__)
     box.assign(ASSIGNED)
-    box.join("a")
+    box.join("rank 0", "a")
     assert box.take("first").attempt == 1
     nodes.remove("a")
-    box.join("b")
+    box.join("rank 0 again", "b")
     assert box.take("second").attempt == 2, "a node left: not the condition's fault"
     third = in_thread(lambda: box.take("third"))
     assert box.follow(0, 5)[1].state == "failed", "no node left this time"
     box.close()
     third.join(5)
+
+
+def test_a_node_that_left_after_the_group_had_moved_away_excuses_no_attempt():
+    nodes = {"a", "b"}
+    box = GroupMailbox(max_retries=1, node_lives=nodes.__contains__)
+    box.assign(ASSIGNED)
+    box.join("first", "a")
+    box.take("first")
+    box.left("first")
+    box.join("second", "b")
+    box.take("second")
+    nodes.remove("a")  # nothing of the second attempt ran there
+    box.left("second")
+    box.join("third", "b")
+    third = in_thread(lambda: box.take("third"))
+    assert box.follow(0, 5)[1].state == "failed" and box.excused == 0
+    box.close()
+    third.join(5)
+
+
+def test_a_node_that_left_before_a_condition_began_excuses_no_attempt_of_it():
+    nodes = {"a", "b"}
+    box = GroupMailbox(max_retries=1, node_lives=nodes.__contains__)
+    box.join("first", "a")
+    nodes.remove("a")
+    box.join("second", "b")
+    box.assign(ASSIGNED)
+    box.take("second")
+    box.take("third")
+    assert box.excused == 0
+
+
+def test_a_condition_whose_group_lost_its_workers_can_be_withdrawn_until_it_is_taken_again():
+    box = GroupMailbox(max_retries=1)
+    box.assign(ASSIGNED)
+    box.take("first")
+    box.take("second")
+    box.left("first")  # noticed late: the second has it
+    box.withdraw()
+    assert box.outcome is None
+    box.left("second")
+    box.withdraw()
+    assert box.outcome == Outcome("stopped", None, 2)
+
+
+def test_what_a_worker_says_late_does_not_count_for_the_next_condition():
+    box = GroupMailbox(max_retries=0)
+    box.assign(ASSIGNED)
+    box.take("first")
+    box.finish(FIRST, "done")
+    box.finish(FIRST, "failed", "the first end counts")
+    assert box.outcome == Outcome("done", None, 1)
+    box.assign(NEXT)
+    box.take("first")
+    box.log(FIRST, {"step": 9})
+    box.note(FIRST, "of the condition before")
+    box.finish(FIRST, "failed", "of the condition before")
+    assert (box.lines, box.cause, box.outcome) == ([], None, None)
+    box.note(None, "said before a condition was known")
+    assert box.cause == "said before a condition was known"
 
 
 @pytest.fixture
@@ -109,6 +172,66 @@ def test_a_worker_takes_logs_and_finishes_over_its_connection(opened):
     box.close()
     assert member.take() is None
     member.leave()
+
+
+def test_a_worker_that_lost_its_connection_has_nothing_in_hand(opened):
+    box, server = opened
+    box.assign(ASSIGNED)
+    member = GroupMember(server.address, "node")
+    assert member.take().attempt == 1
+    member.leave()
+    with socket.socket(fileno=os.dup(member._connection.fileno())) as s:
+        s.shutdown(socket.SHUT_RDWR)  # what the end of its process does
+    while box._members:
+        time.sleep(0.001)
+    box.withdraw()
+    assert box.outcome == Outcome("stopped", None, 1)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it")
+def test_a_message_to_a_machine_that_vanished_is_given_up_after_a_minute(opened):
+    _, server = opened
+    member = GroupMember(server.address, "node")
+    with socket.socket(fileno=os.dup(member._connection.fileno())) as s:
+        assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+    member.leave()
+
+
+def test_a_worker_that_cannot_reach_its_trial_leaves_the_cause_in_its_log(tmp_path, monkeypatch, capsys):
+    context = SimpleNamespace(get_world_rank=lambda: 0, get_node_id=lambda: "node")
+    monkeypatch.setattr(worker_group.ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(worker_group.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(worker_group, "log_process_to", lambda log: None)
+
+    def refuse(*_):
+        raise ConnectionRefusedError("nobody listens")
+
+    monkeypatch.setattr(worker_group, "GroupMember", refuse)
+    with pytest.raises(ConnectionRefusedError):
+        worker_group.work({"logs": tmp_path, "group": "g", "mailbox": None})
+    assert "ConnectionRefusedError: nobody listens" in capsys.readouterr().err
+
+
+def test_a_group_takes_nothing_once_it_was_closed_and_is_not_started_again_for_ever(tmp_path, monkeypatch):
+    over, made = threading.Event(), {}
+
+    class Trainer:
+        def __init__(self, work, **settings):
+            made.update(settings)
+
+        def fit(self):
+            over.wait(20)
+
+    monkeypatch.setattr(worker_group, "OwnedTrainer", Trainer)
+    monkeypatch.setattr(worker_group.ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    monkeypatch.setattr(worker_group, "CLOSE_PATIENCE_S", 0.01)
+    group = worker_group.WorkerGroup(load_sweep("search_spaces/demo.toml").train, "g", tmp_path)
+    assert group.alive
+    group.close()  # its workers hang, and outlast the patience
+    assert group._thread.is_alive() and not group.alive
+    over.set()
+    group._thread.join(5)
+    assert 0 < made["run_config"].failure_config.max_failures <= 1000
 
 
 def test_a_worker_hears_at_once_that_its_trial_is_gone(opened):

@@ -24,8 +24,8 @@ State = Literal["done", "failed", "stopped", "elsewhere", "lost"]
 """How a condition ended; `lost`: its processes died and it is not to blame."""
 ORPHANED = 70
 """Exit code of a worker whose trial is gone."""
-_KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4}
-"""A peer whose machine vanished without a word is noticed after a minute."""
+_KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 60_000}
+"""A peer whose machine vanished without a word is noticed after a minute, also where a message to it is on its way."""
 
 
 class Outcome(NamedTuple):
@@ -36,6 +36,13 @@ class Outcome(NamedTuple):
     attempts: int = 1
     shared: bool = False
     """Whether every other condition would fail alike."""
+
+
+class Attempt(NamedTuple):
+    """Which attempt at which condition a worker speaks of: what comes late must not count for the next one."""
+
+    condition: str
+    number: int
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,11 @@ class Assignment:
     stop_file: str
     owner: str
     attempt: int = 0
+
+    @property
+    def key(self) -> Attempt:
+        """Names this attempt in messages."""
+        return Attempt(self.condition.name, self.attempt)
 
 
 class MailboxAddress(NamedTuple):
@@ -74,21 +86,33 @@ class GroupMailbox:
         self.outcome: Outcome | None = None
         self.closed = False
         self._taker: object = None
-        self._nodes: set[str] = set()
-        """Nodes of the workers that joined since the last attempt began."""
+        self._held: object = None
+        """The taker that has the condition in hand; None while no living rank 0 has it."""
+        self._members: dict[object, str] = {}
+        """Nodes of the connected workers."""
+        self._left: set[str] = set()
+        """Nodes of the workers whose connection ended since the last attempt began."""
         self._changed = threading.Condition()
 
     def assign(self, assignment: Assignment) -> None:
         """Leave the next condition."""
         with self._changed:
             self.assignment, self.attempts, self.excused = assignment, 0, 0
-            self.cause, self.lines, self.outcome = None, [], None
+            self.cause, self.lines, self.outcome, self._held = None, [], None, None
             self._changed.notify_all()
 
-    def join(self, node: str) -> None:
+    def join(self, member: object, node: str) -> None:
         """A worker on this node is there."""
         with self._changed:
-            self._nodes.add(node)
+            self._members[member] = node
+
+    def left(self, member: object) -> None:
+        """A worker's connection ended; if it had the condition in hand, nobody has it now."""
+        with self._changed:
+            if node := self._members.pop(member, None):
+                self._left.add(node)
+            if self._held is member:
+                self._held = None
 
     def take(self, taker: object) -> Assignment | None:
         """Wait for a condition that is not finished; called by rank 0 whenever it is free or was started again.
@@ -109,22 +133,24 @@ class GroupMailbox:
                 )
                 if self.closed or self._taker is not taker or self.assignment is None:
                     return None
-                gone = {node for node in self._nodes if not self._node_lives(node)}
+                gone = {node for node in {*self._members.values(), *self._left} if not self._node_lives(node)}
+                self._left.clear()
+                self._members = {m: node for m, node in self._members.items() if node not in gone}
                 if self.attempts and gone:
                     self.excused += 1
-                    self._nodes -= gone
                 if self.attempts - self.excused <= self.max_retries:
                     self.attempts += 1
+                    self._held = taker
                     return replace(self.assignment, attempt=self.attempts)
                 cause = self.cause or "a worker process died without a word (killed, or out of memory)"
                 self.outcome = Outcome("failed", cause, self.attempts)
                 self._changed.notify_all()
 
     def withdraw(self) -> None:
-        """Take the condition back if no group has begun with it (one that still waits for room)."""
+        """Take the condition back if no worker has it in hand: the group waits for room, at first or after a loss."""
         with self._changed:
-            if self.outcome is None and not self.attempts:
-                self.outcome = Outcome("stopped", None, 0)
+            if self.outcome is None and self._held is None:
+                self.outcome = Outcome("stopped", None, self.attempts)
                 self._changed.notify_all()
 
     def close(self) -> None:
@@ -133,22 +159,30 @@ class GroupMailbox:
             self.closed = True
             self._changed.notify_all()
 
-    def note(self, cause: str) -> None:
-        """Remember why the group is about to end."""
+    def note(self, about: Attempt | None, cause: str) -> None:
+        """Remember why the group is about to end. Here and below, None is a worker that knows of no condition yet."""
         with self._changed:
-            self.cause = self.cause or cause
+            if self._is_current(about):
+                self.cause = self.cause or cause
 
-    def log(self, line: dict[str, Any]) -> None:
+    def log(self, about: Attempt | None, line: dict[str, Any]) -> None:
         """A line of the metric log."""
         with self._changed:
-            self.lines.append(line)
-            self._changed.notify_all()
+            if self._is_current(about):
+                self.lines.append(line)
+                self._changed.notify_all()
 
-    def finish(self, state: State, cause: str | None = None, shared: bool = False) -> None:
-        """The condition's end."""
+    def finish(self, about: Attempt | None, state: State, cause: str | None = None, shared: bool = False) -> None:
+        """The condition's end; the first one counts."""
         with self._changed:
-            self.outcome = Outcome(state, cause, self.attempts, shared)
-            self._changed.notify_all()
+            if self._is_current(about) and self.outcome is None:
+                self.outcome = Outcome(state, cause, self.attempts, shared)
+                self._changed.notify_all()
+
+    def _is_current(self, about: Attempt | None) -> bool:
+        if about is None:
+            return True
+        return self.assignment is not None and about == (self.assignment.condition.name, self.attempts)
 
     def follow(self, seen: int, patience_s: float) -> tuple[list[dict[str, Any]], Outcome | None]:
         """New lines since `seen`, and the outcome once there is one; returns empty-handed after a while."""
@@ -205,11 +239,14 @@ class MailboxServer:
                     case "finish":
                         box.finish(*arguments)
                         connection.send(None)
-                    case "join" | "log" | "note":
+                    case "join":
+                        box.join(taker, *arguments)
+                    case "log" | "note":
                         getattr(box, kind)(*arguments)
         except Exception:  # noqa: BLE001 - the worker is gone, or a stranger knocked; Ray Train notices a worker's death
             return
         finally:
+            box.left(taker)
             with self._guard:
                 self._connections.discard(connection)
                 connection.close()
@@ -224,6 +261,8 @@ class GroupMember:
         answer_challenge(self._connection, address.key)
         deliver_challenge(self._connection, address.key)
         self._orphaned, self._leaving = orphaned or _end_worker, False
+        self.current: Attempt | None = None
+        """What this worker works on, sent with all that it says; ranks that do not take set it themselves."""
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._sending = threading.Lock()
         threading.Thread(target=self._read, daemon=True).start()
@@ -233,20 +272,21 @@ class GroupMember:
         """Wait for a condition; None once the group is to end."""
         self._send("take")
         found: Assignment | None = self._answers.get()
+        self.current = found.key if found else self.current
         return found
 
     def finish(self, state: State, cause: str | None = None, shared: bool = False) -> None:
         """The condition's end; returns when the trial has heard it."""
-        self._send("finish", state, cause, shared)
+        self._send("finish", self.current, state, cause, shared)
         self._answers.get()
 
     def log(self, line: dict[str, Any]) -> None:
         """A line of the metric log."""
-        self._send("log", line)
+        self._send("log", self.current, line)
 
     def note(self, cause: str) -> None:
         """Why this worker is about to end."""
-        self._send("note", cause)
+        self._send("note", self.current, cause)
 
     def leave(self) -> None:
         """This worker returns in good order."""
@@ -274,4 +314,5 @@ def _keep_alive(connection: Connection) -> None:
     with socket.socket(fileno=os.dup(connection.fileno())) as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE.items():
-            s.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            if hasattr(socket, name):  # not every system has all of them
+                s.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

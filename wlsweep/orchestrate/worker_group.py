@@ -40,6 +40,9 @@ LEASE_PATIENCE_S = 20.0
 """How long a group waits for the lease of a condition: an owner that was just killed needs some seconds to die."""
 CLOSE_PATIENCE_S = 60.0
 """Longest wait for a group to end; it is killed with its owner then."""
+RESTARTS = 1000
+"""How often a group is started again. The mailbox counts attempts by condition; this ends a group whose workers die before
+they take one."""
 IDLE_S = 14 * 24 * 3600
 """Longest wait of the other ranks for the next condition."""
 
@@ -72,17 +75,20 @@ def work(config: dict[str, Any]) -> None:
     rank = ray.train.get_context().get_world_rank()
     group_log = log_folder / f"train_{config['group']}_rank{rank}.log"
     log_process_to(group_log)
-    member = GroupMember(config["mailbox"], ray.get_runtime_context().get_node_id())
+    member: GroupMember | None = None
     try:
+        member = GroupMember(config["mailbox"], ray.get_runtime_context().get_node_id())
         # Taken before the imports, so that an environment that cannot start counts against the condition.
         first = member.take() if rank == 0 else None
         _serve(member, rank, first, group_log)
         member.leave()
     except SharedFailure as e:
-        member.finish("failed", str(e), True)
+        if member:
+            member.finish("failed", str(e), True)
         raise
     except BaseException:
-        member.note(traceback.format_exc(limit=-8))
+        if member:
+            member.note(traceback.format_exc(limit=-8))
         traceback.print_exc()
         raise
 
@@ -118,6 +124,7 @@ def _serve(member: GroupMember, rank: int, first: Assignment | None, group_log: 
                     member.finish("elsewhere")
             assignment = None
         else:
+            member.current = None
             dist.broadcast_object_list(box, src=0, group=control)
             if box[0] is None:
                 return
@@ -148,6 +155,7 @@ def _train(member: GroupMember, assignment: Assignment, place: Any, group_log: P
     from wlsweep.train.loop import ConditionFailed, Hooks, Job, OutOfMemory, Stopped, train_condition
 
     run, name = RunDir(Path(assignment.root)), assignment.condition.name
+    member.current = assignment.key
     log_process_to(run.logs / "conditions" / f"{name}_train_attempt{assignment.attempt}_rank{place.rank}.log")
     job = Job(assignment.sweep, assignment.condition, run, assignment.base, assignment.attempt)
     hooks = Hooks(on_log=member.log, should_stop=Path(assignment.stop_file).exists)
@@ -193,8 +201,7 @@ class WorkerGroup:
             run_config=ray.train.RunConfig(
                 name=f"group-{label}",
                 storage_path=str((logs / "ray").resolve()),
-                # The mailbox counts attempts by condition; the group itself is always started again.
-                failure_config=ray.train.FailureConfig(max_failures=-1, controller_failure_limit=3),
+                failure_config=ray.train.FailureConfig(max_failures=RESTARTS, controller_failure_limit=3),
                 worker_runtime_env={"env_vars": worker_environment(train)},
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             ),
@@ -217,7 +224,7 @@ class WorkerGroup:
     @property
     def alive(self) -> bool:
         """Whether the group can take conditions."""
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self.mailbox.closed
 
 
 def worker_environment(train: Train) -> dict[str, str]:
