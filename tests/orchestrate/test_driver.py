@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -196,6 +197,15 @@ def test_models_outlive_their_predictions_as_the_search_space_says(tmp_path, kee
     sweep = SMALL.model_copy(update={"keep_models": keep})
     ran = go(tmp_path, FakeStages(), sweep=sweep)
     assert ran.code == 0 and [n for n in NAMES if ran.launch.run.model(n).is_dir()] == left
+
+
+def test_a_model_that_was_dropped_is_trained_again_where_its_predictions_are_lost(tmp_path):
+    sweep = SMALL.model_copy(update={"keep_models": "none"})
+    go(tmp_path, FakeStages(), sweep=sweep)
+    shutil.rmtree(RunDir(tmp_path).prediction(B))
+    fakes = FakeStages()
+    ran = go(tmp_path, fakes, sweep=sweep)
+    assert ran.code == 0 and fakes.rounds == [[B]] and ran.done() == NAMES
 
 
 def test_a_report_that_fails_says_that_predictions_are_kept(tmp_path):

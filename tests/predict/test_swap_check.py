@@ -45,6 +45,14 @@ def test_scores_that_did_not_move_by_a_bit_are_found_out_however_alike_the_model
     assert "to the last bit" in judge(before, before + 1e-6, before, DTYPES[dtype], dtype).wrong
 
 
+def test_the_first_adapter_of_an_engine_is_found_out_where_it_is_hardly_applied():
+    """Gamma 2 moves each log-probability by about ln(2)/2, less than rounding is granted before it was measured."""
+    base = scores(1)
+    own = base + 0.35 * np.array([1, -1])
+    assert judge(base + 0.01 * (own - base), own, base, None, "bfloat16").wrong is not None
+    assert judge(rounded(own, DTYPES["bfloat16"]), own, base, None, "bfloat16").wrong is None
+
+
 def test_a_part_of_the_way_is_not_enough():
     before, own = scores(1), scores(1) + 0.45 * np.sign(scores(3))
     found = judge(rounded(before + 0.4 * (own - before), 0.05), own, before, 0.1, "bfloat16")

@@ -119,6 +119,16 @@ def test_only_the_clock_of_the_file_system_counts(path, monkeypatch, local_is_of
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_a_live_lease_stays_held_after_this_machine_slept(path, monkeypatch):
+    """The monotonic clock stands still meanwhile, so the distance of the clocks that was measured before is too small."""
+    path.parent.mkdir()
+    now = time.monotonic()
+    before_sleep = time.time() - 600 - now
+    monkeypatch.setattr(lease, "_clocks", {path.parent.stat().st_dev: (now, before_sleep)})
+    path.write_text(RECORD_ELSEWHERE)
+    assert holder(path).owner == "node 7"
+
+
 @pytest.mark.parametrize("server_is_off_by", [-61.0, 300.0])
 def test_a_server_with_another_clock_dates_the_lease_and_the_touched_file_alike(path, monkeypatch, server_is_off_by):
     plain_touch = Path.touch

@@ -168,6 +168,8 @@ def test_a_warning_too_short_to_save_in_is_refused_at_the_given_bandwidth(tmp_pa
     assert "saving takes 457 s (1 x 91 GB at 200 MB/s" in problem and "set warning_s = 600" in problem
     (problem,) = warning_time_problems(seven_b, enough, tmp_path, 8, print)
     assert "8 x 91 GB" in problem
+    adapters = load_sweep(ROOT / "search_spaces/iclr19_lora.toml")
+    assert warning_time_problems(adapters, slow, tmp_path, 8, print) == []
 
 
 def test_a_measured_bandwidth_that_is_too_low_is_a_warning(tmp_path, monkeypatch):

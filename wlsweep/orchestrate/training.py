@@ -160,7 +160,14 @@ class Training:
 def untrained(launch: Launch) -> list[Condition]:
     """What is not trained yet, with the first stages that two-stage conditions still lack."""
     states = RunStatus(launch.run)
-    left = {c.name: c for c in launch.chosen if states.trained(c.name) is None}
+
+    def lacks(name: str) -> bool:
+        if states.trained(name) is None:
+            return True
+        # A model that was dropped after its predictions, and these are lost: it has to be made again.
+        return launch.last != "train" and not launch.run.model(name).is_dir() and not states.predicted(name)
+
+    left = {c.name: c for c in launch.chosen if lacks(c.name)}
     lacking = [first_stage(c) for c in left.values() if not can_start(launch, c)]
     return list({c.name: c for c in (*lacking, *left.values())}.values())
 

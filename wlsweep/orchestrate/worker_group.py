@@ -168,8 +168,12 @@ def _train(member: GroupMember, assignment: Assignment, place: Any, group_log: P
     except OutOfMemory as e:
         member.finish("failed", str(e))
         raise  # the other ranks wait for this one in a collective: the group starts anew, with the next condition
-    except (ConditionFailed, SharedFailure) as e:
-        state, cause, shared = "failed", str(e), isinstance(e, SharedFailure)
+    except SharedFailure as e:
+        if place.rank:
+            raise  # perhaps on this rank's node alone: the others wait in a collective, so the group must fall
+        state, cause, shared = "failed", str(e), True
+    except ConditionFailed as e:
+        state, cause = "failed", str(e)
     finally:
         log_process_to(group_log)
     if place.rank == 0:

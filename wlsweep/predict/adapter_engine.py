@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.predict.vllm_engine import Engine, Probe, Scored, SwapFailed
 from wlsweep.run.adapter import refuse_other_base, weights_fingerprint
@@ -72,11 +74,12 @@ class AdapterEngine(Engine):
         # Each proof has a number of its own: vLLM keeps the weights, keys and values of a number that it knows.
         request = LoRARequest(f"{adapter.parent.name}-{found}", next(self._numbers), str(adapter))
         served = self._label_logprobs(prompts, [request] * len(prompts))
-        if served == self._label_logprobs(prompts):
+        base = self._label_logprobs(prompts)
+        if served == base:
             raise SwapFailed(
                 f"{adapter}: with it the engine gives, to the last bit, what the base gives: it was not applied"
             )
-        self._check(adapter, served, probe)
+        self._check(adapter, served, probe, np.array(base))
         self._requests[adapter] = request
 
     def score_all(self, adapters: Sequence[Path], prompts: Sequence[Sequence[int]]) -> Mapping[Path, list[Scored]]:

@@ -22,6 +22,7 @@ from wlsweep.errors import WlsweepError
 from wlsweep.predict.adapter_engine import AdapterEngine
 from wlsweep.predict.orphans import end_children_with_this_process
 from wlsweep.predict.vllm_engine import Engine, Probe, Scored, SwapFailed
+from wlsweep.run.adapter import weights_fingerprint
 from wlsweep.run.columns import PREDICTION
 from wlsweep.run.layout import RunDir, atomic_folder
 from wlsweep.run.lease import hold
@@ -104,7 +105,13 @@ class Predictor:
 
     def _predict(self, name: str) -> pa.Table:
         record = TrainedRecord.read(self.run.trained(name))
-        engine = self._ready(self.run.model(name), self._probe(name, record))
+        model = self.run.model(name)
+        if (found := weights_fingerprint(model)) != record.model.fingerprint:
+            raise WlsweepError(
+                f"{model}: its weights are {found}, and training left {record.model.fingerprint}; nothing was predicted "
+                f"with them. Put the trained model back, or delete {self.run.trained(name)} to train it again"
+            )
+        engine = self._ready(model, self._probe(name, record))
         return self._write(name, record, engine.score(self._prompts()))
 
     def _predict_together(self, name: str) -> pa.Table:
@@ -123,6 +130,11 @@ class Predictor:
                     proved.append(other)
                 except WlsweepError:
                     traceback.print_exc()
+                except Exception:  # noqa: BLE001 - the engine may be dead now, or keep what it was asked for
+                    traceback.print_exc()
+                    self._end()
+                    engine, proved = self._proved(name, records[name]), [name]
+                    break
             found = engine.score_all([self.run.model(n) for n in proved], self._prompts())
             tables = {n: self._write(n, records[n], found[self.run.model(n)]) for n in proved}
         return tables[name]
@@ -191,7 +203,8 @@ class Predictor:
         if not all(math.isfinite(x) for x in (*accept, *reject)):
             raise ValueError("label log-probabilities are not finite")
         folder = self.run.prediction(name)
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(folder)  # one that cannot be deleted is this condition's cause of failure
         with atomic_folder(folder) as temporary:
             pq.write_table(table, temporary / "part-0.parquet", compression="zstd")
         return table

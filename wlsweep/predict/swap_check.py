@@ -75,7 +75,8 @@ def judge(
     wrong: str | None = None
     if before is not None:
         far = own - before
-        if rms(far) > TELLS_APART * (rounding if rounding is not None else limit):
+        # Without a measured rounding (the first adapter of an engine) the smallest that is ever blamed on it.
+        if rms(far) > (TELLS_APART * rounding if rounding is not None else SMALLEST_LIMIT[dtype]):
             way = float(np.sum((served - before) * far) / np.sum(np.square(far)))
         if np.array_equal(served, before):
             wrong = "it gives, to the last bit, what the model before it gave"

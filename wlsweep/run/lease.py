@@ -75,8 +75,12 @@ def holder(path: Path) -> LeaseRecord | None:
         )
     if found.machine == _machine() and _started(found.pid) != found.started:
         return None
-    # Dated into the future: that clock was set back since, and no heartbeat has come.
-    return found if abs(_file_server_time(path) - written) < STALE_S else None
+    age = _file_server_time(path) - written
+    if age <= -STALE_S:  # this machine slept, or a clock was set: the distance of the clocks is another one now
+        _clocks.clear()
+        age = _file_server_time(path) - written
+    # Still dated into the future: that clock was set back since, and no heartbeat has come.
+    return found if abs(age) < STALE_S else None
 
 
 _clocks: dict[int, tuple[float, float]] = {}

@@ -22,6 +22,7 @@ from wlsweep.data.sources import find_inputs, planned_mixes, source_counts
 from wlsweep.data.split import check_disjoint
 from wlsweep.errors import WlsweepError
 from wlsweep.slurm.site import Site
+from wlsweep.spec import adapters
 from wlsweep.spec.architecture import architecture, model_folder
 from wlsweep.spec.config import Sweep
 from wlsweep.spec.cost import checkpoint_bytes
@@ -170,7 +171,10 @@ def warning_time_problems(sweep: Sweep, site: Site, run: Path, groups: int, say:
     shape = architecture(sweep.model)
     if shape is None:
         return []
-    size = groups * checkpoint_bytes(shape)
+    each = (
+        adapters.checkpoint_bytes(shape, sweep, c.lora) if c.lora else checkpoint_bytes(shape) for c in sweep.conditions
+    )
+    size = groups * max(each)
     if size < 10e9 and site.write_mb_s is None:
         return []  # written within seconds
     rate = site.write_mb_s or write_speed(run)

@@ -25,7 +25,7 @@ import torch.distributed as dist
 
 from wlsweep.data.load import TokenRows, finished_data
 from wlsweep.errors import SharedFailure, WlsweepError
-from wlsweep.run.adapter import weights_fingerprint
+from wlsweep.run.adapter import base_fingerprint, base_of, is_adapter, weights_fingerprint
 from wlsweep.run.causes import is_out_of_memory
 from wlsweep.run.layout import RunDir, atomic_file
 from wlsweep.run.partial import remove_temporaries
@@ -376,7 +376,14 @@ def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> N
 def _what(job: Job, place: Place) -> dict[str, Any]:
     """What is trained: a checkpoint of anything else is not resumed from."""
     data = finished_data(job.run).fingerprint
-    return {
+    weights: dict[str, Any] = {}
+    if (
+        job.condition.lora and place.rank == 0
+    ):  # adapters mean nothing on another base; rank 0 writes and judges the record
+        weights["weights"] = base_fingerprint(base_of(job.base))
+        if is_adapter(job.base):
+            weights["start"] = weights_fingerprint(Path(job.base))
+    return weights | {
         "data": data,
         "base": job.base,
         "sweep": job.sweep.fingerprint(),

@@ -61,6 +61,7 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$run/slurm/token-$SLURM_JOB_ID"
 export WLSWEEP_ADDRESS_FILE="$run/slurm/cluster-$SLURM_JOB_ID.json"
 export WLSWEEP_SCRATCH=/tmp/wl$SLURM_JOB_ID
 export TMPDIR="$WLSWEEP_SCRATCH.d"
+if [ -d "$TMPDIR" ] && [ ! -L "$TMPDIR" ] && [ -O "$TMPDIR" ]; then rm -rf -- "$TMPDIR"; fi   # of a start that was killed here
 mkdir -m 700 -- "$TMPDIR" || exit 2
 export WLSWEEP_NODES=2 WLSWEEP_CPUS=64 WLSWEEP_GPUS=4
 export WLSWEEP_HEAP_MB=253952 WLSWEEP_STORE_MB=8192 WLSWEEP_LISTEN=network

@@ -55,6 +55,7 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$run/slurm/token-$SLURM_JOB_ID"
 export WLSWEEP_ADDRESS_FILE="$run/slurm/cluster-$SLURM_JOB_ID.json"
 export WLSWEEP_SCRATCH=/tmp/wl$SLURM_JOB_ID
 export TMPDIR="$WLSWEEP_SCRATCH.d"
+if [ -d "$TMPDIR" ] && [ ! -L "$TMPDIR" ] && [ -O "$TMPDIR" ]; then rm -rf -- "$TMPDIR"; fi   # of a start that was killed here
 mkdir -m 700 -- "$TMPDIR" || exit 2
 export WLSWEEP_NODES=1 WLSWEEP_CPUS=3 WLSWEEP_GPUS=0
 export WLSWEEP_HEAP_MB=5530 WLSWEEP_STORE_MB=614 WLSWEEP_LISTEN=loopback
