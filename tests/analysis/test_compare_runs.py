@@ -62,3 +62,9 @@ def test_the_command_prints_a_table_and_writes_a_page(runs, tmp_path):
     html = page.read_text().replace("<wbr>", "")
     assert 'id="plot-differences"' in html and all(name in html for name in THE_19[:4])
     assert "in 1 of 3 conditions and on fewer in 0" in html
+
+
+def test_a_selection_does_not_make_the_p_values_smaller(runs):
+    whole = {d.name: d.p_holm for d in compare_runs(*runs, draws=100).differences}
+    (one,) = compare_runs(*runs, "1", draws=100).differences
+    assert one.p_holm == whole[THE_19[1]] > one.test.p

@@ -5,6 +5,7 @@ import statsmodels.api as sm
 from tests.made_run import THE_19
 from wlsweep.analysis.bootstrap import Resamples
 from wlsweep.analysis.effects import design, effects, separable
+from wlsweep.estimate import PLAIN
 from wlsweep.spec.condition import parse_name
 
 CONDITIONS = [parse_name(n) for n in THE_19]
@@ -58,7 +59,7 @@ def test_a_real_interaction_is_not_called_separable():
 
 
 def test_a_mix_without_effect_is_not_called_separable():
-    assert separable(fitted(decisions([0.0, 0.9, 0.0, 0, 0.0, 0], 2000, 2)), 0)[0].verdict == "fail"
+    assert separable(fitted(decisions([0.0, 0.9, 0.0, 0, 0.0, 0], 2000, 2)), 0)[0].verdict != "pass"
 
 
 def test_conditions_that_vary_only_gamma_cannot_be_fitted_and_say_so():
@@ -134,3 +135,17 @@ def test_no_warning_of_the_library_reaches_the_terminal(recwarn):
     accepted = np.array([(599 if c.variant == "accept" else 1) + i % 2 for i, c in enumerate(CONDITIONS)])
     effects(CONDITIONS, accepted, 600, accepted + np.random.default_rng(0).normal(0, 1, (20, 19)))
     assert [str(w.message) for w in recwarn] == []
+
+
+def test_an_effect_above_0_whose_interval_holds_0_is_neither_a_pass_nor_a_fail():
+    few = fitted(decisions([0.0, 0.9, 0.02, 0, 0.0, 0], 100, 1))
+    mix = next(t.estimate for t in few.terms if t.name == "logit proportion")
+    assert mix.low < 0 < mix.value
+    said = separable(few, 0)[0]
+    assert said.verdict == "not testable" and "not shown" in said.sentence
+    assert said.sentence.endswith(f"logit proportion {PLAIN.full(mix)}.") and "ln gamma" in said.sentence
+
+
+def test_an_effect_below_0_fails_and_the_sentence_gives_the_reason():
+    said = separable(fitted(decisions([0.0, 0.9, -0.5, 0, 0.0, 0], 2000, 2)), 0)[0]
+    assert said.verdict == "fail" and "must be above 0" in said.sentence

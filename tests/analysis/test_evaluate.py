@@ -259,3 +259,19 @@ def test_a_metric_log_cut_in_its_last_line_is_read_up_to_there(tmp_path):
     path.write_text(path.read_text()[:-20])
     lines = training_curve(run, THE_19[0])
     assert 100 <= len(lines) <= 200 and lines[0]["step"] == 10
+
+
+def test_no_verdict_passes_while_declared_seeds_are_missing(tmp_path):
+    later = [replace(parse_name(n), seed=s).name for s in (1, 2) for n in THE_19]
+    run = make_run(tmp_path, [*THE_19, *later], n=300, leave_out=later)
+    verdicts = {v.key: v for v in evaluate(run, draws=DRAWS).analysis.verdicts}
+    assert {verdicts[key].verdict for key in ("H1", "H2", "S1", "S3", "S4")} == {"not testable"}
+    assert "a seed of it, is not done" in verdicts["H1"].sentence
+
+
+def test_a_selection_leaves_the_intervals_of_all_conditions_in_the_file(tmp_path):
+    run = make_run(tmp_path, THE_19[:6], n=200)
+    evaluate(run, draws=DRAWS)
+    whole = {e["name"]: e["ece_low"] for e in json.loads(run.metrics_json.read_text())}
+    evaluate(run, "0-2", draws=DRAWS)
+    assert {e["name"]: e["ece_low"] for e in json.loads(run.metrics_json.read_text())} == pytest.approx(whole)

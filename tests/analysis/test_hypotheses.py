@@ -196,7 +196,9 @@ def test_failures_that_the_draw_of_papers_explains_are_told_from_those_that_it_d
 
 def test_nothing_testable_is_not_told_as_none_of_none():
     said = judge(all_of()["H2"], {}, {}).sentence
-    assert said == "24 cannot be tested: a condition that they need is not done, or not selected."
+    assert said.startswith(
+        "24 cannot be tested: a condition that they need, or a seed of it, is not done, not selected,"
+    )
 
 
 def test_a_failed_comparison_is_named_with_its_numbers():
@@ -211,3 +213,20 @@ def test_a_tie_is_not_said_to_fail_by_more_than_chance():
     assert "0 of the 1 failed by more than the draw of papers explains" in said
     said = judge(h, {one: 0.4, other: 0.6}, {one: np.full(50, 0.4), other: np.full(50, 0.6)}).sentence
     assert "1 of the 1 failed by more" in said
+
+
+def test_a_condition_that_accepts_no_paper_is_not_said_to_be_undone():
+    precision = {n: 1 - r for n, r in RATES.items() if n != "reject_gamma8.0_prop1_2"}
+    draws = {n: np.full(10, v) for n, v in precision.items()} | {"reject_gamma8.0_prop1_2": np.full(10, np.nan)}
+    said = judge(all_of()["H1p"], precision, draws)
+    assert said.verdict == "not testable" and "no such number (it accepts no paper)" in said.sentence
+
+
+def test_draws_without_a_number_do_not_lower_the_support():
+    precision = {n: 1 - r for n, r in RATES.items()}
+    draws = {n: np.full(10, v) for n, v in precision.items()}
+    draws["reject_gamma4.0_prop1_8"] = np.where(np.arange(10) < 4, np.nan, precision["reject_gamma4.0_prop1_8"])
+    said = judge(all_of()["H1p"], precision, draws)
+    assert (said.verdict, said.support) == ("pass", 1.0)
+    draws["reject_gamma4.0_prop1_8"] = np.full(10, np.nan)
+    assert judge(all_of()["H1p"], precision, draws).support is None

@@ -1,13 +1,21 @@
 """Full fine-tuning and adapters in one sweep: compared, judged and drawn within a kind."""
 
+from unittest.mock import PropertyMock, patch
+
 import numpy as np
 import pytest
+from rich.console import Console
 
-from tests.made_run import THE_19, make_run, shift_of, write_predictions
+from tests.made_run import DEMO, THE_19, make_run, shift_of, write_predictions
 from wlsweep.analysis.evaluate import evaluate
+from wlsweep.analysis.forecast import forecast_run
 from wlsweep.analysis.hypotheses import hypotheses
+from wlsweep.errors import WlsweepError
+from wlsweep.orchestrate.until_decided import run_until_decided
 from wlsweep.report.figures.heatmap import heatmap
+from wlsweep.run.layout import RunDir
 from wlsweep.spec.condition import parse_name
+from wlsweep.spec.config import load_sweep
 
 LORA = [f"{name}_lora16" for name in THE_19]
 BASELINE = THE_19[0]
@@ -71,3 +79,21 @@ def test_a_heatmap_has_a_row_for_each_proportion_of_each_kind(found):
     assert figure.wide["yaxis"]["ticktext"][:5] == ["1/2", "1/3", "1/4", "1/8", "1/2 lora16"]
     filled = [sum(v is not None for v in row) for row in figure.data[0]["z"]]
     assert filled == [7, 4, 4, 4] * 2
+
+
+def test_a_forecast_names_the_conditions_of_other_kinds_that_it_leaves_out(tmp_path):
+    run = make_run(tmp_path, [*THE_19[:3], *LORA[:3]], n=200)
+    found = forecast_run(run, draws=100)
+    assert found.left_out == tuple(LORA[:3]) and found.as_dict()["left_out"] == LORA[:3]
+    assert all(name in found.text() for name in LORA[:3])
+
+
+def test_until_decided_refuses_a_sweep_of_several_kinds(tmp_path):
+    sweep = load_sweep(DEMO)
+    both = tuple(parse_name(n) for n in (THE_19[0], LORA[0]))
+    with (
+        patch.object(type(sweep), "conditions", new_callable=PropertyMock, return_value=both),
+        pytest.raises(WlsweepError, match=r"the sweep has 2 \(full, lora16\)"),
+    ):
+        run_until_decided(sweep, RunDir(tmp_path), "wlsweep run", Console())
+    assert not any(tmp_path.iterdir())

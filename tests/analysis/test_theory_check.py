@@ -83,3 +83,22 @@ def test_ninety_five_percent_intervals_of_predicted_means_cover_new_conditions(o
         actual = np.array([everything[c.name] for c in left])
         inside.append(np.mean((low <= actual) & (actual <= high)))
     assert 0.93 <= np.mean(inside) <= 0.97
+
+
+def test_another_seed_of_the_baseline_says_nothing_against_the_theory():
+    seeds = [parse_name(f"{THE_19[0]}_seed{s}") for s in (1, 2)]
+    conditions, shifts = [*CONDITIONS, *seeds], SHIFTS | {c.name: 0.0 for c in seeds}
+    means = measured(ENDS, own=0.02) | {seeds[0].name: 1.2, seeds[1].name: -1.0}
+    assert judge_theory(conditions, shifts, means, THE_19[0]).usable
+
+
+def test_a_mix_is_compared_with_the_balanced_conditions_of_its_own_seed():
+    names = [THE_19[0], *sorted(ENDS)]
+    first = [parse_name(n) for n in names]
+    second = [parse_name(f"{n}_seed1") for n in names]
+    shifts = {c.name: shift_of(c) for c in (*first, *second)}
+    means = {name: shift + 1.0 * name.endswith("_seed1") for name, shift in shifts.items()}
+    assert not judge_theory([*first, *second], shifts, means, THE_19[0]).refuted
+    off = {n: v + 1.0 * ("prop1_8_seed1" in n) for n, v in means.items()}
+    (reason,) = judge_theory([*first, *second], shifts, off, THE_19[0]).refuted
+    assert reason.startswith("the conditions at 1/8 (seed1) lie +1.00")

@@ -1,11 +1,13 @@
 """Training noise in what the page compares."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from tests.made_run import THE_19, make_run, shift_of, write_predictions
+from wlsweep.analysis.compare_conditions import _mean_difference
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.analysis.evaluation_records import TheoryRow
 from wlsweep.analysis.training_noise import training_noise
@@ -122,3 +124,37 @@ def test_one_mix_with_one_seed_says_that_trainings_are_not_counted(tmp_path):
     exact = [c.mcnemar.p for c in analysis.comparisons]
     assert [t.p for t in analysis.against_baseline] == exact
     assert not any("trainings" in v.sentence for v in analysis.verdicts)
+
+
+def test_a_baseline_that_several_seeds_share_counts_with_its_own_noise():
+    """Three and eight seeds of one condition against the only training of the baseline, under no difference."""
+    for seeds in (3, 8):
+        names = [THE_19[0], *(replace(CONDITIONS[1], seed=s).name for s in range(seeds))]
+        conditions, found = [parse_name(n) for n in names], []
+        pairs = [(n, names[0]) for n in names[1:]]
+        for world in range(200):
+            rng = np.random.default_rng([seeds, world])
+            means = {n: rng.normal(0, 0.2) for n in names}
+            trainings = Trainings(training_noise(conditions, {}, means), {n: {"accuracy": 0.15} for n in names})
+            papers = rng.normal(0, 0.001, (200, seeds))
+            values = np.array([0.15 * (means[n] - means[base]) for n, base in pairs])
+            found.append(
+                _mean_difference(values, papers, pairs, partial(trainings.total_over_seeds, metric="accuracy"))
+            )
+        assert np.mean([m.p < 0.05 for m in found]) < 0.09
+        assert np.mean([m.mean.low <= 0 <= m.mean.high for m in found]) > 0.91
+
+
+def test_seeds_against_one_baseline_that_is_off_are_no_evidence_on_the_page(tmp_path):
+    names = [THE_19[0], *(replace(CONDITIONS[1], seed=s).name for s in range(4))]
+    run = make_run(tmp_path, names, n=4000)
+    truth = np.random.default_rng(5).normal(np.where(np.arange(4000) % 2 == 0, 0.98, -0.98), 1.4)
+    for name, offset in zip(names, (0.2, -0.1, -0.03, 0.03, 0.1), strict=True):
+        write_predictions(run, name, truth + 1.5 + offset)  # so far off that accuracy falls as log-odds rise
+    found = evaluate(run, draws=DRAWS).analysis
+    (test,) = found.against_baseline
+    assert test.seeds == 4 and test.p > 0.05 and test.difference.low < 0 < test.difference.high
+    rate = found.seeds[0].difference["predicted_accept_rate"].mean
+    assert rate.low < 0 < rate.high
+    (moved,) = found.against_moved_threshold  # no offset moves it, so the noise of the shared baseline is not known
+    assert (moved.p, moved.difference.low) == (None, None) and moved.difference.value is not None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -38,9 +39,10 @@ from wlsweep.analysis.evaluation_records import (
 )
 from wlsweep.analysis.hypotheses import hypotheses, judge, kinds_of, name_of
 from wlsweep.analysis.loaded_run import FloatArray, RunPredictions
-from wlsweep.analysis.seeds import cell, cells, over_seeds
+from wlsweep.analysis.seeds import cell, cells, over_seeds, with_total
 from wlsweep.analysis.theory import Shift, calibration, expected_shift, forecast, moved_threshold
-from wlsweep.analysis.trainings import Trainings
+from wlsweep.analysis.training_noise import Total
+from wlsweep.analysis.trainings import Pairs, Trainings
 from wlsweep.estimate import Estimate
 from wlsweep.spec.condition import Condition, baseline_of
 
@@ -72,9 +74,7 @@ def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], 
     apart: dict[str, FloatArray] = {}
     apart_from_moved: dict[str, FloatArray] = {}
     for name, found in _drawn(loaded, partners, resamples):
-        value = measured[name]["ece"].value
-        assert value is not None  # a model has rows
-        ece[name] = with_interval(value, bs.ece_interval(found["ece"], value, measured[name].ece_by_chance))
+        ece[name] = _ece(measured[name], found)
         kept[name] = {metric: found[metric] for metric in (*_SEEDED, "recall", "precision", "log_odds")}
         base = partners.get(name)
         if base is None:
@@ -103,7 +103,15 @@ def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], 
     return Findings(
         family,
         tuple(comparisons),
-        _cell_tests(loaded, comparisons, apart, lambda c: c.difference["accuracy"], accuracy_p, family),
+        _cell_tests(
+            loaded,
+            comparisons,
+            apart,
+            lambda c: c.difference["accuracy"],
+            accuracy_p,
+            family,
+            partial(trainings.total_over_seeds, metric="accuracy"),
+        ),
         _cell_tests(
             loaded,
             comparisons,
@@ -117,11 +125,25 @@ def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], 
         _calibration(loaded, partners),
         oracle(loaded),
         fitted,
-        _seeds(loaded, measured, observed, partners),
+        _seeds(loaded, measured, observed, partners, trainings),
         _verdicts(loaded, measured, noisy, {n: s.value for n, s in shifts.items()}, fitted, trainings.counted),
         ece,
         trainings.record,
     )
+
+
+def ece_of(loaded: RunPredictions, measured: Mapping[str, Metrics], draws: int, seed: int = 0) -> dict[str, Estimate]:
+    """ECE of every model with its interval, by name; arguments as of `compare_conditions`."""
+    if not (loaded.scores or loaded.externals):
+        return {}
+    resamples = bs.Resamples(loaded.truth.n, draws, seed)
+    return {name: _ece(measured[name], found) for name, found in _drawn(loaded, {}, resamples)}
+
+
+def _ece(measured: Metrics, found: bs.Draws) -> Estimate:
+    value = measured["ece"].value
+    assert value is not None  # a model has rows
+    return with_interval(value, bs.ece_interval(found["ece"], value, measured.ece_by_chance))
 
 
 def _cell_tests(
@@ -131,6 +153,7 @@ def _cell_tests(
     difference: Callable[[Comparison], Estimate],
     p: Callable[[Comparison], float | None],
     family: int,
+    total: Callable[[Pairs, FloatArray], Total | None] = lambda pairs, change: None,
 ) -> tuple[CellTest, ...]:
     """One test a cell, with Holm's correction over the family of cells.
 
@@ -141,6 +164,8 @@ def _cell_tests(
         difference: what is tested.
         p: of a cell with one training.
         family: declared cells.
+        total: the noise of a mean over (training, baseline) pairs that share a baseline, from its draws of papers; such a
+            mean has neither interval nor p where it is None.
     """
     known = {c.name: c for c in comparisons}
     groups = [(name, [known[m] for m in members if m in known]) for name, members in cells(loaded.done).items()]
@@ -151,10 +176,31 @@ def _cell_tests(
             out.append(CellTest(name, 1, difference(members[0]), p(members[0])))
         elif members:
             values = np.array([difference(c).value for c in members], dtype=np.float64)
-            mean = over_seeds(values, np.column_stack([drawn[c.name] for c in members]), least=-1.0)
+            at = np.column_stack([drawn[c.name] for c in members])
+            mean = _mean_difference(values, at, [(c.name, c.baseline) for c in members], total)
             out.append(CellTest(name, mean.seeds, mean.mean, mean.p))
     corrected = holm([t.p for t in out], family)
     return tuple(replace(t, p_holm=adjusted) for t, adjusted in zip(out, corrected, strict=True))
+
+
+def _mean_difference(
+    values: FloatArray, draws: FloatArray, pairs: Pairs, total: Callable[[Pairs, FloatArray], Total | None]
+) -> SeedMean:
+    """Mean over seeds of differences to baselines.
+
+    What a baseline's training adds to every difference does not show in how much the differences vary, so the scatter of
+    seeds tells the noise only where each seed has a baseline of its own.
+
+    Args:
+        values: the difference of each seed, shape (seeds,).
+        draws: the same in every draw of papers, shape (draws, seeds).
+        pairs: (training, baseline) of each seed.
+        total: noise of the mean where seeds share a baseline.
+    """
+    mean = over_seeds(values, draws, least=-1.0)
+    if len({base for _, base in pairs}) == len(pairs):
+        return mean
+    return with_total(mean, total(pairs, draws.mean(axis=1)), least=-1.0)
 
 
 def _differences(
@@ -307,6 +353,7 @@ def _seeds(
     measured: Mapping[str, Metrics],
     observed: Mapping[str, bs.Draws],
     partners: Mapping[str, str],
+    trainings: Trainings,
 ) -> tuple[SeedGroup, ...]:
     """Conditions with several seeds: metrics over them, and differences to the baselines of the same seeds."""
     out = []
@@ -328,19 +375,19 @@ def _seeds(
                 pairs = list(zip(members, bases, strict=True))
                 each = [(measured[m][metric].value or 0.0) - (measured[b][metric].value or 0.0) for m, b in pairs]
                 at = np.column_stack([observed[m][metric] - observed[b][metric] for m, b in pairs])
-                difference[metric] = over_seeds(np.array(each), at, least=-1.0)
+                total = partial(trainings.total_over_seeds, metric=metric)
+                difference[metric] = _mean_difference(np.array(each), at, pairs, total)
         out.append(SeedGroup(name, tuple(members), metrics, tuple(bases) if difference else (), difference))
     return tuple(out)
 
 
 def mean_over_seeds(conditions: Sequence[Condition], values: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-    """Cell -> mean over those of its seeds that have values; same shape as each value."""
-    out = {}
-    for name, members in cells(conditions).items():
-        known = [values[m] for m in members if m in values]
-        if known:
-            out[name] = np.mean(known, axis=0)
-    return out
+    """Cell -> mean over its seeds, of the cells all of whose seeds have values; same shape as each value."""
+    return {
+        name: np.mean([values[m] for m in members], axis=0)
+        for name, members in cells(conditions).items()
+        if all(m in values for m in members)
+    }
 
 
 def _verdicts(

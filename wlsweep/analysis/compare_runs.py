@@ -1,12 +1,12 @@
 """`wlsweep compare A B`: what the conditions of two runs that judge the same papers did differently, paired by paper.
 
 Intervals count papers: a difference is about these trainings, as McNemar's test is. Holm corrects over the conditions that
-both runs have predicted.
+both runs have predicted, selected or not.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from wlsweep.analysis.loaded_run import IntArray, RunPredictions, load_predictio
 from wlsweep.errors import WlsweepError
 from wlsweep.estimate import Estimate
 from wlsweep.run.layout import RunDir
+from wlsweep.spec.condition import select
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,24 @@ def compare_runs(first: RunDir, second: RunDir, only: str | None = None, draws: 
     Raises:
         WlsweepError: if the test papers are not the same, or no condition is predicted in both.
     """
-    a, b = load_predictions(first, only), load_predictions(second)
+    a, b = load_predictions(first), load_predictions(second)
     order = _same_papers(a, b)
-    both = [c.name for c in a.done if c.name in b.scores]
+    chosen = {c.name for c in select(a.declared, only)}
+    tests = {
+        c.name: mcnemar(
+            (b.scores[c.name].log_odds[order] > 0) == a.truth.accept, a.scores[c.name].decision == a.truth.accept
+        )
+        for c in a.done
+        if c.name in b.scores
+    }
+    both = [name for name in tests if name in chosen]
     if not both:
         raise WlsweepError(
             f"{first.root} and {second.root}: no condition is predicted in both, so none can be compared"
         )
     n = a.truth.n
+    adjusted = holm([test.p for test in tests.values()], len(tests))  # of all that both runs hold, selected or not
+    corrected = {name: 1.0 if p is None else p for name, p in zip(tests, adjusted, strict=True)}
     resamples = Resamples(n, draws)
     out: list[RunDifference] = []
     for name in both:
@@ -86,14 +97,12 @@ def compare_runs(first: RunDir, second: RunDir, only: str | None = None, draws: 
         drawn = resamples.sums(apart).astype(np.float64) / n
         estimates = [with_interval(float(apart[:, i].mean()), percentile(drawn[:, i])) for i in range(3)]
         differing = int((decisions != mine.decision).sum())
-        test = mcnemar(other_right, right)
         rate, accuracy, log_odds = estimates
-        out.append(RunDifference(name, rate, accuracy, log_odds, differing, test, test.p))
-    corrected = holm([d.test.p for d in out], len(out))  # each has a p value
+        out.append(RunDifference(name, rate, accuracy, log_odds, differing, tests[name], corrected[name]))
     return RunComparison(
         n,
-        tuple(replace(d, p_holm=p if p is not None else 1.0) for d, p in zip(out, corrected, strict=True)),
-        tuple(c.name for c in a.done if c.name not in b.scores),
+        tuple(out),
+        tuple(c.name for c in a.done if c.name in chosen and c.name not in b.scores),
         tuple(c.name for c in b.done if c.name not in a.scores) if only is None else (),
     )
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -164,7 +165,8 @@ def _fit(x: FloatArray, accepted: npt.NDArray[np.int64], n: int) -> Fit:
 def separable(fitted: Effects, missing: int) -> list[Judged]:
     """Criteria S2 and S2v.
 
-    S2 passes where both main effects are above 0 with their whole intervals and the interaction explains next to nothing.
+    S2 passes where both main effects are above 0 with their whole intervals and the interaction explains next to nothing;
+    where it is only an interval that reaches 0, it is not testable.
     While conditions are missing, either is not testable: the fit may change with them.
 
     Args:
@@ -178,13 +180,21 @@ def separable(fitted: Effects, missing: int) -> list[Judged]:
     known = {t.name: t.estimate for t in fitted.terms}
     gamma, mix = known["ln gamma"], known["logit proportion"]
     share, numbers = _share(fitted, "gamma x proportion"), _numbers(fitted)
-    passed = (gamma.low or 0.0) > 0 and (mix.low or 0.0) > 0 and share <= LARGEST_INTERACTION
+    fits = share <= LARGEST_INTERACTION
+    passed = (gamma.low or 0.0) > 0 and (mix.low or 0.0) > 0 and fits
     sentence = (
         f"Each unit of ln gamma moves the log-odds of being accepted by {gamma.value:.2f}, each unit of logit "
         f"proportion by {mix.value:.2f}; their interaction carries {PERCENT.value(share)} of what the model explains "
         f"(at most {LARGEST_INTERACTION:.0%} counts as separable)."
     )
     out = [_judged(s2, passed, sentence, numbers, missing, "criterion 2")]
+    if not passed and fits:
+        both = f"ln gamma {PLAIN.full(gamma)}, logit proportion {PLAIN.full(mix)}"
+        if (gamma.value or 0.0) > 0 and (mix.value or 0.0) > 0:  # precision is lacking, and nothing else
+            why = f" That both effects are above 0 is not shown: {both}."
+            out = [replace(out[0], verdict="not testable", sentence=out[0].sentence + why)]
+        else:
+            out = [replace(out[0], sentence=f"{out[0].sentence} Both effects must be above 0: {both}.")]
     if (apart := known.get("variant x proportion")) is None:
         out.append(_unknown(s2v, "The finished conditions cannot tell it from the other effects."))
         return out

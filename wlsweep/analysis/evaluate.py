@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from wlsweep import __version__
-from wlsweep.analysis.compare_conditions import compare_conditions
+from wlsweep.analysis.compare_conditions import compare_conditions, ece_of
 from wlsweep.analysis.condition_metrics import curves, measure, subset
 from wlsweep.analysis.evaluation_records import Analysis, Inputs, LogLine, ModelResult, YearMetrics
 from wlsweep.analysis.loaded_run import RunPredictions, Scores, load_predictions
@@ -68,7 +68,9 @@ def evaluate(
     truth, scores = whole.truth, {**whole.scores, **whole.externals}
     measured = {name: measure(truth.accept, s) for name, s in scores.items()}
     found = compare_conditions(loaded, {n: measured[n] for n in (*loaded.scores, *loaded.externals)}, draws)
-    for name, ece in found.ece.items():
+    others = {name: s for name, s in whole.scores.items() if name not in loaded.scores}
+    rest = ece_of(replace(whole, scores=others, externals={}), measured, draws)
+    for name, ece in {**found.ece, **rest}.items():
         measured[name] = replace(measured[name], estimates={**measured[name].estimates, "ece": replace(ece, n=truth.n)})
     years = {name: _by_year(loaded, s) for name, s in scores.items()}
     conditions = []

@@ -207,7 +207,8 @@ class CellTest:
     difference: Estimate
     """Mean over seeds; with several, the interval and p count other seeds and other papers."""
     p: float | None
-    """Of several seeds Satterthwaite's t test of the mean. Of one seed the test over papers and trainings or, where their
+    """Of several seeds Satterthwaite's t test of the mean; where they share a baseline, the test over papers and trainings,
+    and None where that noise is not known. Of one seed the test over papers and trainings or, where their
     noise is not known, the exact McNemar test of these two trainings; against a moved threshold always the latter."""
     p_holm: float | None = None
     """Corrected over the declared family of cells."""
@@ -330,7 +331,7 @@ class SeedMean:
     between_seed_sd: float
     paper_sd: float | None
     p: float | None
-    """Of the hypothesis that the mean is 0, by the same t."""
+    """Of the hypothesis that the mean is 0, by the same noise; None where seeds share a baseline of unknown noise."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ least 97.5% of draws. A verdict as such comes from measurements only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from wlsweep.analysis.doubts import Prospect, prospects
 from wlsweep.analysis.evaluation_records import MetricName
 from wlsweep.analysis.hypotheses import Hypothesis, hypotheses, kinds_of
 from wlsweep.analysis.loaded_run import BoolArray, FloatArray, load_predictions
-from wlsweep.analysis.seeds import cell, cells
+from wlsweep.analysis.seeds import cell
 from wlsweep.analysis.tested_forecast import forecast_unmeasured
 from wlsweep.analysis.theory import Calibration, Shift, calibration, expected_shift, forecast
 from wlsweep.analysis.theory_check import TheoryTest, judge_theory
@@ -78,6 +78,8 @@ class RunForecast:
     draws: Mapping[str, Mapping[str, FloatArray]] = field(repr=False)
     """The same with forecast draws of the other cells, where theory was tested and holds."""
     size: int
+    left_out: tuple[str, ...] = ()
+    """Conditions of other kinds of fine-tuning than the baseline's, of which it says nothing."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for `--json`."""
@@ -88,6 +90,7 @@ class RunForecast:
             "theory": self.theory.as_dict(),
             "conditions": [row.as_dict() for row in self.rows],
             "hypotheses": [p.as_dict() for p in self.prospects],
+            "left_out": list(self.left_out),
         }
 
     def text(self) -> str:
@@ -117,6 +120,11 @@ class RunForecast:
         lines.append("")
         lines += [f"{p.key}  {p.title}: {p.sentence()}" for p in self.prospects]
         lines.append("S2  is about a model of all measured rates; no forecast stands in for it.")
+        if self.left_out:
+            lines.append(
+                f"No forecast: {', '.join(self.left_out)} (of another kind of fine-tuning than {self.baseline}, which speaks"
+                " for its own kind alone)."
+            )
         return "\n".join(line.rstrip() for line in lines)
 
 
@@ -152,7 +160,8 @@ def forecast_run(run: RunDir, draws: int = 10_000) -> RunForecast:
     log_odds = {name: scores.log_odds for name, scores in loaded.scores.items()}
     declared = kinds_of(loaded.declared)[ready[0].lora]  # a baseline speaks for its own kind of fine-tuning
     log_odds = {c.name: log_odds[c.name] for c in declared if c.name in log_odds}
-    return forecast_sweep(declared, shifts, log_odds, loaded.truth.accept, ready[0].name, draws)
+    found = forecast_sweep(declared, shifts, log_odds, loaded.truth.accept, ready[0].name, draws)
+    return replace(found, left_out=tuple(c.name for c in loaded.declared if c not in declared))
 
 
 def forecast_sweep(
@@ -181,14 +190,11 @@ def forecast_sweep(
     measured = {name: _rates(z > 0, accept) for name, z in log_odds.items()}
     decided: dict[str, dict[str, FloatArray]] = {}
     values: dict[str, dict[str, FloatArray]] = {}
-    whole = {name for name, members in cells(declared).items() if all(m in log_odds for m in members)}
     for metric in ("predicted_accept_rate", "accuracy"):
         exact = {n: np.full(draws, m[metric]) for n, m in measured.items()}
-        decided[metric] = {n: v for n, v in mean_over_seeds(declared, exact).items() if n in whole}
+        decided[metric] = mean_over_seeds(declared, exact)
         ahead = {n: d[metric] for n, d in drawn.items() if n not in measured} if theory.usable else {}
-        both = mean_over_seeds(declared, exact | ahead)
-        reached = {n for n, members in cells(declared).items() if all(m in exact or m in ahead for m in members)}
-        values[metric] = {n: v for n, v in both.items() if n in reached}
+        values[metric] = mean_over_seeds(declared, exact | ahead)
     declared_hypotheses = hypotheses(declared, {cell(c): shifts[c.name].value for c in declared})
     judged = [h for h in declared_hypotheses if not h.further]
     rows = [

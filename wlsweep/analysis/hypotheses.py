@@ -310,13 +310,15 @@ def judge(h: Hypothesis, measured: Mapping[str, float], draws: Values, noise: st
     Args:
         h: the hypothesis.
         measured: its metric by cell; cells that are not done are absent.
-        draws: the same in every draw of what could have come out differently.
+        draws: the same in every draw of what could have come out differently; a draw in which a cell has no such number
+            (NaN) is left out.
         noise: what the draws vary: "papers", or "papers and trainings".
     """
     point = {name: np.array([value]) for name, value in measured.items()}
     code = int(verdicts(h, point, 1)[0])
     margins = known_margins(h, point)
     judged = [(c, None if m is None else bool(m[0] > 0)) for c, m in zip(h.claims, margins, strict=True)]
+    draws = _with_numbers(h, {name: at for name, at in draws.items() if name in measured})
     size = max((len(x) for x in draws.values()), default=0)
     support = float(np.mean(verdicts(h, draws, size) == code)) if size and code != _OPEN else None
     firm = "" if support is None else f" The verdict is the same in {support:.1%} of draws of {noise}."
@@ -325,6 +327,15 @@ def judge(h: Hypothesis, measured: Mapping[str, float], draws: Values, noise: st
         firm = f" That they are the same is not shown: counting {noise}, the difference could be larger (5% level)."
     sentence = _sentence(h, code, judged, measured, _beyond_chance(judged, draws), noise)
     return Judged(h.key, h.title, _SAID[code], sentence + firm, _numbers(h, judged, measured, draws), support, h.plan)
+
+
+def _with_numbers(h: Hypothesis, draws: Values) -> Values:
+    """The draws in which every cell that the hypothesis is about has a number; none where there is no such draw."""
+    needed = [at for name, at in draws.items() if any(name in c.needs for c in h.claims)]
+    known = np.isfinite(needed).all(axis=0) if needed else np.array([True])
+    if known.all():
+        return draws
+    return {name: at[known] for name, at in draws.items()} if known.any() else {}
 
 
 def _shown_to_be_the_same(h: Hypothesis, draws: Values) -> bool:
@@ -406,7 +417,10 @@ def _sentence(
         if beyond is not None and h.rule == "all":
             parts.append(f"{beyond} of the {len(broken)} failed by more than the draw of {noise} explains.")
     if unknown:
-        parts.append(f"{unknown} cannot be tested: a condition that they need is not done, or not selected.")
+        parts.append(
+            f"{unknown} cannot be tested: a condition that they need, or a seed of it, is not done, not selected, or has no"
+            " such number (it accepts no paper)."
+        )
     if h.absent and code != _NO:
         parts.append(f"The sweep does not declare {h.absent}.")
     if h.beside:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from wlsweep.analysis.intervals import LEVEL
 from wlsweep.analysis.loaded_run import FloatArray
 from wlsweep.estimate import Estimate
 from wlsweep.spec.condition import Condition
+
+if TYPE_CHECKING:
+    from wlsweep.analysis.training_noise import Total  # which imports this module
 
 
 def cell(c: Condition) -> str:
@@ -54,6 +58,22 @@ def over_seeds(values: FloatArray, draws: FloatArray, least: float = 0.0, most: 
         paper_sd=papers**0.5 if known_well else None,
         p=_p_value(mean, total**0.5, degrees) if known_well else None,
     )
+
+
+def with_total(of: SeedMean, total: Total | None, least: float = 0.0, most: float = 1.0) -> SeedMean:
+    """A mean over seeds with interval and p of a noise that is known from elsewhere; without both where it is not.
+
+    Args:
+        of: the mean.
+        total: its noise over papers and trainings.
+        least: smallest value that the metric can have; the interval ends there.
+        most: largest.
+    """
+    value = of.mean.value
+    if total is None or value is None:
+        return replace(of, mean=Estimate(value), p=None)
+    at = total.interval(value, least, most)
+    return replace(of, mean=Estimate(value, at.low, at.high), p=total.p_value(value))
 
 
 def _p_value(mean: float, error: float, degrees: float) -> float:

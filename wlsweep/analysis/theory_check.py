@@ -155,11 +155,15 @@ def judge_theory(
         if abs(miss) > LARGEST_MISS:
             refuted.append(f"{c.name} is {miss:+.2f} log-odds off its line")
     at = {line: float(fitted[i]) for i, line in enumerate(lines)}
-    home = next((line_of(c) for c in points if c.name == base), None)
-    for line in lines:
-        off = at[line] - at[home] if home is not None else 0.0
+    home = next((c.k for c in points if c.name == base), None)
+    for k, group in lines:
+        # another seed or kind of fine-tuning has an offset of its own, of which theory says nothing
+        if home is None or (home, group) not in at:
+            continue
+        off = at[k, group] - at[home, group]
         if abs(off) > LARGEST_OFFSET:
-            refuted.append(f"the conditions at 1/{line[0]} lie {off:+.2f} log-odds off where their mix should put them")
+            which = f"1/{k} ({group})" if group else f"1/{k}"
+            refuted.append(f"the conditions at {which} lie {off:+.2f} log-odds off where their mix should put them")
     return TheoryTest(
         missing,
         tuple(refuted),

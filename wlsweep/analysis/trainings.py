@@ -26,6 +26,8 @@ from wlsweep.analysis.training_noise import (
 )
 from wlsweep.estimate import Estimate
 
+Pairs = Sequence[tuple[str, str]]
+"""(training, the baseline that it is compared with), of the seeds of one condition."""
 _SHARES = ("predicted_accept_rate", "accuracy", "precision", "recall", "precision_reject", "recall_reject", "f1")
 
 
@@ -83,6 +85,22 @@ class Trainings:
             if metric not in self.moves[name]:
                 return None
             weights[name] = self.moves[name][metric]
+        return over_papers_and_trainings(change, self.noise.contrast(weights))
+
+    def total_over_seeds(self, pairs: Pairs, change: FloatArray, metric: str) -> Total | None:
+        """Of the mean over seeds of a metric less the baseline's, where a baseline may serve several seeds.
+
+        Args:
+            pairs: (training, its baseline) of each seed.
+            change: the mean difference in every bootstrap draw of papers, shape (draws,).
+            metric: one that an offset of log-odds moves.
+        """
+        if self.noise is None or any(metric not in self.moves[name] for pair in pairs for name in pair):
+            return None
+        weights: dict[str, float] = {}
+        for name, base in pairs:
+            weights[name] = weights.get(name, 0.0) + self.moves[name][metric] / len(pairs)
+            weights[base] = weights.get(base, 0.0) - self.moves[base][metric] / len(pairs)
         return over_papers_and_trainings(change, self.noise.contrast(weights))
 
     def difference(self, name: str, base: str, metric: str, value: float, change: FloatArray) -> Estimate:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from wlsweep.analysis.forecast import forecast_run
+from wlsweep.analysis.hypotheses import kinds_of
 from wlsweep.analysis.next_conditions import undecided
 from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate.driver import STOPPED, Driver, new_launch
@@ -22,8 +23,14 @@ def run_until_decided(sweep: Sweep, run: RunDir, command: str, console: Console)
     """Run what the forecast leaves in doubt, then the report of it; returns the exit code of `run_sweep`.
 
     Raises:
-        WlsweepError: if the grid has no baseline to forecast from.
+        WlsweepError: if the grid has no baseline to forecast from, or several kinds of fine-tuning.
     """
+    if len(kinds := kinds_of(sweep.conditions)) > 1:
+        names = ", ".join(members[0].finetuning for members in kinds.values())
+        raise WlsweepError(
+            f"--until-decided forecasts from one baseline, which speaks for one kind of fine-tuning, and the sweep has"
+            f" {len(kinds)} ({names}); run each kind as a sweep of its own, or this one without --until-decided"
+        )
     following = [c.name for c in sweep.conditions if baseline_of(c).name == c.name][:1]
     if not following:
         raise WlsweepError(

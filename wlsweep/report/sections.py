@@ -170,6 +170,8 @@ def forecast_section(report: ReportInput) -> Section:
         f" same accept rate in {len(better)} of {len(compared)} conditions, and worse in {len(worse)} ({how}"
         f" test, Holm-corrected over {analysis.family}, at 5%)."
     ]
+    if untested := [t.name for t in compared if t.seeds > 1 and t.p is None]:
+        paragraphs.append(f"Not tested, because their seeds share a baseline: {', '.join(untested)}.")
     if better:
         paragraphs.append("Better: " + ", ".join(better) + ".")
     if worse:

@@ -144,7 +144,8 @@ def _seeds(report: ReportInput) -> Table:
         rows.append(Row(cells))
     note = (
         "In grey: 95% intervals that count both other seeds and other papers (Satterthwaite); none for ECE, whose bias"
-        " outweighs its spread. Differences pair each seed with the baseline of that seed, or the only one there is."
+        " outweighs its spread. Differences pair each seed with the baseline of that seed, or the first one there is;"
+        " where seeds share a baseline, the interval is that of the known noise of trainings, and there is none without it."
     )
     return Table("seeds", "Over seeds", headings, rows, note, folded=True)
 
