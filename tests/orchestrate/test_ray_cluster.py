@@ -3,8 +3,11 @@
 import os
 import socket
 import tempfile
+from types import SimpleNamespace
 
 import pytest
+import ray
+from ray.core.generated import gcs_pb2
 
 from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate import ray_cluster
@@ -129,3 +132,52 @@ def test_where_no_short_folder_can_be_written_to_a_long_one_is_refused(monkeypat
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(WlsweepError, match="set RAY_TMPDIR to a folder of at most 39 characters"):
         ray_cluster.short_temporary_folder(asked[0].append)
+
+
+OURS, OTHERS = "01000000", "02000000"
+GROUP_STATES = gcs_pb2.PlacementGroupTableData.PlacementGroupState
+ACTOR_STATES = gcs_pb2.ActorTableData.ActorState
+
+
+def group(job, state):
+    return gcs_pb2.PlacementGroupTableData(creator_job_id=bytes.fromhex(job), state=GROUP_STATES.Value(state))
+
+
+def actor(job, state, worker=b""):
+    address = {"worker_id": worker}
+    return gcs_pb2.ActorTableData(job_id=bytes.fromhex(job), state=ACTOR_STATES.Value(state), address=address)
+
+
+@pytest.mark.parametrize(
+    ("groups", "actors", "waits"),
+    [
+        ([], [], False),
+        ([group(OURS, "CREATED")], [actor(OURS, "ALIVE", b"w")], False),
+        ([group(OTHERS, "PENDING")], [actor(OTHERS, "PENDING_CREATION")], False),
+        ([group(OURS, "CREATED")], [actor(OURS, "PENDING_CREATION", b"an engine that loads")], False),
+        ([group(OURS, "CREATED"), group(OURS, "PENDING")], [], True),
+        ([group(OURS, "RESCHEDULING")], [], True),
+        ([], [actor(OURS, "PENDING_CREATION")], True),
+        ([], [actor(OURS, "RESTARTING")], True),
+    ],
+)
+def test_other_jobs_excuse_a_silence_only_while_something_of_this_job_waits_for_room(
+    monkeypatch, groups, actors, waits
+):
+    class Accessor:
+        def get_placement_group_table(self):
+            return [g.SerializeToString() for g in groups]
+
+        def get_actor_table(self, job, state):
+            value = ACTOR_STATES.Value(state)
+            return [a.SerializeToString() for a in actors if a.job_id == job.binary() and a.state == value]
+
+    jobs = [
+        {"JobID": job, "IsDead": dead, "Entrypoint": said}
+        for job, dead, said in ((OURS, False, "ours"), (OTHERS, False, "wlsweep run other.toml"), ("03", True, "old"))
+    ]
+    state = SimpleNamespace(_connect_and_get_accessor=Accessor, job_table=lambda: jobs)
+    monkeypatch.setattr(ray._private.state, "state", state)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: OURS))
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert ray_cluster.who_holds_room() == ("wlsweep run other.toml" if waits else None)

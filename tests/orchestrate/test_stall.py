@@ -75,3 +75,12 @@ def test_a_wait_for_others_that_hold_the_room_is_said_and_no_stall(tmp_path, mon
     fakes = FakeStages(fates={NAMES[0]: [lambda launch: threading.Event().wait(0.3)]})
     ran = go(tmp_path, fakes, stall=StallLimit(0.1), others=lambda: "wlsweep run other.toml")
     assert ran.code == 0 and "waiting for room that others hold: wlsweep run other.toml" in ran.said
+
+
+def test_a_silence_while_nothing_waits_for_room_ends_the_launch(tmp_path, monkeypatch):
+    monkeypatch.setattr(launches, "TICK_S", 0.002)
+    never = threading.Event()
+    fakes = FakeStages(fates={NAMES[0]: [lambda launch: never.wait(20)]})
+    ran = go(tmp_path, fakes, stall=StallLimit(0.1), others=lambda: None)
+    never.set()
+    assert ran.code == STOPPED and "waiting for room" not in ran.said

@@ -77,8 +77,7 @@ class Driver:
             WlsweepError: for what the user can fix.
         """
         launch, began = self.launch, time.monotonic()
-        refuse_other_configuration(launch.run, launch.sweep.fingerprint(), launch.sweep.name)
-        refuse_unreadable(launch.run, launch.chosen)
+        self.refuse()
         launch.run.logs.mkdir(parents=True, exist_ok=True)
         remove_partial_artifacts(launch.run)
         remove_dead_marks(launch.run.root)
@@ -98,6 +97,16 @@ class Driver:
             spent = SecondsRecord(**self.seconds, all=time.monotonic() - began)
             spent.write(launch.run.logs / "seconds.json")
         return code
+
+    def refuse(self) -> None:
+        """Refuse a run directory of another configuration, or one that cannot be read; changes nothing.
+
+        Raises:
+            WlsweepError: saying what was found.
+        """
+        launch = self.launch
+        refuse_other_configuration(launch.run, launch.sweep.fingerprint(), launch.sweep.name)
+        refuse_unreadable(launch.run, launch.chosen)
 
     def _stages(self) -> int:
         launch, last = self.launch, self.launch.last
@@ -315,8 +324,10 @@ def run_sweep(
     command = "wlsweep " + shlex.join(arguments)
     console, run = Console(file=sys.stdout), RunDir(out)
     if not until_decided:
+        driver = Driver(new_launch(sweep, run, only, last, command, console))
+        driver.refuse()  # a run that is not continued stays as it is
         run.skipped_json.unlink(missing_ok=True)
-        return Driver(new_launch(sweep, run, only, last, command, console)).go()
+        return driver.go()
     if last != "report" or only is not None:
         raise WlsweepError("--until-decided chooses conditions itself: it goes with neither --only nor --stage")
     from wlsweep.orchestrate.until_decided import run_until_decided

@@ -53,7 +53,7 @@ class Launch:
     cluster_lost: Callable[[], str | None] = lambda: None
     """Why the Ray cluster cannot be used any more, or None; looked at several times a second."""
     others: Callable[[], str | None] = lambda: None
-    """Who else holds room of the Ray cluster, or None: a wait for them is no stall."""
+    """Who holds the room of the Ray cluster that this launch waits for, or None: a wait for them is no stall."""
     owner: str = field(default_factory=_owner)
     """Named in leases."""
 

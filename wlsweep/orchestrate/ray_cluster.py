@@ -262,17 +262,41 @@ def lost_cluster() -> str | None:
     return _watch.lost() if _watch else None
 
 
-def other_jobs() -> str | None:
-    """Other living jobs of the cluster, by their commands, or None."""
+def who_holds_room() -> str | None:
+    """Other living jobs of the cluster, by their commands, if something of this job waits for room; else None.
+
+    Where all that this job asked for has its place, silence is its own, whoever else uses the cluster.
+    """
     import ray
 
-    if named_cluster() is None:
+    if named_cluster() is None or not _waits_for_room():
         return None
     own = ray.get_runtime_context().get_job_id()
     jobs = ray._private.state.state.job_table()
     others = [j["Entrypoint"] or f"job {j['JobID']}" for j in jobs if not j["IsDead"] and j["JobID"] != own]
     others = [e for e in others if "dashboard" not in e]
     return "; ".join(others) or None
+
+
+def _waits_for_room() -> bool:
+    """Whether a placement group or an actor of this job has no place yet."""
+    import ray
+    from ray.core.generated import gcs_pb2
+
+    own = ray.get_runtime_context().get_job_id()
+    accessor = ray._private.state.state._connect_and_get_accessor()
+    group_state = gcs_pb2.PlacementGroupTableData.PlacementGroupState
+    waiting = {group_state.Value("PENDING"), group_state.Value("RESCHEDULING")}
+    for data in accessor.get_placement_group_table():
+        group = gcs_pb2.PlacementGroupTableData.FromString(data)
+        if group.creator_job_id.hex() == own and group.state in waiting:
+            return True
+    for state in ("PENDING_CREATION", "RESTARTING"):
+        for data in accessor.get_actor_table(ray.JobID.from_hex(own), state):
+            # An actor that has a worker process has its place: it is being made, an engine for minutes.
+            if not gcs_pb2.ActorTableData.FromString(data).address.worker_id:
+                return True
+    return False
 
 
 def remove_orphaned_placement_groups() -> list[str]:

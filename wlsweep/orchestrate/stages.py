@@ -91,13 +91,13 @@ def _prepare(launch: Launch, base: str, note: Callable[[str], None]) -> None:
 
 
 def _connect(launch: Launch) -> Capacity:
-    from wlsweep.orchestrate.ray_cluster import cluster_nodes, connect, is_connected, lost_cluster, other_jobs
+    from wlsweep.orchestrate.ray_cluster import cluster_nodes, connect, is_connected, lost_cluster, who_holds_room
 
     if not is_connected():
         launch.view.note("starting Ray")
         connect(launch.sweep, launch.view.say, launch.stop)
         launch.stop.take_signals()  # Ray takes SIGTERM for itself when it starts
-    launch.cluster_lost, launch.others = lost_cluster, other_jobs
+    launch.cluster_lost, launch.others = lost_cluster, who_holds_room
     return capacity(launch.sweep, cluster_nodes(), launch.last != "train")
 
 

@@ -12,15 +12,19 @@ from wlsweep.analysis.forecast import forecast_run
 from wlsweep.analysis.hypotheses import kinds_of
 from wlsweep.analysis.next_conditions import undecided
 from wlsweep.errors import WlsweepError
-from wlsweep.orchestrate.driver import STOPPED, Driver, new_launch
+from wlsweep.orchestrate.driver import FAILED, STOPPED, Driver, new_launch
 from wlsweep.run.layout import RunDir
 from wlsweep.run.records import SkippedRecord
+from wlsweep.run.status import RunStatus
 from wlsweep.spec.condition import baseline_of
 from wlsweep.spec.config import Sweep
 
 
 def run_until_decided(sweep: Sweep, run: RunDir, command: str, console: Console) -> int:
     """Run what the forecast leaves in doubt, then the report of it; returns the exit code of `run_sweep`.
+
+    A condition that failed is tried once and not again for the report. Without the baseline there is no forecast, so its
+    failure ends the run.
 
     Raises:
         WlsweepError: if the grid has no baseline to forecast from, or several kinds of fine-tuning.
@@ -39,7 +43,8 @@ def run_until_decided(sweep: Sweep, run: RunDir, command: str, console: Console)
     tried: list[str] = []
     while following:
         launch = new_launch(sweep, run, following[0], "predict", command, console)
-        if (code := Driver(launch, closing=False).go()) == STOPPED:
+        code = Driver(launch, closing=False).go()
+        if code == STOPPED or (code == FAILED and not tried):
             return code
         tried.append(following[0])
         found = forecast_run(run)
@@ -49,10 +54,16 @@ def run_until_decided(sweep: Sweep, run: RunDir, command: str, console: Console)
             reason = dict(decision.wanted)[following[0]]
             console.print(f"next:    {following[0]}: {reason}", highlight=False, soft_wrap=True)
     SkippedRecord(dict(decision.skipped)).write(run.skipped_json)  # the page says so of each
-    code = Driver(new_launch(sweep, run, ",".join(tried), "report", command, console)).go()
+    states = RunStatus(run)
+    failed = [name for name in tried if not states.predicted(name)]
+    predicted = ",".join(name for name in tried if name not in failed)
+    code = Driver(new_launch(sweep, run, predicted, "report", command, console)).go()
     console.print(f"theory:  {found.theory.sentence()}", highlight=False, soft_wrap=True)
     for p in found.prospects:
         console.print(f"verdict: {p.key}  {p.sentence()}", highlight=False, soft_wrap=True)
     for name, why in decision.skipped:
         console.print(f"skipped: {name}: {why}", highlight=False, soft_wrap=True)
-    return code
+    if failed:
+        names = ", ".join(failed)
+        console.print(f"failed:  {names}; try again with: {command}", highlight=False, soft_wrap=True)
+    return code or (FAILED if failed else 0)
