@@ -355,7 +355,7 @@ class Sweep(_Model):
     """Names the run directory `runs/NAME`."""
     keep_models: Literal["all", "best", "none"] = "all"
     """Which models outlive their predictions; `best` is the lowest unweighted training loss, since the test set
-    chooses nothing."""
+    chooses no model."""
     stall_minutes: float = Field(30.0, gt=0)
     """Minutes in which no step, no prediction and no wait for another launch happened, after which a launch ends itself with
     exit code 75; longer where the sweep's own pace is slower (20 times the longest silence so far)."""
