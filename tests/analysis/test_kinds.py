@@ -13,6 +13,7 @@ from wlsweep.analysis.hypotheses import hypotheses
 from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate.until_decided import run_until_decided
 from wlsweep.report.figures.heatmap import heatmap
+from wlsweep.report.page import page, report_input_of
 from wlsweep.run.layout import RunDir
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import load_sweep
@@ -97,3 +98,17 @@ def test_until_decided_refuses_a_sweep_of_several_kinds(tmp_path):
     ):
         run_until_decided(sweep, RunDir(tmp_path), "wlsweep run", Console())
     assert not any(tmp_path.iterdir())
+
+
+def test_the_slope_is_that_of_the_first_kind_and_the_others_do_not_bend_it(found):
+    slope = found.analysis.slope
+    assert slope.n == 18 and slope.slope.value == pytest.approx(1.0, abs=0.03)
+    assert slope.slope.low < 1 < slope.slope.high and slope.slope.high - slope.slope.low < 0.1
+    assert found.analysis.trainings.own_sd < 0.05
+
+
+def test_the_page_names_the_kind_that_its_slope_is_of(found):
+    html, figures = page(report_input_of(RunDir(found.files[0].parents[1]), found))
+    assert "over 18 full conditions; 1 is theory" in html
+    names = [t.get("name", "") for f in figures for t in f.data]
+    assert any(name.startswith("fit (full): slope") for name in names)

@@ -164,3 +164,23 @@ def test_intervals_hold_the_truth_as_often_as_they_say_where_those_of_papers_alo
         assert 0.92 <= found[number]["both"] <= 0.98, "400 worlds: docs/method.md"
         assert found[number]["rejected"] <= 0.08
     assert found["difference of predicted_accept_rate of two mixes"]["papers"] < 0.93
+
+
+def test_adapters_that_move_half_as_far_are_no_training_noise():
+    rng, found = np.random.default_rng(3), []
+    for _ in range(150):
+        conditions, means = trainings(1, 0.0, 0.1, 0.03, rng)
+        adapters = [replace(c, lora=16) for c in conditions]
+        off = {k: rng.normal(0, 0.1) for k in (2, 3, 4, 8)}
+        means |= {c.name: 0.4 + 0.5 * shift_of(c) + off[c.k] + rng.normal(0, 0.03) for c in adapters}
+        found.append(training_noise(*_with_shifts([*conditions, *adapters], means)))
+    assert np.mean([f.own_sd**2 for f in found]) == pytest.approx(0.03**2, rel=0.1)
+    assert np.mean([f.shared_sd**2 for f in found]) == pytest.approx(0.1**2, rel=0.15)
+
+
+def test_a_single_adapter_changes_nothing_of_the_noise_of_full_fine_tunings():
+    conditions, means = trainings(1, 0.0, 0.1, 0.03, np.random.default_rng(4))
+    alone = training_noise(*_with_shifts(conditions, means))
+    adapter = replace(conditions[0], lora=16)
+    both = training_noise(*_with_shifts([*conditions, adapter], means | {adapter.name: 3.0}))
+    assert (both.own_sd, both.shared_sd) == (alone.own_sd, alone.shared_sd)

@@ -44,7 +44,7 @@ from wlsweep.analysis.theory import Shift, calibration, expected_shift, forecast
 from wlsweep.analysis.training_noise import Total
 from wlsweep.analysis.trainings import Pairs, Trainings
 from wlsweep.estimate import Estimate
-from wlsweep.spec.condition import Condition, baseline_of
+from wlsweep.spec.condition import Condition, baseline_of, parse_name
 
 _BLOCK = 64  # models per matrix product: 64 x 19 columns of 20,000 rows are 97 MB
 _FORECAST: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy", "precision", "recall", "f1")
@@ -121,7 +121,7 @@ def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], 
             family,
         ),
         tuple(theory),
-        trainings.slope([t for t in theory if t.covered], observed),
+        trainings.slope(_of_first_kind([t for t in theory if t.covered]), observed),
         _calibration(loaded, partners),
         oracle(loaded),
         fitted,
@@ -319,6 +319,11 @@ def _theory_row(
     if foreseen is not None and measured.value is not None and (span := foreseen["predicted_accept_rate"].interval):
         inside = span[0] <= measured.value <= span[1]
     return TheoryRow(name, base, shift.value, shift.covered, shift.note, observed, foreseen, inside)
+
+
+def _of_first_kind(rows: Sequence[TheoryRow]) -> list[TheoryRow]:
+    """Those of the first one's kind of fine-tuning: each kind may move by a share of its own of what is expected."""
+    return [t for t in rows if parse_name(t.name).lora == parse_name(rows[0].name).lora]
 
 
 def _calibration(loaded: RunPredictions, partners: Mapping[str, str]) -> BaselineCalibration | None:

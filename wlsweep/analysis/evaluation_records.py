@@ -260,7 +260,8 @@ class TheoryRow:
 
 @dataclass(frozen=True)
 class Slope:
-    """Line through observed on expected shifts; theory is slope 1 and intercept 0."""
+    """Line through observed on expected shifts, of the first kind of fine-tuning that has any; theory is slope 1 and
+    intercept 0."""
 
     slope: Estimate
     intercept: float | None

@@ -213,7 +213,7 @@ def training_noise(
     """
     done = [c for c in conditions if c.name in means]
     table = _seed_table(done)
-    of_one_seed = _largest_seed([c for c in done if c.name in shifts])
+    of_one_seed = _with_slopes(_largest_seed([c for c in done if c.name in shifts]), shifts)
     squares = _misfit(of_one_seed, shifts)
     if table is not None and len(table) == 1 and squares is not None:
         return _estimated("both", done, *_joined(table[0], of_one_seed, squares), means, seed)
@@ -227,6 +227,23 @@ def _largest_seed(covered: Sequence[Condition]) -> list[Condition]:
     seeds = [c.seed for c in covered]
     most = max(sorted(set(seeds)), key=seeds.count, default=0)
     return [c for c in covered if c.seed == most]
+
+
+def _with_slopes(covered: Sequence[Condition], shifts: Mapping[str, float]) -> list[Condition]:
+    """The conditions of those kinds of fine-tuning that show a slope within a mix; of another kind a single training, or
+    one a mix, tells nothing of how far it misses its line."""
+    telling = set()
+    for kind in {c.lora for c in covered}:
+        at = [c for c in covered if c.lora == kind]
+        lines = _indicators([line_of(c) for c in at])
+        if np.linalg.matrix_rank(np.column_stack([lines, [shifts[c.name] for c in at]])) > lines.shape[1]:
+            telling.add(kind)
+    return [c for c in covered if c.lora in telling]
+
+
+def _indicators(groups: Sequence[Any]) -> FloatArray:
+    """A column of 0 and 1 for each group, in order; shape (members, groups)."""
+    return np.array([[float(g == other) for other in sorted(set(groups))] for g in groups])
 
 
 def _joined(
@@ -323,22 +340,27 @@ def _between_seeds(table: Sequence[Sequence[Condition]]) -> list[_Square]:
 def _misfit(covered: Sequence[Condition], shifts: Mapping[str, float]) -> list[_Square] | None:
     """How far conditions of one seed miss a straight line on their expected shifts, between mixes and within them.
 
-    What theory gets wrong counts as noise here, so the intervals hold it too. None with fewer than three mixes or fewer
-    than two residual degrees of freedom within them.
+    Each kind of fine-tuning has a line of its own: that adapters move half as far is no noise of trainings. What theory
+    gets wrong otherwise counts as noise here, so the intervals hold it too. None with fewer than three mixes (of two kinds,
+    four between them, and so on) or fewer than two residual degrees of freedom within them.
+
+    Args:
+        covered: conditions whose kinds each show a slope within a mix.
+        shifts: their expected shifts.
     """
-    lines = sorted({line_of(c) for c in covered})
-    n, m = len(covered), len(lines)
-    if m < FEWEST_MIXES or n - m - 1 < 2:
+    if not covered:
         return None
-    z = np.array([[float(line_of(c) == line) for line in lines] for c in covered])
-    x = np.column_stack([np.ones(n), [shifts[c.name] for c in covered]])
-    both = np.column_stack([z, x[:, 1]])
-    if np.linalg.matrix_rank(both) < m + 1:
+    z, kind = _indicators([line_of(c) for c in covered]), _indicators([c.lora for c in covered])
+    n, m, kinds = len(covered), z.shape[1], kind.shape[1]
+    if m - kinds < FEWEST_MIXES - 1 or n - m - kinds < 2:
         return None
-    beyond_line, beyond_mixes = _residual(x), _residual(both)
-    # on average, what mixes explain beyond the line is (m - 1) own^2 + tr(Z' (I - P_x) Z) shared^2
-    between = _Square(beyond_line - beyond_mixes, m - 1, float(np.trace(z.T @ beyond_line @ z)) / (m - 1))
-    return [between, _Square(beyond_mixes, n - m - 1)]
+    slopes = kind * np.array([[shifts[c.name]] for c in covered])
+    beyond_line = _residual(np.column_stack([kind, slopes]))
+    beyond_mixes = _residual(np.column_stack([z, slopes]))
+    # on average, what mixes explain beyond the lines is (m - kinds) own^2 + tr(Z' (I - P_x) Z) shared^2
+    degrees = m - kinds
+    between = _Square(beyond_line - beyond_mixes, degrees, float(np.trace(z.T @ beyond_line @ z)) / degrees)
+    return [between, _Square(beyond_mixes, n - m - kinds)]
 
 
 def _residual(x: FloatArray) -> FloatArray:

@@ -8,7 +8,7 @@ from typing import Any
 
 from wlsweep.analysis.evaluation_records import Analysis, MetricName, ModelResult, TheoryRow
 from wlsweep.estimate import PERCENT, PLAIN, Format
-from wlsweep.spec.condition import baseline_of
+from wlsweep.spec.condition import baseline_of, parse_name
 
 COLUMNS: tuple[tuple[MetricName, str, Format], ...] = (
     ("predicted_accept_rate", "predicted accept rate", PERCENT),
@@ -55,3 +55,9 @@ class ReportInput:
     def reached(self) -> list[TheoryRow]:
         """Theory rows of conditions that theory covers."""
         return [t for t in self.analysis.theory if t.covered]
+
+    @property
+    def slope_kind(self) -> str:
+        """The kind of fine-tuning that the slope is of, where theory covers conditions of several; else empty."""
+        kinds = list(dict.fromkeys(parse_name(t.name).finetuning for t in self.reached))
+        return kinds[0] if len(kinds) > 1 else ""

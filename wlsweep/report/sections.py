@@ -188,9 +188,10 @@ def forecast_section(report: ReportInput) -> Section:
             + (", too wide to be told wrong by much." if width > WIDE_POINTS else ".")
         )
         if slope.slope.value is not None:
+            kind = f"{report.slope_kind} " if report.slope_kind else ""
             sentence += (
                 f" Log-odds moved {SLOPE.value(slope.slope.value)} times as far as expected"
-                f" ({SLOPE.range(slope.slope)}, over {slope.n} conditions; 1 is theory)."
+                f" ({SLOPE.range(slope.slope)}, over {slope.n} {kind}conditions; 1 is theory)."
             )
         paragraphs.append(sentence)
     if (at := analysis.calibration) is not None:

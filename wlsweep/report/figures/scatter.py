@@ -118,7 +118,8 @@ def forecast_observed(report: ReportInput, caption: str) -> Figure:
     fit = report.analysis.slope
     if fit.slope.value is not None and fit.intercept is not None:
         fitted = [fit.intercept + fit.slope.value * x for x in span]
-        data.append(_line(span, fitted, f"fit: slope {SLOPE.full(fit.slope)}", INK, "solid", "x2", "y2", True))
+        of = f" ({report.slope_kind})" if report.slope_kind else ""
+        data.append(_line(span, fitted, f"fit{of}: slope {SLOPE.full(fit.slope)}", INK, "solid", "x2", "y2", True))
     for name, found in by_proportion(conditions):
         on = [reached[i] for i in found]
         c = conditions[found[0]]
