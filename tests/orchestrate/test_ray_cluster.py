@@ -158,12 +158,11 @@ def actor(job, state, worker=b""):
         ([group(OURS, "CREATED"), group(OURS, "PENDING")], [], True),
         ([group(OURS, "RESCHEDULING")], [], True),
         ([], [actor(OURS, "PENDING_CREATION")], True),
+        ([], [actor(OURS, "PENDING_CREATION", ray.WorkerID.nil().binary())], True),
         ([], [actor(OURS, "RESTARTING")], True),
     ],
 )
-def test_other_jobs_excuse_a_silence_only_while_something_of_this_job_waits_for_room(
-    monkeypatch, groups, actors, waits
-):
+def test_others_excuse_a_silence_only_while_something_of_this_job_waits_for_room(monkeypatch, groups, actors, waits):
     class Accessor:
         def get_placement_group_table(self):
             return [g.SerializeToString() for g in groups]

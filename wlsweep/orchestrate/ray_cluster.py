@@ -291,10 +291,11 @@ def _waits_for_room() -> bool:
         group = gcs_pb2.PlacementGroupTableData.FromString(data)
         if group.creator_job_id.hex() == own and group.state in waiting:
             return True
+    none = (b"", ray.WorkerID.nil().binary())
     for state in ("PENDING_CREATION", "RESTARTING"):
         for data in accessor.get_actor_table(ray.JobID.from_hex(own), state):
             # An actor that has a worker process has its place: it is being made, an engine for minutes.
-            if not gcs_pb2.ActorTableData.FromString(data).address.worker_id:
+            if gcs_pb2.ActorTableData.FromString(data).address.worker_id in none:
                 return True
     return False
 
