@@ -119,7 +119,7 @@ def test_no_command_has_a_flag_twice():
 
 def test_what_goes_into_a_pipe_is_not_wrapped(tmp_path):
     made = make_run(tmp_path, [GOOD, BAD], n=20, failed=[BAD])
-    row = next(line for line in wlsweep("status", made.root).stdout.splitlines() if BAD in line)
+    row = next(line for line in wlsweep("status", made.root, COLUMNS="80").stdout.splitlines() if BAD in line)
     assert row.endswith("RuntimeError: loss is not finite at step 7")
     long = "x" * 200
     wrong = wlsweep("plan", "demo", f"--{long}")

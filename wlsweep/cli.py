@@ -494,7 +494,7 @@ def _externals(given: list[str] | None) -> list[tuple[str, Path]]:
 def main() -> None:
     """Entry point: errors that a user can fix are one message and exit code 2."""
     if not sys.stdout.isatty():
-        os.environ.setdefault("COLUMNS", "1000")  # rich would wrap tables and causes at 80 columns in files and pipes
+        os.environ["COLUMNS"] = "1000"  # rich would wrap tables and causes at 80 columns in files and pipes
     try:
         _refuse_lost_folder()
         app(prog_name="wlsweep")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -49,10 +50,18 @@ def trained_in(text):
     return [line.split()[-2] for line in text.splitlines() if line.startswith("  train ") and line.endswith(" done")]
 
 
+def find(started, kind):
+    """Processes of a launch, by what their command lines hold."""
+    found = []
+    for process in psutil.Process(started[0].pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found += [process] if kind in " ".join(process.cmdline()) else []
+    return found
+
+
 def kill(started, kind):
     """SIGKILL to a process of a launch, by what its command line holds."""
-    tree = psutil.Process(started[0].pid).children(recursive=True)
-    next(p for p in tree if kind in " ".join(p.cmdline())).kill()
+    find(started, kind)[0].kill()
 
 
 def wait_until(condition, seconds=200):
@@ -184,8 +193,10 @@ def test_a_driver_that_is_stopped_or_killed_or_loses_ray_loses_nothing(undisturb
     first = run.trained(NAMES[0]).stat().st_mtime_ns
     assert not run.trained(NAMES[1]).exists()
 
+    began = time.time()
     started = start(out, "--stage", "train")
-    wait_until(lambda: any(run.condition(n).joinpath("lease.json").exists() for n in NAMES[1:]))
+    logs = [run.metric_log(n) for n in NAMES[1:]]
+    wait_until(lambda: find(started, "gcs_server") and any(x.exists() and x.stat().st_mtime > began for x in logs))
     kill(started, "gcs_server")
     text = finish(started, code=75)
     assert "Ray's control process (gcs_server) on this machine ended" in text and "\x1b[" not in text
