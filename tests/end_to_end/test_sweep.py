@@ -59,6 +59,14 @@ def find(started, kind):
     return found
 
 
+def leased_by(started, lease):
+    """Whether a process of this launch holds a lease."""
+    try:
+        return json.loads(lease.read_text())["pid"] in {p.pid for p in find(started, "")}
+    except (FileNotFoundError, ValueError):
+        return False
+
+
 def kill(started, kind):
     """SIGKILL to a process of a launch, by what its command line holds."""
     find(started, kind)[0].kill()
@@ -193,10 +201,8 @@ def test_a_driver_that_is_stopped_or_killed_or_loses_ray_loses_nothing(undisturb
     first = run.trained(NAMES[0]).stat().st_mtime_ns
     assert not run.trained(NAMES[1]).exists()
 
-    began = time.time()
     started = start(out, "--stage", "train")
-    logs = [run.metric_log(n) for n in NAMES[1:]]
-    wait_until(lambda: find(started, "gcs_server") and any(x.exists() and x.stat().st_mtime > began for x in logs))
+    wait_until(lambda: any(leased_by(started, run.lease(n)) for n in NAMES[1:]))
     kill(started, "gcs_server")
     text = finish(started, code=75)
     assert "Ray's control process (gcs_server) on this machine ended" in text and "\x1b[" not in text

@@ -25,6 +25,7 @@ from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate.capacity import local_cpus
 from wlsweep.orchestrate.signals import StopRequest
 from wlsweep.orchestrate.stall import LaunchEnded, Silence
+from wlsweep.run.causes import one_line
 from wlsweep.spec.config import Sweep
 
 _SETTINGS = {
@@ -79,7 +80,7 @@ def connect(sweep: Sweep, say: Callable[[str], None], stop: StopRequest) -> None
 
     Raises:
         WlsweepError: if the named cluster does not answer, or no local one can be started here.
-        LaunchEnded: if the launch is asked to stop meanwhile.
+        LaunchEnded: if the launch is asked to stop meanwhile, or a local cluster does not start.
     """
     global _watch
     for key, value in _SETTINGS.items():
@@ -106,7 +107,10 @@ def connect(sweep: Sweep, say: Callable[[str], None], stop: StopRequest) -> None
         folder = short_temporary_folder(say)
         local = {"num_cpus": local_cpus(sweep), "include_dashboard": False, "_temp_dir": folder and str(folder)}
         with _ended_if_stuck("Ray could not be started on this machine", stop):
-            ray.init(address="local", **local, **quiet)
+            try:
+                ray.init(address="local", **local, **quiet)
+            except (RuntimeError, ConnectionError) as e:  # one of its processes died while it started
+                raise LaunchEnded(f"Ray could not be started on this machine: {one_line(str(e))}") from e
     for name in ("ray.tune", "ray.train", "ray.data", "ray.air"):
         logging.getLogger(name).setLevel(logging.ERROR)
     _watch = ClusterWatch(address)
