@@ -40,6 +40,8 @@ FAULTS = 4
 """Most faults of one launch."""
 LAUNCHES = 3
 """The last launch of a sweep is left alone."""
+LEFT_S = 90
+"""Ray's own processes notice a raylet that was killed or stopped by missed heartbeats, half a minute and more later."""
 PAUSE_S = 30.0
 """How long a process is stopped."""
 DISTURBED_S = 10.0
@@ -213,8 +215,8 @@ class Sweeps:
         return Fault(what, victim, now)
 
     def _processes_left(self, seen: dict[int, psutil.Process], met: list[Fault]) -> set[str]:
-        """What a launch left running a few seconds after its end."""
-        end = time.monotonic() + 20
+        """What a launch left running `LEFT_S` seconds after its end."""
+        end = time.monotonic() + LEFT_S
         while (left := [p for p in seen.values() if _lives(p)]) and time.monotonic() < end:
             time.sleep(0.5)
         return {kind_of(_command(p)) for p in left}
