@@ -10,3 +10,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # An example that takes longer than usual says that the machine is busy, not that the code is wrong.
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
+
+
+def pytest_collection_modifyitems(items):
+    """Whole sweeps first: test processes take files in this order, and all would wait for a long one begun last."""
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from tests.end_to_end.test_sweep import SMALL, finish, start
+from tests.end_to_end.launches import SMALL, finish, start
 from wlsweep.run.layout import RunDir
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import load_sweep

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from tests.end_to_end.test_sweep import SMALL, finish, results_of, results_of_training, start, wait_until
+from tests.end_to_end.launches import SMALL, finish, results_of, results_of_training, start, wait_until
 from wlsweep.errors import WlsweepError
 from wlsweep.run.adapter import is_adapter
 from wlsweep.run.layout import RunDir

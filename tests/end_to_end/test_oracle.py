@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bench.oracle import Bounds, judge
-from tests.end_to_end.test_sweep import SMALL, finish, start
+from tests.end_to_end.launches import SMALL, finish, start
 from wlsweep.run.layout import RunDir
 from wlsweep.spec.config import load_sweep
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.test_sweep import NAMES, SMALL, wait_until
+from tests.end_to_end.launches import NAMES, SMALL, wait_until
 from wlsweep.run.layout import RunDir
 from wlsweep.run.status import RunStatus
 

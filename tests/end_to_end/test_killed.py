@@ -1,0 +1,117 @@
+"""Whole sweeps on the real engines, killed and stopped in the middle, and two at once: nothing is lost or done twice."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from tests.end_to_end.launches import (
+    NAMES,
+    SMALL,
+    beside,
+    finish,
+    kill,
+    leased_by,
+    results,
+    results_of_training,
+    start,
+    trained_in,
+    wait_until,
+)
+from wlsweep.run.layout import RunDir
+from wlsweep.run.status import RunStatus
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_killed_trial_costs_nothing_a_killed_worker_a_retry_and_a_failed_condition_only_itself(undisturbed):
+    """All faults in one sweep; once they are fixed, the same command ends with the bits of an undisturbed run."""
+    out = beside(undisturbed, "faults")
+    run, (orphaned, killed, failing) = RunDir(out), NAMES
+    run.condition(failing).mkdir(parents=True)
+    run.checkpoints(failing).touch()  # a file where a folder belongs
+    started = start(out)
+    wait_until(lambda: any(run.checkpoints(orphaned).glob("step_*/training.json")))
+    kill(started, "ImplicitFunc")  # the trial's process: its workers end themselves, their room is given back
+    wait_until(lambda: any(run.checkpoints(killed).glob("step_*/training.json")))
+    os.kill(json.loads(run.lease(killed).read_text())["pid"], signal.SIGKILL)
+    text = finish(started, code=1)
+    states = {s.name: s for s in RunStatus(run).all()}
+    assert [states[n].predict for n in NAMES[:2]] == ["done", "done"]
+    assert [json.loads(run.trained(n).read_text())["attempts"] for n in (orphaned, killed)] == [1, 2]
+    assert states[failing].train == "failed" and "checkpoints" in states[failing].cause
+    assert f"{failing} FAILED" in text and "\x1b[" not in text
+    run.checkpoints(failing).unlink()
+    assert trained_in(finish(start(out))) == [failing]
+    assert results(out) == results(undisturbed[0])
+
+
+def test_a_driver_that_is_stopped_or_killed_or_loses_ray_loses_nothing(undisturbed):
+    out = beside(undisturbed, "stopped-and-killed")
+    run = RunDir(out)
+
+    stopped = start(out, "--stage", "train")
+    wait_until(run.metric_log(NAMES[0]).exists)  # the first step begins
+    stopped[0].send_signal(signal.SIGTERM)
+    assert "go on with: wlsweep run" in finish(stopped, code=75)
+    (saved,) = run.checkpoints(NAMES[0]).glob("step_*/training.json")
+    assert int(saved.parent.name.removeprefix("step_")) < 30, "the stop was not heard before a line was logged"
+    assert not run.trained(NAMES[0]).exists()
+    assert not run.lease(NAMES[0]).exists()
+
+    process, _ = start(out, "--stage", "train")
+    wait_until(lambda: any(run.checkpoints(NAMES[1]).glob("step_*/training.json")))
+    process.kill()
+    process.wait()
+    first = run.trained(NAMES[0]).stat().st_mtime_ns
+    assert not run.trained(NAMES[1]).exists()
+
+    started = start(out, "--stage", "train")
+    wait_until(lambda: any(leased_by(started, run.lease(n)) for n in NAMES[1:]))
+    kill(started, "gcs_server")
+    text = finish(started, code=75)
+    assert "Ray's control process (gcs_server) on this machine ended" in text and "\x1b[" not in text
+
+    finish(start(out, "--stage", "train"))
+    assert run.trained(NAMES[0]).stat().st_mtime_ns == first, "the finished condition was trained again"
+    assert results(out, predicted=False) == results(undisturbed[0], predicted=False)
+
+
+def test_two_launches_at_once_share_the_work_and_train_no_condition_twice(undisturbed):
+    out = beside(undisturbed, "two-launches")
+    both = [start(out, "--stage", "train"), start(out, "--stage", "train")]
+    run, written = RunDir(out), {name: set() for name in NAMES}
+    while any(process.poll() is None for process, _ in both):
+        for name in NAMES:
+            if run.trained(name).exists():
+                written[name].add(run.trained(name).stat().st_mtime_ns)
+        time.sleep(0.01)
+    texts = [finish(started) for started in both]
+    assert results(out, predicted=False) == results(undisturbed[0], predicted=False)
+    # A training ends by writing its record. The logs are no count: both name a condition that either has trained.
+    assert {name: len(times) for name, times in written.items()} == dict.fromkeys(NAMES, 1)
+    assert all(set(trained_in(t)) <= set(NAMES) and "Traceback" not in t for t in texts)
+    written = [run.trained(name).stat().st_mtime for name in NAMES]
+    assert all(run.metric_log(n).stat().st_mtime <= at for n, at in zip(NAMES, written, strict=True))
+
+
+def test_a_worker_killed_in_one_of_two_groups_costs_the_other_nothing(undisturbed, tmp_path):
+    space, out = tmp_path / "groups.toml", beside(undisturbed, "groups")
+    space.write_text(SMALL.read_text().replace("workers = 2", "workers = 1\ngroups = 2"))
+    run = RunDir(out)
+    started = start(out, "--stage", "predict", space=space)
+    wait_until(lambda: any(any(run.checkpoints(n).glob("step_*/training.json")) for n in NAMES[:2]))
+    killed = next(n for n in NAMES[:2] if any(run.checkpoints(n).glob("step_*/training.json")))
+    os.kill(json.loads(run.lease(killed).read_text())["pid"], signal.SIGKILL)
+    text = finish(started)
+    assert [s.predict for s in RunStatus(run).all()] == ["done"] * len(NAMES)
+    assert "  predict 1/" not in text, "an engine started in the room of the first group that had nothing left"
+    attempts = {n: json.loads(run.trained(n).read_text())["attempts"] for n in NAMES}
+    assert attempts == {n: 1 + (n == killed) for n in NAMES}
+    groups = {p.name.split("_")[1] for p in run.logs.glob("train_*_rank0.log")}
+    assert len(groups) == 2
+    # One rank in place of two adds up in another order; a step done twice or left out would show.
+    losses = [[line["loss"] for line in results_of_training(r, killed)["log"]] for r in (run, RunDir(undisturbed[0]))]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
