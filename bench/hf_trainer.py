@@ -35,7 +35,7 @@ class Clock(TrainerCallback):
 
 def labelled(rows: TokenRows, i: int) -> dict[str, list[int]]:
     """Prompt and answer, of which only the answer is learnt."""
-    prompt, answer = rows.prompt(i).tolist(), list(rows.answer.ids("Accept" if rows.accept[i] else "Reject"))
+    prompt, answer = rows.prompt(i).tolist(), list(rows.answer.ids(bool(rows.accept[i])))
     return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
 
 

@@ -61,7 +61,7 @@ def batch_of(rows: TokenRows, chosen: IntArray, weights: tuple[float, float]) ->
     chosen = chosen[np.argsort(-rows.lengths[chosen], kind="stable")]
     return collate(
         [rows.prompt(i) for i in chosen.tolist()],
-        [rows.answer.ids("Accept" if rows.accept[i] else "Reject") for i in chosen.tolist()],
+        [rows.answer.ids(bool(rows.accept[i])) for i in chosen.tolist()],
         rows.accept[chosen].tolist(),
         weights,
         [True] * len(chosen),

@@ -67,7 +67,7 @@ class Made:
         self.lm.to(self.dtype)
 
     def _batch(self, chosen: list[int]) -> Any:
-        answers = [self.answer.ids("Accept" if self.accept[i] else "Reject") for i in chosen]
+        answers = [self.answer.ids(bool(self.accept[i])) for i in chosen]
         some = [True] * len(chosen)
         prompts = [self.prompts[i] for i in chosen]
         accept = [self.accept[i] for i in chosen]

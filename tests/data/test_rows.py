@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.data.fuzzed import JSON, file_contents, mutated
 from tests.data.sharegpt import TASK, corpus, sharegpt, write_lines
 from wlsweep.data import read_files as raw_files
-from wlsweep.data.rows import notes_on, parse_label, parse_row, read_rows, split_human_turn, to_sharegpt
+from wlsweep.data.rows import notes_on, parse_row, read_rows, split_human_turn, to_sharegpt
 from wlsweep.errors import WlsweepError
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "iclr_2017_2018.json"
@@ -73,14 +73,6 @@ def test_both_roles_of_the_answer_and_both_ways_to_box_it_are_read():
     row = sharegpt("a", "Accept")
     row["conversations"][-1] = {"from": "assistant", "value": "Outcome: \\boxed{Reject}"}
     assert parse_row(row).label == "Reject"
-
-
-def test_a_label_is_only_what_is_boxed():
-    assert parse_label("Accept") is None
-    assert parse_label("I would Accept, but \\boxed{Reject}") == "Reject"
-    assert parse_label("\\boxed{Accept}, so \\boxed{Accept}") == "Accept"
-    assert parse_label("\\boxed{Accept}, no: \\boxed{Reject}") is None
-    assert parse_label("\\boxed{accept}") is None
 
 
 def test_the_hash_is_of_the_paper_whatever_its_white_space():
@@ -304,7 +296,9 @@ def test_fields_that_are_not_read_and_answers_that_say_more_are_named_once(tmp_p
     for path in (lines(tmp_path, *rows), tmp_path / "rows.parquet"):
         unread, longer = notes_on(path)
         assert f"{path.name}: not read: 'id', 'year' (read are" in unread
-        assert "1 of the first 1,000 answers hold more than" in longer and "the bare label" in longer
+        assert "1 of the first 1,000 answers hold more than" in longer and longer.endswith(
+            "LABEL}; trained on is that alone"
+        )
     assert notes_on(lines(tmp_path, *(sharegpt(f"r{i}", "Accept") for i in range(3)))) == []
 
 

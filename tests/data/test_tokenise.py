@@ -19,6 +19,7 @@ from wlsweep.data.tokenise import (
     tokenizer_hash,
 )
 from wlsweep.errors import WlsweepError
+from wlsweep.spec.task import Task
 
 ASSISTANT = "<|im_start|>assistant\n"
 
@@ -34,8 +35,8 @@ def direct(tokenizer, messages):
 
 def test_the_answer_falls_into_the_pieces_that_qwen_gives(tokenizer):
     answer = find_answer_tokens(tokenizer)
-    assert tokenizer.convert_ids_to_tokens(answer.ids("Accept")) == ["\\", "boxed", "{", "Accept", "}", "<|im_end|>"]
-    assert tokenizer.convert_ids_to_tokens(answer.ids("Reject")) == ["\\", "boxed", "{", "Reject", "}", "<|im_end|>"]
+    assert tokenizer.convert_ids_to_tokens(answer.ids(True)) == ["\\", "boxed", "{", "Accept", "}", "<|im_end|>"]
+    assert tokenizer.convert_ids_to_tokens(answer.ids(False)) == ["\\", "boxed", "{", "Reject", "}", "<|im_end|>"]
     assert tokenizer.decode([answer.accept]) == "Accept" and tokenizer.decode([answer.reject]) == "Reject"
     assert answer.length == 6
 
@@ -46,7 +47,7 @@ def test_prompt_and_answer_are_the_tokens_of_the_whole_chat(tokenizer):
     for label in ("Accept", "Reject"):
         chat = [*chat_messages(r), {"role": "assistant", "content": f"\\boxed{{{label}}}"}]
         whole = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)
-        ids = prompt.ids + answer.ids(label)
+        ids = prompt.ids + answer.ids(label == "Accept")
         assert whole[: len(ids)] == ids
         assert tokenizer.decode(whole[len(ids) :]) == "\n"  # what the template writes after the end of the turn
 
@@ -66,10 +67,10 @@ def test_the_decision_is_the_first_token_in_which_the_answers_differ(words, voca
     (prompt,) = tokenise_rows(split, [r], 500, answer)
     for label in ("Accept", "Reject"):
         chat = [*chat_messages(r), {"role": "assistant", "content": f"\\boxed{{{label}}}"}]
-        ids = prompt.ids + answer.ids(label)
+        ids = prompt.ids + answer.ids(label == "Accept")
         assert split.apply_chat_template(chat, tokenize=True, return_dict=False)[: len(ids)] == ids
         assert ids[-1] == answer.end == split.convert_tokens_to_ids("<|im_end|>")
-    accept, reject = answer.ids("Accept"), answer.ids("Reject")
+    accept, reject = answer.ids(True), answer.ids(False)
     at = len(answer.prefix)
     assert accept[:at] == reject[:at] and (accept[at], reject[at]) == (answer.accept, answer.reject)
     assert answer.accept != answer.reject and answer.length == max(len(accept), len(reject))
@@ -78,7 +79,7 @@ def test_the_decision_is_the_first_token_in_which_the_answers_differ(words, voca
 
 def test_answers_of_different_lengths_are_told_apart_where_label_pieces_begin():
     answer = find_answer_tokens(qwen_like.build([], words=SPLITS["one token and two"][0], vocab=290))
-    assert len(answer.ids("Reject")) == len(answer.ids("Accept")) + 1
+    assert len(answer.ids(False)) == len(answer.ids(True)) + 1
     assert answer.reject_suffix is not None and answer.reject_suffix[1:] == answer.suffix
 
 
@@ -86,7 +87,7 @@ def test_a_prompt_leaves_room_for_the_longer_answer():
     split = qwen_like.build([], words=SPLITS["one token and two"][0], vocab=290)
     answer, r = find_answer_tokens(split), row("word " * 200)
     (prompt,) = tokenise_rows(split, [r], 300, answer)
-    assert prompt.truncated and len(prompt.ids) + len(answer.ids("Reject")) <= 300
+    assert prompt.truncated and len(prompt.ids) + len(answer.ids(False)) <= 300
 
 
 def test_labels_that_the_tokenizer_writes_alike_are_refused(tokenizer, model):
@@ -96,11 +97,38 @@ def test_labels_that_the_tokenizer_writes_alike_are_refused(tokenizer, model):
         find_answer_tokens(alike)
 
 
+TASKS = [
+    Task(positive="Spam", negative="Ham", answer="Answer: LABEL"),
+    Task(positive="not spam", negative="spam", answer="LABEL"),
+    Task(positive="Müll ✓", negative="no", answer="<LABEL>"),
+    Task(positive="C", negative="C++"),
+]
+
+
+@pytest.mark.parametrize("task", TASKS, ids=[task.answer for task in TASKS])
+def test_the_answers_of_any_task_are_the_tokens_of_the_whole_chat(task, tokenizer):
+    answer, r = find_answer_tokens(tokenizer, task), row("A paper.")
+    (prompt,) = tokenise_rows(tokenizer, [r], 500, answer)
+    at = len(answer.prefix)
+    for label in task.labels:
+        chat = [*chat_messages(r), {"role": "assistant", "content": task.answer_with(label)}]
+        ids = prompt.ids + answer.ids(label == task.positive)
+        assert tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)[: len(ids)] == ids
+    positive, negative = answer.ids(True), answer.ids(False)
+    assert positive[:at] == negative[:at] and (positive[at], negative[at]) == (answer.accept, answer.reject)
+    assert answer.accept != answer.reject and answer.end == tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
+def test_a_label_that_spells_a_control_token_is_refused(tokenizer):
+    with pytest.raises(WlsweepError, match=r"spells the control token '<\|im_end\|>'"):
+        find_answer_tokens(tokenizer, Task(positive="<|im_end|>"))
+
+
 @needs_smollm2
 def test_smollm2_writes_reject_as_two_tokens_and_decides_at_the_first():
     real = load_tokenizer(FOLDER)
     answer = find_answer_tokens(real)
-    assert real.convert_ids_to_tokens(answer.ids("Reject")) == ["\\", "box", "ed", "{", "Re", "ject", "}", "<|im_end|>"]
+    assert real.convert_ids_to_tokens(answer.ids(False)) == ["\\", "box", "ed", "{", "Re", "ject", "}", "<|im_end|>"]
     assert real.convert_ids_to_tokens([answer.accept, answer.reject]) == ["Accept", "Re"]
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from wlsweep.data.read_files import BadObjectError, read_objects
-from wlsweep.data.rows import parse_label
 from wlsweep.errors import WlsweepError
-from wlsweep.run.columns import LABELS, PREDICTION
+from wlsweep.run.columns import PREDICTION
 from wlsweep.run.predictions import DoNotFit, Scores, Truth, few, scores_of
+from wlsweep.spec.task import Task
 
 _LEFT = ("text", "year", "prompt_tokens", "truncated", "model_fingerprint")
 _READ = [name for name in PREDICTION.names if name not in _LEFT]
@@ -25,7 +26,7 @@ def read_external(path: Path, truth: Truth) -> tuple[Scores | None, list[str]]:
 
     Args:
         path: Parquet, JSON Lines or a JSON array (gzipped, too), told apart by content. `parsed` may be a label in any
-            case, boxed or not.
+            case, or a whole answer.
         truth: of the run.
     """
     rows: list[dict[str, Any]] = []
@@ -49,10 +50,12 @@ def read_external(path: Path, truth: Truth) -> tuple[Scores | None, list[str]]:
     columns = {}
     for name in names:
         values = [row.get(name) for row in rows]
-        read = _number if name in _NUMBERS else _parsed if name == "parsed" else _text
+        read = _number if name in _NUMBERS else partial(_parsed, truth.task) if name == "parsed" else _text
         columns[name], bad = _read_all(values, read)
         if bad:
-            problems.append(f"{path}: {name} holds {few(bad)}; expected {_EXPECTED.get(name, 'text')}")
+            labels = f"{' or '.join(truth.task.labels)}, or nothing"
+            expected = "numbers" if name in _NUMBERS else labels if name == "parsed" else "text"
+            problems.append(f"{path}: {name} holds {few(bad)}; expected {expected}")
     if problems:
         return None, problems
     try:
@@ -60,9 +63,6 @@ def read_external(path: Path, truth: Truth) -> tuple[Scores | None, list[str]]:
         return scores_of(pa.table(columns, schema=schema), truth, str(path)), []
     except DoNotFit as e:
         return None, e.problems
-
-
-_EXPECTED = dict.fromkeys(_NUMBERS, "numbers") | {"parsed": f"{' or '.join(LABELS)}, or nothing"}
 
 
 class _Odd(Exception):
@@ -95,14 +95,14 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _parsed(value: Any) -> str | None:
+def _parsed(task: Task, value: Any) -> str | None:
     """`Accept` of `accept`, ` ACCEPT` and `\\boxed{Accept}`; None of an empty text."""
     if not isinstance(value, str):
         raise _Odd
     text = value.strip()
     if not text:
         return None
-    found = {label.lower(): label for label in LABELS}.get(text.lower()) or parse_label(text)
+    found = {label.casefold(): label for label in task.labels}.get(text.casefold()) or task.parse(text)
     if found is None:
         raise _Odd
     return found

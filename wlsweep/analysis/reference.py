@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from wlsweep.data.rows import read_rows
 from wlsweep.errors import WlsweepError
-from wlsweep.run.columns import ACCEPT
-from wlsweep.run.layout import RunDir, atomic_file, existing_run, read_json
+from wlsweep.run.layout import RunDir, atomic_file, existing_run
+from wlsweep.run.records import DataRecord
 
 FOLDS = 5
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -54,7 +54,8 @@ def write_reference(run: RunDir, k: int = 2) -> Reference:
     uses = dict(zip(manifest["row_id"].to_pylist(), manifest["multiplicity"].to_pylist(), strict=True))
     truth = pq.read_table(run.test_parquet, columns=["row_id", "label"])
     test_ids = truth["row_id"].to_pylist()
-    papers = _papers(run, {*uses, *test_ids})
+    data = DataRecord.read(run.data_json)
+    papers = _papers(data, {*uses, *test_ids})
     train_ids = [row_id for row_id in uses if row_id in papers]
     if missing := [i for i in (*uses, *test_ids) if i not in papers]:
         raise WlsweepError(f"{len(missing)} rows of {run.root} are in its files no more, such as {missing[0]!r}")
@@ -64,7 +65,7 @@ def write_reference(run: RunDir, k: int = 2) -> Reference:
         np.array([uses[i] for i in train_ids], dtype=float),
         [papers[i][0] for i in test_ids],
     )
-    accept = np.array(truth["label"].to_pylist()) == ACCEPT
+    accept = np.array(truth["label"].to_pylist()) == data.task.positive
     file = run.root / "external" / "tfidf.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(file) as temporary:
@@ -73,13 +74,13 @@ def write_reference(run: RunDir, k: int = 2) -> Reference:
     return Reference(file, len(test_ids), strength, float(roc_auc_score(accept, p)), balanced)
 
 
-def _papers(run: RunDir, wanted: set[str]) -> dict[str, tuple[str, bool]]:
-    """(text, whether accepted) of rows by id, from the files that the data stage read."""
+def _papers(data: DataRecord, wanted: set[str]) -> dict[str, tuple[str, bool]]:
+    """(text, whether it has the positive label) of rows by id, from the files that the data stage read."""
     found = {}
-    for state in read_json(run.data_json)["files"].values():
-        for row in read_rows(Path(state["path"])):
+    for state in data.files.values():
+        for row in read_rows(Path(state.path), data.task):
             if row.row_id in wanted:
-                found[row.row_id] = (row.paper, row.label == ACCEPT)
+                found[row.row_id] = (row.paper, row.label == data.task.positive)
     return found
 
 

@@ -24,6 +24,7 @@ from wlsweep.run.predictions import prediction_files, read_parquet, read_truth
 from wlsweep.run.status import RunStatus
 from wlsweep.spec.condition import select
 from wlsweep.spec.config import Sweep
+from wlsweep.spec.task import ICLR, Task
 
 NAME = "iclr_weighted_loss"
 TAGS = {
@@ -34,9 +35,13 @@ TAGS = {
 }
 
 
-def dataset_name(k: int) -> str:
-    """Name of a training mix in `dataset_info.json`, such as `iclr_weighted_loss_train_1_3`."""
-    return f"{NAME}_train_1_{k}"
+def dataset_name(k: int, task: Task = ICLR) -> str:
+    """Name of a mix in `dataset_info.json`, such as `iclr_weighted_loss_train_1_3`; other labels leave `iclr` out."""
+    return f"{_prefix(task)}_train_1_{k}"
+
+
+def _prefix(task: Task) -> str:
+    return NAME if task.identity is None else NAME.removeprefix("iclr_")
 
 
 def export_sharegpt(run: RunDir, sweep: Sweep, out: Path) -> list[Path]:
@@ -52,7 +57,7 @@ def export_sharegpt(run: RunDir, sweep: Sweep, out: Path) -> list[Path]:
         WlsweepError: if the data stage is not finished, or the source is no longer what it read.
     """
     record = finished_data(run)
-    inputs = find_inputs(sweep.data, run.cache)
+    inputs = find_inputs(sweep.data, run.cache, sweep.task)
     for role, path in inputs._asdict().items():
         known = record.files.get(role)
         if path and (known is None or state_of(path, known).sha256 != known.sha256):
@@ -60,17 +65,17 @@ def export_sharegpt(run: RunDir, sweep: Sweep, out: Path) -> list[Path]:
     uses: dict[str, dict[str, int]] = {}
     for mix in record.mixes:
         k = int(mix.removeprefix("1/"))
-        uses[dataset_name(k)] = read_manifest(run, k)
-    uses[f"{NAME}_test"] = dict.fromkeys(read_truth(run.test_parquet).row_id.to_pylist(), 1)
+        uses[dataset_name(k, sweep.task)] = read_manifest(run, k)
+    uses[f"{_prefix(sweep.task)}_test"] = dict.fromkeys(read_truth(run.test_parquet, sweep.task).row_id.to_pylist(), 1)
     paths = {name: out / name / "data.json" for name in uses}
     answerer = ""
     with ExitStack() as stack:
         files = {name: _Array(stack.enter_context(_opened(stack, path))) for name, path in paths.items()}
         for path in filter(None, inputs):
-            for row in read_rows(path):
+            for row in read_rows(path, sweep.task):
                 answerer = answerer or row.answerer
                 said = place_system(row, sweep.data.system)._replace(answerer=answerer)
-                text = json.dumps(to_sharegpt(said), ensure_ascii=False)
+                text = json.dumps(to_sharegpt(said, sweep.task), ensure_ascii=False)
                 for name, of in uses.items():
                     files[name].add(text, of.get(row.row_id, 0))
         for name, file in files.items():
@@ -112,8 +117,7 @@ class _Array:
 def export_jsonl(run: RunDir, only: str | None = None) -> list[Path]:
     """Write `export/CONDITION/predictions.jsonl` for every predicted condition, in the order of the test set.
 
-    `label` is the answer that training would have asked for, `\\boxed{Accept}` or `\\boxed{Reject}`; `predict` is the
-    generated text as it is.
+    `label` is the answer that training would have asked for, such as `\\boxed{Accept}`; `predict` is the generated text.
 
     Raises:
         WlsweepError: if predictions do not fit the test set, or there are none.
@@ -125,7 +129,7 @@ def export_jsonl(run: RunDir, only: str | None = None) -> list[Path]:
         raise WlsweepError(f"{run.root}: no condition is predicted yet, so there is nothing to export")
     truth = read_parquet(run.test_parquet, ["row_id", "prompt", "label"])
     prompts = truth["prompt"].to_pylist()
-    labels = [f"\\boxed{{{label}}}" for label in truth["label"].to_pylist()]
+    labels = [status.record.task.answer_with(label) for label in truth["label"].to_pylist()]
     written = []
     for c in done:
         files = prediction_files(run.prediction(c.name))

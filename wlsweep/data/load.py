@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wlsweep.data.token_table import TokenTable, open_table
 from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.errors import DamagedError, WlsweepError
-from wlsweep.run.columns import ACCEPT, MANIFEST, REJECT
+from wlsweep.run.columns import MANIFEST
 from wlsweep.run.layout import RunDir
 from wlsweep.run.predictions import read_parquet, read_truth
 from wlsweep.run.records import DataRecord
@@ -29,7 +29,7 @@ class TokenRows:
     years: list[int | None]
     labels: list[str]
     accept: NDArray[np.bool_]
-    """[n] whether the label is Accept."""
+    """[n] whether the label is the positive one."""
     truncated: NDArray[np.bool_]
     lengths: NDArray[np.int32]
     """[n] tokens of the prompts, without the answers."""
@@ -93,7 +93,7 @@ def load_test(run: RunDir) -> TokenRows:
         WlsweepError: if the data stage is not finished.
     """
     record = finished_data(run)
-    return _token_rows(run, [record.tokens["test"]], read_truth(run.test_parquet).row_id.to_pylist())
+    return _token_rows(run, [record.tokens["test"]], read_truth(run.test_parquet, record.task).row_id.to_pylist())
 
 
 def finished_data(run: RunDir) -> DataRecord:
@@ -123,7 +123,7 @@ def _token_rows(run: RunDir, folders: Sequence[str], ids: Sequence[str]) -> Toke
         row_ids=list(ids),
         row_hashes=[table.row_hashes[row] for table, row in places],
         years=[table.years[row] for table, row in places],
-        labels=[ACCEPT if a else REJECT for a in accept],
+        labels=[tables[0].labels[0 if a else 1] for a in accept],
         accept=accept,
         truncated=np.array([table.truncated[row] for table, row in places], dtype=bool),
         lengths=np.array([table.lengths[row] for table, row in places], dtype=np.int32),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from wlsweep.data.split import keyed_order, limited_counts
 from wlsweep.errors import WlsweepError, refuse_all
+from wlsweep.spec.task import ICLR, Words
 
 MOST_USES_OF_TABLE = 2
 """A published table uses a row at most twice; more means that it was made for another source."""
@@ -69,7 +70,11 @@ def exact_counts(total: int, k: int) -> tuple[int, int]:
 
 
 def plan_counts(
-    resampling: str, ks: Iterable[int], stock: Stock, table: Mapping[str, tuple[int, int]] | None = None
+    resampling: str,
+    ks: Iterable[int],
+    stock: Stock,
+    table: Mapping[str, tuple[int, int]] | None = None,
+    words: Words = ICLR.words,
 ) -> dict[int, MixCount]:
     """Counts of every proportion 1/k under a policy.
 
@@ -80,37 +85,38 @@ def plan_counts(
         ks: proportions 1/k.
         stock: rows there are.
         table: (accepts, rejects) by "1/k", for `table`.
+        words: of the task, for messages.
 
     Returns:
         Counts by k, in ascending order of k.
 
     Raises:
-        WlsweepError: for every proportion that cannot be had: by how much it falls short, and what would mend it.
+        WlsweepError: for every proportion that cannot be had: by how much it falls short, and what would fix it.
     """
     ks = sorted(set(ks))
-    empty = [name for name, n in (("accepts", stock.accepts), ("rejects", stock.rejects)) if not n]
+    empty = [name for name, n in ((words.positives, stock.accepts), (words.negatives, stock.rejects)) if not n]
     if empty:
         raise WlsweepError(f"the source holds no {' and no '.join(empty)}; no mix can be drawn from it")
     wanted = {k: _wanted(resampling, k, ks, stock, table) for k in ks}
     counts = {k: MixCount(a, r, max(0, a - stock.accepts), max(0, r - stock.rejects)) for k, (a, r) in wanted.items()}
-    problems = [p for k, c in counts.items() for p in _problems(resampling, k, c, stock)]
+    problems = [p for k, c in counts.items() for p in _problems(resampling, k, c, stock, words)]
     if problems and resampling in ("error", "pool"):
         problems.append(
-            'to mend it: resampling = "oversample" (repeats rows), "pool" (needs a file with the missing rows) or '
+            'to fix it: resampling = "oversample" (repeats rows), "pool" (needs a file with the missing rows) or '
             f'"common_total" (repeats nothing; {_common_total(ks, stock):,} rows in every set)'
         )
-    have = f"{stock.accepts:,} accepts and {stock.rejects:,} rejects"
+    have = f"{stock.accepts:,} {words.positives} and {stock.rejects:,} {words.negatives}"
     refuse_all(f'the source ({have}) is too small for resampling = "{resampling}":', problems)
     return counts
 
 
-def shortfalls(resampling: str, counts: Mapping[int, MixCount], stock: Stock) -> list[str]:
+def shortfalls(resampling: str, counts: Mapping[int, MixCount], stock: Stock, words: Words = ICLR.words) -> list[str]:
     """What a policy that works had to do without, a line each, for the log and the report; empty if nothing."""
     lines = []
     for k, c in counts.items():
         for name, n, short, there in (
-            ("accepts", c.accepts, c.short_accepts, stock.accepts),
-            ("rejects", c.rejects, c.short_rejects, stock.rejects),
+            (words.positives, c.accepts, c.short_accepts, stock.accepts),
+            (words.negatives, c.rejects, c.short_rejects, stock.rejects),
         ):
             if short and resampling == "pool":
                 lines.append(f"1/{k}: {n:,} {name} wanted, {there:,} there; {short:,} come from the pool")
@@ -195,11 +201,11 @@ def _common_total(ks: Sequence[int], stock: Stock) -> int:
     return low
 
 
-def _problems(resampling: str, k: int, c: MixCount, stock: Stock) -> list[str]:
+def _problems(resampling: str, k: int, c: MixCount, stock: Stock, words: Words) -> list[str]:
     found = []
     for name, n, there, pool in (
-        ("accepts", c.accepts, stock.accepts, stock.pool_accepts),
-        ("rejects", c.rejects, stock.rejects, stock.pool_rejects),
+        (words.positives, c.accepts, stock.accepts, stock.pool_accepts),
+        (words.negatives, c.rejects, stock.rejects, stock.pool_rejects),
     ):
         if n < 1:
             found.append(f"1/{k}: {c.total:,} rows leave no {name}; more rows are needed")

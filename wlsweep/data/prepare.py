@@ -27,7 +27,7 @@ from wlsweep.data.split import check_disjoint, limit_rows, split_off_test
 from wlsweep.data.token_table import FORMAT, TableKey, TokenTable, ensure_table
 from wlsweep.data.tokenise import AnswerTokens, tokenizer_hash
 from wlsweep.errors import WlsweepError
-from wlsweep.run.columns import ACCEPT, MANIFEST, REJECT, TRUTH
+from wlsweep.run.columns import MANIFEST, TRUTH
 from wlsweep.run.layout import RunDir, atomic_file
 from wlsweep.run.records import (
     AnswerRecord,
@@ -41,6 +41,7 @@ from wlsweep.run.records import (
     Truncation,
 )
 from wlsweep.spec.config import Sweep
+from wlsweep.spec.task import Words
 
 
 class _Part(NamedTuple):
@@ -101,7 +102,7 @@ def prepare_data(
             that is too small, or other data than this run's conditions were trained on. The run's data are then as
             they were.
     """
-    inputs = find_inputs(sweep.data, run.cache)
+    inputs = find_inputs(sweep.data, run.cache, sweep.task)
     earlier = DataRecord.find(run.data_json)
     states = _states(inputs, earlier)
     identity = _identity(sweep, states, tokenizer_hash(model_path), limit)
@@ -114,12 +115,13 @@ def prepare_data(
     else:
         _refuse_other_data(run, _trained_on_others(run, identity))
     parts = _tokenised(sweep, inputs, identity, limit, model_path, run.cache, on_progress)
-    _check_leakage(parts, inputs)
-    refuse_one_class("the test set", parts.test.accepts, len(parts.test.rows) - parts.test.accepts)
+    words = sweep.task.words
+    _check_leakage(parts, inputs, words)
+    refuse_one_class("the test set", parts.test.accepts, len(parts.test.rows) - parts.test.accepts, words)
     table = sweep.data.table
     if table is not None and limit is not None:
         table = scale_table(table, limit)
-    counts = plan_counts(sweep.data.resampling, ks, parts.stock, table)
+    counts = plan_counts(sweep.data.resampling, ks, parts.stock, table, words)
     read = data_notes(sweep, run.cache)
     mixes = {k: _draw(parts, count, sweep.data.seed) for k, count in counts.items()}
     record = _record(sweep, limit, read, states, identity, parts, counts, mixes)
@@ -146,16 +148,20 @@ def base_rows(sweep: Sweep, run: RunDir) -> Path:
     if sweep.data.synthetic is not None:
         from wlsweep.data.synthetic import ensure_synthetic
 
-        return ensure_synthetic(sweep.data.synthetic, run.cache).base
-    inputs = find_inputs(sweep.data, run.cache)
+        return ensure_synthetic(sweep.data.synthetic, run.cache, sweep.task).base
+    inputs = find_inputs(sweep.data, run.cache, sweep.task)
     if inputs.test is not None:
         return inputs.train
-    key = json.dumps([state_of(inputs.train).sha256, sweep.data.test_share, sweep.data.seed])
+    key = json.dumps(
+        [state_of(inputs.train).sha256, sweep.data.test_share, sweep.data.seed, *(sweep.task.identity or ())]
+    )
     path = run.cache / "split" / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.jsonl"
     if not path.is_file():
-        test = _split_ids(inputs.train, sweep)
+        test, task = _split_ids(inputs.train, sweep), sweep.task
         with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
-            out.writelines(json.dumps(to_sharegpt(r)) + "\n" for r in read_rows(inputs.train) if r.row_id not in test)
+            out.writelines(
+                json.dumps(to_sharegpt(r, task)) + "\n" for r in read_rows(inputs.train, task) if r.row_id not in test
+            )
     return path
 
 
@@ -177,7 +183,9 @@ def _identity(sweep: Sweep, states: Mapping[str, FileState], tokenizer: str, lim
         "seed": data.seed,
         "test_share": None if "test" in states else data.test_share,
         "limit": limit,
-        **({} if data.system == "keep" else {"system": data.system}),  # unnamed in data from before there was a choice
+        # unnamed in data from before there was a choice:
+        **({} if data.system == "keep" else {"system": data.system}),
+        **({"task": list(sweep.task.identity)} if sweep.task.identity else {}),
     }
 
 
@@ -189,9 +197,11 @@ def _whole(run: RunDir, record: DataRecord, ks: Sequence[int]) -> bool:
 
 
 def _split_ids(path: Path, sweep: Sweep) -> set[str]:
-    index = [(row.row_id, row.label == ACCEPT) for row in read_rows(path)]
+    index = [(row.row_id, row.label == sweep.task.positive) for row in read_rows(path, sweep.task)]
     ids = [row_id for row_id, _ in index]
-    test = split_off_test(ids, np.array([a for _, a in index]), sweep.data.test_share, sweep.data.seed)
+    test = split_off_test(
+        ids, np.array([a for _, a in index]), sweep.data.test_share, sweep.data.seed, sweep.task.words
+    )
     return {ids[i] for i in np.flatnonzero(test)}
 
 
@@ -210,14 +220,14 @@ def _tokenised(
 
     def table(role: str, path: Path, texts: bool, only: set[str] | None) -> TokenTable:
         sha256, tokenizer = str(identity[f"{role}_sha256"]), str(identity["tokenizer_sha256"])
-        key = TableKey(sha256, tokenizer, data.cutoff, selection, texts, data.system)
+        key = TableKey(sha256, tokenizer, data.cutoff, selection, texts, data.system, sweep.task)
         return ensure_table(key, path, model, cache, on_progress, only)
 
     def chosen(path: Path, test: set[str] | None = None) -> set[str] | None:
         """Ids of a trial run: of each side of the split where there is one, so that both are those of the real run."""
         if limit is None:
             return None
-        index = [(row.row_id, row.label == ACCEPT) for row in read_rows(path)]
+        index = [(row.row_id, row.label == sweep.task.positive) for row in read_rows(path, sweep.task)]
         sides = [[p for p in index if (p[0] in (test or ())) == side] for side in (False, True)]
         ids: set[str] = set()
         for side in sides:
@@ -238,16 +248,16 @@ def _tokenised(
     if limit is not None:
         is_test = np.array([row_id in test_ids for row_id in both.row_ids])
     else:
-        is_test = split_off_test(both.row_ids, both.accept, data.test_share, data.seed)
+        is_test = split_off_test(both.row_ids, both.accept, data.test_share, data.seed, sweep.task.words)
     return _Parts(_Part(both, np.flatnonzero(~is_test)), _Part(both, np.flatnonzero(is_test)), pool)
 
 
-def _check_leakage(parts: _Parts, inputs: Inputs) -> None:
+def _check_leakage(parts: _Parts, inputs: Inputs, words: Words) -> None:
     train, test = f"train ({inputs.train})", f"test ({inputs.test or inputs.train})"
-    check_disjoint(parts.train.keys, parts.test.keys, train, test)
+    check_disjoint(parts.train.keys, parts.test.keys, train, test, words)
     if parts.pool is not None:
-        check_disjoint(parts.pool.keys, parts.test.keys, f"pool ({inputs.pool})", test)
-        check_disjoint(parts.pool.keys, parts.train.keys, f"pool ({inputs.pool})", train)
+        check_disjoint(parts.pool.keys, parts.test.keys, f"pool ({inputs.pool})", test, words)
+        check_disjoint(parts.pool.keys, parts.train.keys, f"pool ({inputs.pool})", train, words)
 
 
 def _draw(parts: _Parts, count: MixCount, seed: int) -> Drawn:
@@ -298,7 +308,7 @@ def _record(
         seed=sweep.data.seed,
         limit=limit,
         mixes={f"1/{k}": mix(count, mixes[k]) for k, count in counts.items()},
-        notes=[*read, *sweep.data.notes, *shortfalls(sweep.data.resampling, counts, parts.stock)],
+        notes=[*read, *sweep.data.notes, *shortfalls(sweep.data.resampling, counts, parts.stock, sweep.task.words)],
         truncated={name: _truncation(part) for name, part in named.items()},
         tokens={name: f"tokens/{part.table.folder.name}" for name, part in named.items()},
         answer=_answer(parts.train.table.answer),
@@ -324,7 +334,7 @@ def _answer(answer: AnswerTokens) -> AnswerRecord:
 def _truncation(part: _Part) -> Truncation:
     """Share of truncated rows: of all, by class and by year ("unknown" without one)."""
     cut = part.table.truncated[part.rows]
-    labels = np.where(part.table.accept[part.rows], ACCEPT, REJECT)
+    labels = np.where(part.table.accept[part.rows], *part.table.labels)
     years = np.array([str(part.table.years[i] or "unknown") for i in part.rows])
 
     def shares(of: NDArray[Any]) -> dict[str, float]:
@@ -366,7 +376,7 @@ def _truth(test: _Part) -> pa.Table:
             "row_id": table.row_ids[i],
             "row_hash": table.row_hashes[i],
             "year": table.years[i],
-            "label": ACCEPT if table.accept[i] else REJECT,
+            "label": table.labels[0 if table.accept[i] else 1],
             "truncated": bool(table.truncated[i]),
             "true_log_odds": table.true_log_odds[i],
             "prompt": texts[i],

@@ -19,13 +19,11 @@ from typing import Any, NamedTuple
 
 from wlsweep.data.read_files import BadObjectError, parquet_names, read_objects
 from wlsweep.errors import WlsweepError, refuse_all
-from wlsweep.run.columns import LABELS
+from wlsweep.spec.task import ICLR, Task
 
-_LABEL = re.compile(r"\\boxed\{(" + "|".join(LABELS) + r")\}")
 _BLANK_LINE = re.compile(
     r"\S[^\S\r\n]*(?:\r?\n[^\S\r\n]*){2,}"
 )  # ends a block of text; swallows all blank lines after it
-_PLAIN = re.compile(r"\\boxed\{\w+\}")
 _ROLES = {"system": "system", "human": "human", "assistant": "assistant", "gpt": "assistant"}
 _SHAPES = (("human", "assistant"), ("system", "human", "assistant"))
 
@@ -39,7 +37,7 @@ class Row(NamedTuple):
     """sha256 (hex) of the paper's text without white space; label, system and instruction are no part of it."""
     year: int | None
     label: str
-    """One of `wlsweep.run.columns.LABELS`."""
+    """One of the task's two label texts."""
     system: str | None
     instruction: str
     """The human turn up to and with its first blank line; empty where there is no blank line."""
@@ -65,27 +63,22 @@ def split_human_turn(text: str) -> tuple[str, str]:
     return (text[: found.end()], text[found.end() :]) if found else ("", text)
 
 
-def parse_label(text: str) -> str | None:
-    """The label that a text boxes, read strictly: None if it boxes none, or two different ones."""
-    labels = set(_LABEL.findall(text))
-    return str(labels.pop()) if len(labels) == 1 else None
-
-
-def label_of(answer: str) -> str:
-    """The label that an answer boxes.
+def label_of(answer: str, task: Task) -> str:
+    """The label that an answer gives.
 
     Raises:
-        ValueError: if it boxes none, or two different ones.
+        BadObjectError: if it gives none, or two different ones.
     """
-    label = parse_label(answer)
+    label = task.parse(answer)
     if label is None:
-        many = "two different labels" if _LABEL.search(answer) else "no \\boxed{Accept} or \\boxed{Reject}"
+        none = "no " + " or ".join(task.answer_with(label) for label in task.labels)
+        many = "two different labels" if task.labels_in(answer) else none
         raise BadObjectError(f"{many} in the answer {_excerpt(answer)}")
     return label
 
 
-def parse_row(raw: object) -> Row:
-    """Judge one decoded ShareGPT row.
+def parse_row(raw: object, task: Task = ICLR) -> Row:
+    """Judge one decoded ShareGPT row of a task.
 
     Raises:
         ValueError: with the reason why the row cannot be used.
@@ -114,10 +107,12 @@ def parse_row(raw: object) -> Row:
         raise BadObjectError(
             f"turns {', '.join(roles)[:80]}; expected human, assistant with at most a system turn before them"
         )
-    label = label_of(texts[-1])
+    label = label_of(texts[-1], task)
     instruction, paper = split_human_turn(texts[-2])
     if not paper.strip():
-        raise BadObjectError("the paper is empty (the human turn holds nothing after its first blank line)")
+        raise BadObjectError(
+            f"the {task.words.item} is empty (the human turn holds nothing after its first blank line)"
+        )
     meta = raw.get("_metadata")
     if meta is None:
         meta = {}
@@ -137,16 +132,16 @@ def parse_row(raw: object) -> Row:
     )
 
 
-def to_sharegpt(row: Row) -> dict[str, Any]:
-    """The row as ShareGPT, with the plain answer `\\boxed{LABEL}`; `parse_row` reads it back to the same row."""
+def to_sharegpt(row: Row, task: Task = ICLR) -> dict[str, Any]:
+    """The row as ShareGPT, with the plain answer of the task; `parse_row` reads it back to the same row."""
     turns = [] if row.system is None else [{"from": "system", "value": row.system}]
     turns.append({"from": "human", "value": row.instruction + row.paper})
-    turns.append({"from": row.answerer, "value": f"\\boxed{{{row.label}}}"})
+    turns.append({"from": row.answerer, "value": task.answer_with(row.label)})
     meta = {"submission_id": row.row_id, "year": row.year, "true_log_odds": row.true_log_odds}
     return {"conversations": turns, "_metadata": {name: value for name, value in meta.items() if value is not None}}
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, task: Task = ICLR) -> Iterator[Row]:
     """Stream the rows of a JSON array, JSON Lines or Parquet file; the content, not the name, tells which it is.
 
     After the first bad row nothing more is yielded, but the rest is still checked.
@@ -163,7 +158,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     for number, raw in _raw_rows(path):
         count += 1
         try:
-            row = parse_row(raw)
+            row = parse_row(raw, task)
             if (first := seen.get(row.row_id)) is not None:
                 other = "" if first[1] == row.label else f", there with the label {first[1]}"
                 raise BadObjectError(f"duplicate id {row.row_id!r}: row {first[0]} has it too{other}")
@@ -192,11 +187,11 @@ def _raw_rows(path: Path) -> Iterator[tuple[int, object]]:
     return read_objects(path, "ShareGPT rows", _READ, needed="conversations")
 
 
-def notes_on(path: Path) -> list[str]:
+def notes_on(path: Path, task: Task = ICLR) -> list[str]:
     """What a user should know of how a file's rows are read, a line each: fields that are not read, answers that are not
     kept. Of the first 1,000 rows; says nothing of bad rows, which `read_rows` refuses."""
     unread = Counter(name for name in parquet_names(path) if name not in _READ)
-    longer = 0
+    longer, plain = 0, {task.answer_with(label) for label in task.labels}
     for _, raw in islice(_raw_rows(path), _LOOKED_AT):
         if not isinstance(raw, dict):
             continue
@@ -204,7 +199,7 @@ def notes_on(path: Path) -> list[str]:
         turns = raw.get("conversations")
         last = turns[-1] if isinstance(turns, list) and turns else None
         answer = last.get("value") if isinstance(last, dict) else None
-        longer += isinstance(answer, str) and not _PLAIN.fullmatch(answer.strip())
+        longer += isinstance(answer, str) and answer.strip() not in plain
     lines = []
     if unread:
         names = ", ".join(repr(name)[:60] for name in list(unread)[:8]) + (" and more" if len(unread) > 8 else "")
@@ -214,8 +209,8 @@ def notes_on(path: Path) -> list[str]:
         )
     if longer:
         lines.append(
-            f"{path.name}: {longer:,} of the first {_LOOKED_AT:,} answers hold more than \\boxed{{LABEL}}; trained on is "
-            "the bare label"
+            f"{path.name}: {longer:,} of the first {_LOOKED_AT:,} answers hold more than {task.answer}; trained on is "
+            "that alone"
         )
     return lines
 

@@ -13,9 +13,9 @@ from wlsweep.data.read_files import shortened
 from wlsweep.data.rows import notes_on, read_rows
 from wlsweep.data.split import check_disjoint, limited_counts, refuse_impossible_share, test_count
 from wlsweep.errors import WlsweepError
-from wlsweep.run.columns import ACCEPT
 from wlsweep.run.records import FileState
 from wlsweep.spec.config import Data, Sweep
+from wlsweep.spec.task import ICLR, Task, Words
 
 _ENDINGS = ("json", "jsonl", "parquet")
 
@@ -40,7 +40,7 @@ class SourceCounts(NamedTuple):
     """`files`, `synthetic` or `table`: what was counted."""
 
 
-def find_inputs(data: Data, cache: Path) -> Inputs:
+def find_inputs(data: Data, cache: Path, task: Task = ICLR) -> Inputs:
     """The files that a sweep reads; synthetic papers are made here on first use.
 
     Raises:
@@ -50,7 +50,7 @@ def find_inputs(data: Data, cache: Path) -> Inputs:
     if data.synthetic is not None:
         from wlsweep.data.synthetic import ensure_synthetic
 
-        files = ensure_synthetic(data.synthetic, cache)
+        files = ensure_synthetic(data.synthetic, cache, task)
         return Inputs(files.train, files.test, None)
     if data.source is None:
         raise WlsweepError("no rows to train on: give --data FILE_OR_FOLDER, or [data] source in the search space")
@@ -99,8 +99,8 @@ def source_counts(sweep: Sweep, limit: int | None = None) -> SourceCounts:
         best = max(data.table.values(), key=lambda counts: counts[0])
         return _limited(Stock(*best), None, limit, "table")
     inputs = find_inputs(data, Path())
-    keys = {role: _keys(path) for role, path in inputs._asdict().items() if path is not None}
-    _refuse_shared(inputs, keys)
+    keys = {role: _keys(path, sweep.task) for role, path in inputs._asdict().items() if path is not None}
+    _refuse_shared(inputs, keys, sweep.task.words)
     train = _counts(keys["train"])
     if inputs.test is not None:
         test = _counts(keys["test"])
@@ -108,7 +108,7 @@ def source_counts(sweep: Sweep, limit: int | None = None) -> SourceCounts:
         refuse_impossible_share(data.test_share)
         test = test_count(train[0], data.test_share), test_count(train[1], data.test_share)
         train = train[0] - test[0], train[1] - test[1]
-    refuse_one_class("the test set", *test)
+    refuse_one_class("the test set", *test, sweep.task.words)
     pool = _counts(keys["pool"]) if "pool" in keys else (0, 0)
     return _limited(Stock(*train, *pool), test, limit, "files")
 
@@ -122,7 +122,7 @@ def planned_mixes(sweep: Sweep, counts: SourceCounts, limit: int | None = None) 
     table = sweep.data.table
     if table is not None and limit is not None:
         table = scale_table(table, limit)
-    return plan_counts(sweep.data.resampling, {c.k for c in sweep.conditions}, counts.stock, table)
+    return plan_counts(sweep.data.resampling, {c.k for c in sweep.conditions}, counts.stock, table, sweep.task.words)
 
 
 def _limited(stock: Stock, test: tuple[int, int] | None, limit: int | None, origin: str) -> SourceCounts:
@@ -139,11 +139,11 @@ def _balanced(rows: int) -> tuple[int, int]:
 
 
 Keys = list[tuple[str, str, bool]]
-"""(row id, row hash, whether it is an accept) of every row."""
+"""(row id, row hash, whether it has the positive label) of every row."""
 
 
-def _keys(path: Path) -> Keys:
-    return [(row.row_id, row.row_hash, row.label == ACCEPT) for row in read_rows(path)]
+def _keys(path: Path, task: Task) -> Keys:
+    return [(row.row_id, row.row_hash, row.label == task.positive) for row in read_rows(path, task)]
 
 
 def _counts(keys: Keys) -> tuple[int, int]:
@@ -151,8 +151,8 @@ def _counts(keys: Keys) -> tuple[int, int]:
     return accepts, len(keys) - accepts
 
 
-def _refuse_shared(inputs: Inputs, keys: Mapping[str, Keys]) -> None:
-    """Refuse papers in two of the sets, as the data stage does."""
+def _refuse_shared(inputs: Inputs, keys: Mapping[str, Keys], words: Words) -> None:
+    """Refuse items in two of the sets, as the data stage does."""
     for first, second in (("train", "test"), ("pool", "test"), ("pool", "train")):
         if first in keys and second in keys:
             paths = inputs._asdict()
@@ -161,17 +161,18 @@ def _refuse_shared(inputs: Inputs, keys: Mapping[str, Keys]) -> None:
                 [key[:2] for key in keys[second]],
                 f"{first} ({paths[first]})",
                 f"{second} ({paths[second]})",
+                words,
             )
 
 
-def refuse_one_class(name: str, accepts: int, rejects: int) -> None:
+def refuse_one_class(name: str, accepts: int, rejects: int, words: Words = ICLR.words) -> None:
     """Refuse a set that has rows of one class only: nothing can be measured on it.
 
     Raises:
         WlsweepError: saying which class it lacks.
     """
     if not accepts or not rejects:
-        lacks = "accepts" if not accepts else "rejects"
+        lacks = words.negatives if accepts else words.positives
         raise WlsweepError(
             f"{name} holds {accepts + rejects:,} rows and no {lacks}; it needs both classes (check the labels, or give "
             "another file)"
@@ -182,7 +183,9 @@ def data_notes(sweep: Sweep, cache: Path) -> list[str]:
     """What a user should know of how the files of a sweep are read, a line each; nothing of synthetic papers."""
     if sweep.data.synthetic is not None or sweep.data.source is None:
         return []
-    return list(dict.fromkeys(line for path in find_inputs(sweep.data, cache) if path for line in notes_on(path)))
+    return list(
+        dict.fromkeys(line for path in find_inputs(sweep.data, cache) if path for line in notes_on(path, sweep.task))
+    )
 
 
 def _is_file(path: Path) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wlsweep.errors import WlsweepError, refuse_all
+from wlsweep.spec.task import ICLR, Words
 
 
 def keyed_order(ids: Sequence[str], seed: int, purpose: str) -> NDArray[np.int64]:
@@ -43,14 +44,17 @@ def refuse_impossible_share(share: float) -> None:
         )
 
 
-def split_off_test(ids: Sequence[str], accept: NDArray[np.bool_], share: float, seed: int) -> NDArray[np.bool_]:
+def split_off_test(
+    ids: Sequence[str], accept: NDArray[np.bool_], share: float, seed: int, words: Words = ICLR.words
+) -> NDArray[np.bool_]:
     """Mark the test rows of a single source, `test_count` of each class.
 
     Args:
         ids: unique row ids, n of them.
-        accept: bool [n], whether the label is Accept.
+        accept: bool [n], whether the label is the positive one.
         share: of each class, 0 < share < 1.
         seed: of the choice.
+        words: of the task, for messages.
 
     Returns:
         bool [n], True for test rows.
@@ -60,7 +64,7 @@ def split_off_test(ids: Sequence[str], accept: NDArray[np.bool_], share: float, 
     """
     refuse_impossible_share(share)
     test = np.zeros(len(ids), dtype=bool)
-    for name, of_class in (("accepts", np.flatnonzero(accept)), ("rejects", np.flatnonzero(~accept))):
+    for name, of_class in ((words.positives, np.flatnonzero(accept)), (words.negatives, np.flatnonzero(~accept))):
         if len(of_class) < 2:
             raise WlsweepError(f"{len(of_class)} {name} in the source: too few to split off a test set; at least 2")
         order = keyed_order([ids[i] for i in of_class], seed, "test")
@@ -97,15 +101,20 @@ def limit_rows(ids: Sequence[str], accept: NDArray[np.bool_], limit: int, seed: 
 
 
 def check_disjoint(
-    first: Iterable[tuple[str, str]], second: Iterable[tuple[str, str]], first_name: str, second_name: str
+    first: Iterable[tuple[str, str]],
+    second: Iterable[tuple[str, str]],
+    first_name: str,
+    second_name: str,
+    words: Words = ICLR.words,
 ) -> None:
-    """Refuse two sets that share a paper.
+    """Refuse two sets that share an item.
 
     Args:
         first: (row id, row hash) of every row of one set.
         second: the same of the other.
         first_name: for the message, such as "train (papers.json)".
         second_name: for the message.
+        words: of the task, for the message.
 
     Raises:
         WlsweepError: listing every id and every identical text that occurs in both.
@@ -121,4 +130,4 @@ def check_disjoint(
             problems.append(f"id {row_id!r} is in both")
         elif row_hash in by_text:
             problems.append(f"{row_id!r} of {second_name} has the text of {by_text[row_hash]!r} of {first_name}")
-    refuse_all(f"{first_name} and {second_name} share papers; remove them from one of the two:", problems)
+    refuse_all(f"{first_name} and {second_name} share {words.items}; remove them from one of the two:", problems)

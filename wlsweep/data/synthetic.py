@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from wlsweep.run.columns import ACCEPT, REJECT
 from wlsweep.run.layout import atomic_file
 from wlsweep.spec.config import SyntheticPapers
+from wlsweep.spec.task import ICLR, Task
 
 CUES = 10
 """Cue words in a paper."""
@@ -83,8 +83,8 @@ def cue_model() -> CueModel:
     return CueModel((*_FAVOURABLE, *_UNFAVOURABLE), accept / accept.sum(), reject / reject.sum())
 
 
-def draw_papers(n: int, words: int, seed: list[int]) -> list[dict[str, Any]]:
-    """`n` balanced ShareGPT rows (the first of an odd n is an Accept), deterministic in all arguments."""
+def draw_papers(n: int, words: int, seed: list[int], task: Task = ICLR) -> list[dict[str, Any]]:
+    """`n` balanced ShareGPT rows (one more of the positive label if n is odd), deterministic in all arguments."""
     rng = np.random.Generator(np.random.PCG64(seed))
     cues = cue_model()
     accept = rng.permutation(np.arange(n) % 2 == 0)
@@ -94,13 +94,13 @@ def draw_papers(n: int, words: int, seed: list[int]) -> list[dict[str, Any]]:
         drawn = rng.choice(len(cues.words), size=CUES, p=cues.p_accept if accept[i] else cues.p_reject)
         text[rng.choice(words, size=CUES, replace=False)] = np.array(cues.words, dtype=object)[drawn]
         title, abstract = " ".join(text[:_TITLE_WORDS]), " ".join(text[_TITLE_WORDS:])
-        label = ACCEPT if accept[i] else REJECT
+        label = task.labels[0 if accept[i] else 1]
         rows.append(
             {
                 "conversations": [
                     {"from": "system", "value": _SYSTEM},
                     {"from": "human", "value": f"{_TASK}\n\n# {title}\n\nAbstract: {abstract}"},
-                    {"from": "assistant", "value": f"\\boxed{{{label}}}"},
+                    {"from": "assistant", "value": task.answer_with(label)},
                 ],
                 "_metadata": {
                     "submission_id": "-".join(map(str, [*seed, i])),
@@ -112,15 +112,17 @@ def draw_papers(n: int, words: int, seed: list[int]) -> list[dict[str, Any]]:
     return rows
 
 
-def ensure_synthetic(config: SyntheticPapers, cache: Path) -> SyntheticFiles:
+def ensure_synthetic(config: SyntheticPapers, cache: Path, task: Task = ICLR) -> SyntheticFiles:
     """Write the three files of a world under `cache`, or find them there; the same bytes on every machine."""
-    key = hashlib.sha256(json.dumps([VERSION, STRENGTH, config.model_dump()]).encode()).hexdigest()[:12]
+    key = hashlib.sha256(
+        json.dumps([VERSION, STRENGTH, config.model_dump(), *(task.identity or ())]).encode()
+    ).hexdigest()[:12]
     folder = cache.resolve() / "synthetic" / key
     files = SyntheticFiles(folder / "base.jsonl", folder / "train.jsonl", folder / "test.jsonl")
     sizes = (config.base_rows, config.train_rows, config.test_rows)
     for part, (path, n) in enumerate(zip(files, sizes, strict=True)):
         if not path.is_file():
             with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
-                for row in draw_papers(n, config.words, [config.seed, part]):
+                for row in draw_papers(n, config.words, [config.seed, part], task):
                     out.write(json.dumps(row) + "\n")
     return files

@@ -35,8 +35,8 @@ from wlsweep.data.tokenise import (
     tokenise_rows,
 )
 from wlsweep.errors import WlsweepError
-from wlsweep.run.columns import ACCEPT
 from wlsweep.run.layout import atomic_folder, read_json, write_json
+from wlsweep.spec.task import ICLR, Task
 
 FORMAT = 2
 """Raised whenever the same inputs would give another table."""
@@ -48,7 +48,7 @@ TOKENS = pa.schema(
         pa.field("row_id", pa.string(), nullable=False),
         pa.field("row_hash", pa.string(), nullable=False),
         pa.field("year", pa.int32()),
-        pa.field("label", pa.string(), nullable=False),  # Accept | Reject
+        pa.field("label", pa.string(), nullable=False),  # one of the task's label texts
         pa.field("truncated", pa.bool_(), nullable=False),
         pa.field("true_log_odds", pa.float64()),
         pa.field("prompt_ids", pa.list_(pa.field("token", pa.int32(), nullable=False)), nullable=False),
@@ -72,6 +72,8 @@ class TokenTable:
     lengths: NDArray[np.int32]
     """Tokens of the prompts, without answers."""
     true_log_odds: list[float | None]
+    labels: tuple[str, str]
+    """The task's label texts, the positive one first."""
     answer: AnswerTokens
     cleaned: int
     """Rows whose papers spelled control tokens, which were broken up with a space."""
@@ -107,11 +109,17 @@ class TableKey(NamedTuple):
     """Whether the prompts are kept as text too, as test sets need."""
     system: SystemTurns = "keep"
     """What becomes of the rows' system turns."""
+    task: Task = ICLR
+    """Label texts and form of the answer."""
 
     @property
     def fingerprint(self) -> str:
-        """Name of the folder."""
-        parts = self[:-1] if self.system == "keep" else self  # as named before there was a choice
+        """Name of the folder; defaults are left out, so that tables from before there was a choice keep theirs."""
+        parts: list[Any] = list(self[:-2])
+        if self.system != "keep" or self.task.identity:
+            parts.append(self.system)
+        if self.task.identity:
+            parts.append(self.task.identity)
         return hashlib.sha256(json.dumps([FORMAT, *parts]).encode()).hexdigest()[:20]
 
 
@@ -159,6 +167,8 @@ def open_table(folder: Path) -> TokenTable:
     if size != record["bytes"]:
         raise WlsweepError(f"{tokens_path} has {size} bytes, expected {record['bytes']}; delete {folder} and run again")
     reader = pa.ipc.open_file(pa.memory_map(str(tokens_path)))
+    positive, negative = record.get("labels", ICLR.labels)  # unnamed in tables from before there was a choice
+    labels = (positive, negative)
     batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
     table = pa.Table.from_batches(batches, schema=TOKENS)
     values, starts, lengths = [], [], []
@@ -173,10 +183,11 @@ def open_table(folder: Path) -> TokenTable:
         row_ids=table["row_id"].to_pylist(),
         row_hashes=table["row_hash"].to_pylist(),
         years=table["year"].to_pylist(),
-        accept=np.array([label == ACCEPT for label in table["label"].to_pylist()], dtype=bool),
+        accept=np.array([label == labels[0] for label in table["label"].to_pylist()], dtype=bool),
         truncated=np.array(table["truncated"].to_pylist(), dtype=bool),
         lengths=np.concatenate(lengths),
         true_log_odds=table["true_log_odds"].to_pylist(),
+        labels=labels,
         answer=_answer_of(record["answer"]),
         cleaned=record["cleaned"],
         _values=tuple(values),
@@ -205,8 +216,8 @@ def _write(
     only: Collection[str] | None,
 ) -> None:
     tokenizer = load_tokenizer(model)
-    answer = find_answer_tokens(tokenizer)
-    chosen = read_rows(source) if only is None else (row for row in read_rows(source) if row.row_id in only)
+    answer = find_answer_tokens(tokenizer, key.task)
+    chosen = (row for row in read_rows(source, key.task) if only is None or row.row_id in only)
     rows = (place_system(row, key.system) for row in chosen)
     count = tokens = cleaned = 0
     started = told = time.monotonic()
@@ -223,7 +234,7 @@ def _write(
                 needed = max(smallest_cutoff(tokenizer, part, answer) for part in (batch, *_batched(rows, BATCH)))
                 raise WlsweepError(
                     f"{source}: {e} for system prompt, instruction, assistant header, answer and the start of its "
-                    f"paper; set [data] cutoff to at least {needed}"
+                    f"{key.task.words.item}; set [data] cutoff to at least {needed}"
                 ) from None
             columns = zip(*[(r.row_id, r.row_hash, r.year, r.label, r.true_log_odds) for r in batch], strict=True)
             ids, hashes, years, labels, odds = map(list, columns)
@@ -240,7 +251,8 @@ def _write(
                 on_progress(f"tokenising {source.name}: {count:,} rows, {rate:,.0f} rows/s, {tokens:,} tokens kept")
     record: dict[str, Any] = {
         "format": FORMAT,
-        "key": key._asdict(),
+        "key": key._asdict() | {"task": key.task.identity},
+        "labels": key.task.labels,
         "rows": count,
         "tokens": tokens,
         "cleaned": cleaned,

@@ -19,10 +19,8 @@ from numpy.typing import NDArray
 
 from wlsweep.data.rows import Row
 from wlsweep.errors import WlsweepError
-from wlsweep.run.columns import ACCEPT, LABELS, REJECT
+from wlsweep.spec.task import ICLR, Task
 
-ANSWER = r"\boxed{{{}}}"
-"""The whole answer; the chat template ends it with its end-of-turn token."""
 _MARK = "\u2402here goes the paper\u2403"
 _PROBE = " \n<b> a & b 'c' \n"  # white space at both ends and characters that templates trim or escape
 _CHARS_PER_TOKEN = 5
@@ -42,29 +40,29 @@ class AnswerTokens(NamedTuple):
     """Token ids of the two answers. The decision is the first token in which they differ; p(accept) is defined there."""
 
     prefix: tuple[int, ...]
-    """What both begin with (`\\boxed{`)."""
+    """What both begin with (`\\boxed{`); may be nothing."""
     accept: int
-    """The decision's token in the answer Accept: the whole label, its first piece, or more than the label."""
+    """The decision's token in the positive answer: the whole label, its first piece, or more than the label."""
     reject: int
     suffix: tuple[int, ...]
     """What follows the decision: the rest of the label if there is any, `}` and the end-of-turn token."""
     reject_suffix: tuple[int, ...] | None = None
-    """What follows it in the answer Reject; None: the same as in Accept."""
+    """What follows it in the other answer; None: the same."""
 
-    def ids(self, label: str) -> list[int]:
-        """All tokens of the answer with this label."""
-        if label == ACCEPT:
+    def ids(self, accept: bool) -> list[int]:
+        """All tokens of the answer with the positive label, or with the other one."""
+        if accept:
             return [*self.prefix, self.accept, *self.suffix]
         return [*self.prefix, self.reject, *(self.suffix if self.reject_suffix is None else self.reject_suffix)]
 
     @property
     def length(self) -> int:
         """Tokens of the longer answer."""
-        return max(len(self.ids(label)) for label in LABELS)
+        return max(len(self.ids(True)), len(self.ids(False)))
 
     def lengths(self, accept: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """[n] int64: tokens of the answer of each row, given whether its label is Accept."""
-        return np.where(accept, len(self.ids(ACCEPT)), len(self.ids(REJECT)))
+        """[n] int64: tokens of the answer of each row, given whether its label is the positive one."""
+        return np.where(accept, len(self.ids(True)), len(self.ids(False)))
 
     @property
     def end(self) -> int:
@@ -166,23 +164,29 @@ def chat_messages(row: Row) -> list[dict[str, str]]:
     return _messages(row.system, row.instruction + row.paper)
 
 
-def find_answer_tokens(tokenizer: Any) -> AnswerTokens:
-    """Find the decision in context: tokenise whole chats that end in either answer, and compare.
+def find_answer_tokens(tokenizer: Any, task: Task = ICLR) -> AnswerTokens:
+    """Find the decision in context: tokenise whole chats that end in either answer of the task, and compare.
 
     The chats have no system turn: every template takes such chats, and whether it also takes the rows' own system turns is
     tried with those (`tokenise_rows`).
 
     Raises:
-        WlsweepError: if the tokenizer writes both labels alike, the template does not end a turn with a special token, or
-            the prompt is not tokenised the same with and without an answer after it.
+        WlsweepError: if the tokenizer writes both labels alike, an answer spells a control token, the template does not end
+            a turn with a special token, or the prompt is not tokenised the same with and without an answer after it.
     """
     turns = _messages(None, "Paper.")
     prompt = _render(tokenizer, turns, add_generation_prompt=True)
     prompt_ids = _encode(tokenizer, prompt)
     specials = set(tokenizer.all_special_ids) | {n for n, t in tokenizer.added_tokens_decoder.items() if t.special}
     answers = {}
-    for label in LABELS:
-        chat = _render(tokenizer, [*turns, {"role": "assistant", "content": ANSWER.format(label)}])
+    for label in task.labels:
+        said = task.answer_with(label)
+        if inside := set(_encode(tokenizer, said)) & specials:
+            raise WlsweepError(
+                f"[task]: the answer {said!r} spells the control token {tokenizer.decode([min(inside)])!r} of the model, "
+                "which would end the turn; give labels and a form of the answer without it"
+            )
+        chat = _render(tokenizer, [*turns, {"role": "assistant", "content": said}])
         ids = _encode(tokenizer, chat)
         if ids[: len(prompt_ids)] != prompt_ids:
             raise WlsweepError(
@@ -196,12 +200,12 @@ def find_answer_tokens(tokenizer: Any) -> AnswerTokens:
                 "the chat template ends the assistant's turn without a special token, so none can stop it"
             )
         answers[label] = rest[: end + 1]
-    accept, reject = answers[ACCEPT], answers[REJECT]
+    accept, reject = answers[task.positive], answers[task.negative]
     if accept == reject:
         pieces = " | ".join(tokenizer.decode([token]) for token in accept)
         raise WlsweepError(
-            f"the tokenizer writes {ANSWER.format(ACCEPT)} and {ANSWER.format(REJECT)} alike, as {pieces}: no model with "
-            "this tokenizer can tell the two labels apart; use another model"
+            f"the tokenizer writes {' and '.join(map(task.answer_with, task.labels))} alike, as {pieces}: no model with "
+            "this tokenizer can tell the two labels apart; use another model, or other label texts"
         )
     same = _common(accept, reject)  # both end with a special token, so neither is the beginning of the other
     after_accept, after_reject = tuple(accept[same + 1 :]), tuple(reject[same + 1 :])

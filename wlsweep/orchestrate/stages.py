@@ -81,7 +81,7 @@ def _base(launch: Launch, note: Callable[[str], None]) -> str:
     from wlsweep.train.tiny_base import ensure_tiny_base
 
     rows = base_rows(launch.sweep, launch.run)
-    return str(ensure_tiny_base(model.tiny, rows, launch.run.cache, note).resolve())
+    return str(ensure_tiny_base(model.tiny, rows, launch.run.cache, note, launch.sweep.task).resolve())
 
 
 def _prepare(launch: Launch, base: str, note: Callable[[str], None]) -> None:

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wlsweep.data.load import load_mix, load_test
-from wlsweep.data.rows import parse_label
 from wlsweep.errors import WlsweepError
 from wlsweep.predict.adapter_engine import AdapterEngine
 from wlsweep.predict.orphans import end_children_with_this_process
@@ -189,7 +188,7 @@ class Predictor:
                 "year": list(test.years),
                 "label": list(test.labels),
                 "text": [s.text for s in scored],
-                "parsed": [parse_label(s.text) for s in scored],
+                "parsed": [self.sweep.task.parse(s.text) for s in scored],
                 "logprob_accept": accept,
                 "logprob_reject": reject,
                 "p_accept": 1 / (1 + np.exp(reject - accept)),

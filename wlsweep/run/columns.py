@@ -1,20 +1,21 @@
-"""Columns of the Parquet files that stages hand to each other, each defined once."""
+"""Columns of the Parquet files that stages hand to each other, each defined once.
+
+In names of columns `accept` is the positive class, whatever the task's label text is."""
 
 from __future__ import annotations
 
 import pyarrow as pa
-
-ACCEPT, REJECT = "Accept", "Reject"
-LABELS = (ACCEPT, REJECT)
 
 TRUTH = pa.schema(
     [
         pa.field("row_id", pa.string(), nullable=False),
         pa.field("row_hash", pa.string(), nullable=False),  # of the paper's text, not of its label
         pa.field("year", pa.int32()),
-        pa.field("label", pa.string(), nullable=False),  # Accept | Reject
+        pa.field("label", pa.string(), nullable=False),  # one of the task's label texts
         pa.field("truncated", pa.bool_(), nullable=False),
-        pa.field("true_log_odds", pa.float64()),  # ln P(Accept)/P(Reject) given the text, where the world is synthetic
+        pa.field(
+            "true_log_odds", pa.float64()
+        ),  # ln P(positive)/P(negative) given the text, where the world is synthetic
         pa.field("prompt", pa.string(), nullable=False),  # what the model reads, after truncation
     ]
 )
@@ -27,7 +28,7 @@ PREDICTION = pa.schema(
         pa.field("year", pa.int32()),
         pa.field("label", pa.string(), nullable=False),
         pa.field("text", pa.string(), nullable=False),  # generated greedily
-        pa.field("parsed", pa.string()),  # Accept | Reject | null: the text read strictly
+        pa.field("parsed", pa.string()),  # one of the label texts, or null: the text read strictly
         pa.field("logprob_accept", pa.float64(), nullable=False),  # natural log, at the decision position
         pa.field("logprob_reject", pa.float64(), nullable=False),
         pa.field("p_accept", pa.float64(), nullable=False),  # sigmoid of their difference

@@ -18,14 +18,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wlsweep.errors import DamagedError, UnreadableError, os_error_text, refuse_all
-from wlsweep.run.columns import ACCEPT, LABELS, PREDICTION, REJECT, TRUTH
+from wlsweep.run.columns import PREDICTION, TRUTH
+from wlsweep.spec.task import ICLR, Task
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 
 UNKNOWN = -1
-"""Code of an answer that could not be parsed; 1 is Accept and 0 is Reject."""
+"""Code of an answer that could not be parsed; 1 is the positive label and 0 the other one."""
 _LARGEST = 700.0  # log-odds beyond it are indistinguishable in float64 probabilities; keeps means finite
 _CHECKED = ["row_id", "row_hash", "label", "parsed", "logprob_accept", "logprob_reject", "p_accept", "p_other"]
 _AGAIN = "delete data/data.json and run the sweep again: the data stage is made again, what is trained is kept"
@@ -42,7 +43,9 @@ class Truth:
     """-1 where the row has none."""
     truncated: BoolArray
     true_log_odds: FloatArray | None
-    """ln P(Accept)/P(Reject) given the text, where the world is synthetic."""
+    """ln P(positive)/P(negative) given the text, where the world is synthetic."""
+    task: Task = ICLR
+    """What the labels are."""
 
     @property
     def n(self) -> int:
@@ -60,15 +63,15 @@ class Scores:
     """One model's predictions in the truth's row order; every array has shape (n,)."""
 
     log_odds: FloatArray
-    """ln P(Accept)/P(Reject) of the two labels at the decision position, within +-700."""
+    """ln P(positive)/P(negative) of the two labels at the decision position, within +-700."""
     parsed: npt.NDArray[np.int8]
-    """The generated text read strictly: 1 Accept, 0 Reject, -1 unknown."""
+    """The generated text read strictly: 1 the positive label, 0 the other one, -1 unknown."""
     p_other: FloatArray
     """Probability of neither label; NaN where an external file does not say."""
 
     @property
     def decision(self) -> BoolArray:
-        """Accept exactly where the margin is above 0."""
+        """The positive label exactly where the margin is above 0."""
         return self.log_odds > 0
 
 
@@ -103,8 +106,8 @@ def read_parquet(path: Path, columns: Sequence[str], needed: Sequence[str] = ())
         raise DamagedError(f"{path} is no whole Parquet file ({_first_line(e)})") from None
 
 
-def read_truth(path: Path) -> Truth:
-    """The test set.
+def read_truth(path: Path, task: Task = ICLR) -> Truth:
+    """The test set of a task.
 
     Raises:
         WlsweepError: if the file is missing, unreadable or cut short, or holds a wrong label or a doubled id.
@@ -123,22 +126,25 @@ def read_truth(path: Path) -> Truth:
         raise DamagedError(f"the test set is damaged: {path}: {_first_line(e)}; {_AGAIN}") from None
     row_id = table["row_id"].combine_chunks()
     label = table["label"].combine_chunks()
-    wrong = pc.invert(pc.is_in(label, pa.array(LABELS)))
+    wrong = pc.invert(pc.is_in(label, pa.array(task.labels)))
     problems = [f"{path}: row {r} has label {label[int(r)]}" for r in np.flatnonzero(wrong.to_numpy(False))[:5]]
     doubled = _doubled(row_id)
     if doubled:
         problems.append(f"{path}: ids that occur more than once: {few(doubled)}")
     if not len(row_id):
         problems.append(f"{path}: holds no row")
-    refuse_all(f"the test set must hold each id once, labelled {ACCEPT} or {REJECT} ({_AGAIN}):", problems)
+    refuse_all(
+        f"the test set must hold each id once, labelled {task.positive} or {task.negative} ({_AGAIN}):", problems
+    )
     true = table["true_log_odds"].to_numpy().astype(np.float64)
     return Truth(
         row_id=row_id,
         row_hash=table["row_hash"].combine_chunks(),
-        accept=pc.equal(label, ACCEPT).to_numpy(False),
+        accept=pc.equal(label, task.positive).to_numpy(False),
         year=pc.fill_null(table["year"].combine_chunks(), UNKNOWN).to_numpy(False).astype(np.int64),
         truncated=table["truncated"].combine_chunks().to_numpy(False),
         true_log_odds=None if np.isnan(true).any() else true,
+        task=task,
     )
 
 
@@ -221,7 +227,7 @@ def scores_of(table: pa.Table, truth: Truth, place: str) -> Scores:
 
     if other := differing("row_hash", truth.row_hash):
         problems.append(f"{place}: {len(other)} rows are of another text than the test set's: {few(other)}")
-    if other := differing("label", pc.if_else(pa.array(truth.accept), ACCEPT, REJECT)):
+    if other := differing("label", pc.if_else(pa.array(truth.accept), *truth.task.labels)):
         problems.append(f"{place}: {len(other)} rows have another label than the test set's: {few(other)}")
     if problems:
         raise DoNotFit("foreign", problems)
@@ -229,10 +235,12 @@ def scores_of(table: pa.Table, truth: Truth, place: str) -> Scores:
     parsed = (log_odds > 0).astype(np.int8)
     if "parsed" in table.column_names:
         said = table["parsed"].combine_chunks()
-        codes = pc.index_in(said, value_set=pa.array([REJECT, ACCEPT]))
+        codes = pc.index_in(said, value_set=pa.array(truth.task.labels[::-1]))
         odd = pc.unique(pc.filter(said, pc.and_(pc.is_valid(said), pc.is_null(codes)))).to_pylist()
         if odd:
-            problems.append(f"{place}: parsed holds {few(odd)}; expected {ACCEPT}, {REJECT} or nothing")
+            problems.append(
+                f"{place}: parsed holds {few(odd)}; expected {truth.task.positive}, {truth.task.negative} or nothing"
+            )
         parsed = pc.fill_null(codes, UNKNOWN).to_numpy(False).astype(np.int8)
     p_other = np.full(truth.n, np.nan)
     if "p_other" in table.column_names:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, RootModel, TypeAda
 
 from wlsweep.errors import DamagedError, UnreadableError, os_error_text
 from wlsweep.run.layout import write_json
+from wlsweep.spec.task import ICLR, Task
 
 if TYPE_CHECKING:
     from wlsweep.spec.condition import Condition
@@ -156,6 +157,18 @@ class SweepRecord(_Record):
         return str(self.sweep.get("name", "unnamed"))
 
     @property
+    def task(self) -> Task:
+        """What the sweep classifies.
+
+        Raises:
+            DamagedError: if the record holds no such task.
+        """
+        try:
+            return Task.model_validate(self.sweep.get("task") or {})
+        except ValidationError as e:
+            raise DamagedError(f"sweep.json is damaged (task.{_first_problem(e, b'x')}); {self.REMEDY}") from None
+
+    @property
     def effective_beta(self) -> float:
         """Beta of the effective number of samples that the sweep was trained with."""
         loss = self.sweep.get("loss")
@@ -265,6 +278,15 @@ class DataRecord(_Record):
     answer: AnswerRecord
     control_tokens_broken: dict[str, int]
     tokens_per_row: dict[str, Lengths]
+
+    @property
+    def task(self) -> Task:
+        """The task whose labels the rows have; its words are those of `sweep.json`."""
+        match self.identity.get("task"):
+            case [str(positive), str(negative), str(answer)]:
+                return Task(positive=positive, negative=negative, answer=answer)
+            case _:
+                return ICLR
 
 
 class ClassWeights(_Part):

@@ -114,7 +114,7 @@ class RunStatus:
         """
         if self.data_record is None:
             return None
-        return read_truth(self.run.test_parquet)
+        return read_truth(self.run.test_parquet, self.record.task)
 
     @property
     def data(self) -> Artifact:

@@ -95,8 +95,10 @@ def _rows(sweep: Sweep, site: Site) -> Found:
             problems += _outside(site, "data", path)
     planned_mixes(sweep, source_counts(sweep, sweep.data.limit), sweep.data.limit)
     if inputs.test is not None:
-        train, test = ([(row.row_id, row.row_hash) for row in read_rows(path)] for path in (inputs.train, inputs.test))
-        check_disjoint(train, test, f"train ({inputs.train})", f"test ({inputs.test})")
+        train, test = (
+            [(row.row_id, row.row_hash) for row in read_rows(path, sweep.task)] for path in (inputs.train, inputs.test)
+        )
+        check_disjoint(train, test, f"train ({inputs.train})", f"test ({inputs.test})", sweep.task.words)
     return problems, []
 
 

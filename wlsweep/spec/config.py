@@ -35,6 +35,7 @@ from wlsweep.shipped import SEARCH_SPACES, find_file
 from wlsweep.spec.axes import GRID_ORDER, Axis
 from wlsweep.spec.condition import Condition, expand
 from wlsweep.spec.layers import Setting, parse_setting, read_layers, with_settings
+from wlsweep.spec.task import Task
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -359,6 +360,7 @@ class Sweep(_Model):
     stall_minutes: float = Field(30.0, gt=0)
     """Minutes in which no step, no prediction and no wait for another launch happened, after which a launch ends itself with
     exit code 75; longer where the sweep's own pace is slower (20 times the longest silence so far)."""
+    task: Task = Task()
     data: Data
     model: Model
     loss: Loss = Loss()
@@ -437,6 +439,10 @@ class Sweep(_Model):
                 "predict": True,
             }
         )
+        if self.task.identity is None:  # words change no result, and the default keeps the fingerprint of before
+            del kept["task"]
+        else:
+            kept["task"] = list(self.task.identity)
         if self.data.system == "keep":
             del kept["data"]["system"]  # the fingerprint of sweeps from before there was a choice
         if self.train.lora is None:  # so that sweeps without adapters keep the fingerprints of before

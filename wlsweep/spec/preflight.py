@@ -94,7 +94,7 @@ def sample_rows(sweep: Sweep) -> list[Row]:
 
     if sweep.data.source is None:
         return []
-    return list(islice(read_rows(find_inputs(sweep.data, Path()).train), SAMPLE))
+    return list(islice(read_rows(find_inputs(sweep.data, Path()).train, sweep.task), SAMPLE))
 
 
 def find_model(path: str, ask_hub: bool) -> Path | None:
@@ -260,7 +260,7 @@ def _tried(load: Any, sweep: Sweep, rows: Sequence[Row]) -> str | None:
 
     try:
         tokenizer = load()
-        answer = find_answer_tokens(tokenizer)
+        answer = find_answer_tokens(tokenizer, sweep.task)
         needed = smallest_cutoff(tokenizer, [place_system(row, sweep.data.system) for row in rows], answer)
     except WlsweepError as e:
         return str(e)

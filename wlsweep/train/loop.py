@@ -192,7 +192,7 @@ class Batcher:
         chosen = [int(i) for i in numbers] or [int(np.argmin(self.rows.lengths))]
         return collate(
             [self.rows.prompt(i) for i in chosen],
-            [self.rows.answer.ids("Accept" if self.rows.accept[i] else "Reject") for i in chosen],
+            [self.rows.answer.ids(bool(self.rows.accept[i])) for i in chosen],
             [bool(self.rows.accept[i]) for i in chosen],
             weights,
             [len(numbers) > 0] * len(chosen),

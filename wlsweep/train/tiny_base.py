@@ -9,12 +9,15 @@ from pathlib import Path
 
 from wlsweep.run.layout import atomic_folder
 from wlsweep.spec.config import TinyBase
+from wlsweep.spec.task import ICLR, Task
 
 VERSION = 2
 """Raised whenever the same configuration would give another model."""
 
 
-def ensure_tiny_base(config: TinyBase, rows: Path, cache: Path, on_progress: Callable[[str], None]) -> Path:
+def ensure_tiny_base(
+    config: TinyBase, rows: Path, cache: Path, on_progress: Callable[[str], None], task: Task = ICLR
+) -> Path:
     """The folder of the tiny base for these rows; made on first use, found in the cache later.
 
     Args:
@@ -22,15 +25,18 @@ def ensure_tiny_base(config: TinyBase, rows: Path, cache: Path, on_progress: Cal
         rows: ShareGPT rows; the tokenizer and the first training see nothing else.
         cache: where base models are kept.
         on_progress: hears one line at a time.
+        task: of the rows.
     """
     with rows.open("rb") as f:
         source = hashlib.file_digest(f, "sha256").hexdigest()
-    key = hashlib.sha256(json.dumps([VERSION, source, config.model_dump()]).encode()).hexdigest()[:12]
+    key = hashlib.sha256(
+        json.dumps([VERSION, source, config.model_dump(), *(task.identity or ())]).encode()
+    ).hexdigest()[:12]
     folder = cache / "base" / key
     if not (folder / "config.json").is_file():
         on_progress("making the tiny base model")
         from wlsweep.train.tiny_base_model import make_tiny_base
 
         with atomic_folder(folder) as temporary:
-            make_tiny_base(config, rows, temporary, on_progress)
+            make_tiny_base(config, rows, temporary, on_progress, task)
     return folder

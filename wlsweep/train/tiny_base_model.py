@@ -20,9 +20,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from wlsweep.data.rows import Row, read_rows
 from wlsweep.data.tokenise import chat_messages, find_answer_tokens
-from wlsweep.run.columns import ACCEPT, REJECT
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import TinyBase
+from wlsweep.spec.task import ICLR, Task
 from wlsweep.train import batches
 from wlsweep.train.model import AnswerModel, collate, run_forward
 
@@ -38,18 +38,20 @@ _THREADS = 2
 """Fixed, since the order of sums, and so the model's bits, depend on it."""
 
 
-def make_tiny_base(config: TinyBase, rows: Path, to: Path, on_progress: Callable[[str], None]) -> None:
+def make_tiny_base(
+    config: TinyBase, rows: Path, to: Path, on_progress: Callable[[str], None], task: Task = ICLR
+) -> None:
     """Make the tiny base for these ShareGPT rows and write it with its tokenizer into a folder."""
-    papers = list(read_rows(rows))
-    tokenizer = train_tokenizer(config, papers)
-    model = teach(config, tokenizer, papers, on_progress)
+    papers = list(read_rows(rows, task))
+    tokenizer = train_tokenizer(config, papers, task)
+    model = teach(config, tokenizer, papers, on_progress, task)
     if not torch.cuda.is_available():  # transformers imports DeepSpeed to save; it would tell the terminal this
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     model.save_pretrained(to)
     tokenizer.save_pretrained(to)
 
 
-def train_tokenizer(config: TinyBase, papers: list[Row]) -> PreTrainedTokenizerFast:
+def train_tokenizer(config: TinyBase, papers: list[Row], task: Task = ICLR) -> PreTrainedTokenizerFast:
     """A byte-level BPE with Qwen's special tokens and chat format, trained on the papers' own text."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     tokenizer = Tokenizer(models.BPE())
@@ -61,7 +63,7 @@ def train_tokenizer(config: TinyBase, papers: list[Row]) -> PreTrainedTokenizerF
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    answers = [f"system\nuser\nassistant\n\\boxed{{{label}}}" for label in (ACCEPT, REJECT)] * len(papers)
+    answers = [f"system\nuser\nassistant\n{task.answer_with(label)}" for label in task.labels] * len(papers)
     texts = [text for row in papers for text in (row.system or "", row.instruction, row.paper)]
     tokenizer.train_from_iterator(answers + texts, trainer)
     return PreTrainedTokenizerFast(
@@ -73,10 +75,14 @@ def train_tokenizer(config: TinyBase, papers: list[Row]) -> PreTrainedTokenizerF
 
 
 def teach(
-    config: TinyBase, tokenizer: PreTrainedTokenizerFast, papers: list[Row], on_progress: Callable[[str], None]
+    config: TinyBase,
+    tokenizer: PreTrainedTokenizerFast,
+    papers: list[Row],
+    on_progress: Callable[[str], None],
+    task: Task = ICLR,
 ) -> Qwen2ForCausalLM:
     """The model after its first training; the same bits for the same arguments on the same machine."""
-    answer = find_answer_tokens(tokenizer)
+    answer = find_answer_tokens(tokenizer, task)
     prompts = [
         np.asarray(ids, dtype=np.int32)
         for ids in tokenizer.apply_chat_template(
@@ -84,7 +90,7 @@ def teach(
         )
     ]
     if config.learn == "decision":
-        accept = np.array([row.label == ACCEPT for row in papers])
+        accept = np.array([row.label == task.positive for row in papers])
     else:
         accept = np.random.Generator(np.random.PCG64(config.seed)).random(len(papers)) < 0.5
     lengths = np.array([len(p) for p in prompts], dtype=np.int32)
@@ -101,7 +107,7 @@ def teach(
             drawn = batches.global_batch_rows(step, len(papers), config.batch, config.seed)
             batch = collate(
                 [prompts[i] for i in drawn],
-                [answer.ids(ACCEPT if accept[i] else REJECT) for i in drawn],
+                [answer.ids(bool(accept[i])) for i in drawn],
                 accept[drawn].tolist(),
                 (1.0, 1.0),
                 [True] * len(drawn),
