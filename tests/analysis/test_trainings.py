@@ -158,3 +158,38 @@ def test_seeds_against_one_baseline_that_is_off_are_no_evidence_on_the_page(tmp_
     assert rate.low < 0 < rate.high
     (moved,) = found.against_moved_threshold  # no offset moves it, so the noise of the shared baseline is not known
     assert (moved.p, moved.difference.low) == (None, None) and moved.difference.value is not None
+
+
+def test_with_seeds_the_interval_of_a_difference_of_auc_holds_what_all_trainings_have():
+    """AUC itself varies by an SD of 0.02 a training, half of it shared by a mix and seed; 0 is the true difference."""
+    conditions = [replace(c, seed=s) for c in CONDITIONS for s in range(3)]
+    names = [c.name for c in conditions]
+    held = []
+    for world in range(100):
+        rng = np.random.default_rng([7, world])
+        mixes = {(c.k, c.seed): rng.normal(0, 0.014) for c in conditions}
+        values = {c.name: 0.7 + mixes[c.k, c.seed] + rng.normal(0, 0.014) for c in conditions}
+        noise = training_noise(conditions, {}, values)
+        trainings = Trainings(None, {n: {} for n in names}, {"auc": noise})
+        papers = rng.normal(0, 0.002, 200)
+        other = replace(CONDITIONS[-1], seed=1).name
+        at = trainings.difference(other, names[1], "auc", values[other] - values[names[1]], papers)
+        held.append(at.low <= 0 <= at.high)
+    assert 0.9 <= np.mean(held) <= 0.99
+
+
+def test_auc_of_trainings_of_unequal_quality_is_not_told_apart_by_papers_alone(tmp_path):
+    """Each seed blurs its models by an amount of its own: a difference of AUC between seeds is no effect."""
+    plain, accept = CONDITIONS[:2]
+    names = [replace(c, seed=s).name for c in (plain, accept) for s in range(3)]
+    run = make_run(tmp_path, names, n=1000)
+    rng = np.random.default_rng(8)
+    truth = rng.normal(np.where(np.arange(1000) % 2 == 0, 0.98, -0.98), 1.4)
+    for c, blurs in ((plain, (0.2, 1.5, 3.0)), (accept, (3.0, 0.2, 1.5))):
+        for s, blur in enumerate(blurs):
+            write_predictions(run, replace(c, seed=s).name, truth + shift_of(c) + rng.normal(0, blur, 1000))
+    found = evaluate(run, draws=DRAWS).analysis
+    differences = [c.difference["auc"] for c in found.comparisons]
+    assert len(differences) == 3 and max(abs(d.value) for d in differences) > 0.1
+    assert all(d.low < 0 < d.high for d in differences)
+    assert "count papers and how far seeds differ in them" in found.trainings.of_ranks

@@ -55,7 +55,7 @@ def test_the_paragraph_on_methods_names_the_tests_that_were_made(run, tmp_path):
     assert both.analysis.trainings.source is not None
     said = methods(both)
     assert "parametric bootstrap-t" in said and "Satterthwaite's t over seeds and papers" in said
-    assert "of AUC and average precision" in said and "exact McNemar" in said.split("threshold moved")[1]
+    assert both.analysis.trainings.of_ranks in said and "exact McNemar" in said.split("threshold moved")[1]
     assert "two models of single trainings" not in said and "their own trainings are not counted" in said
 
 

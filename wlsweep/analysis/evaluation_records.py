@@ -414,6 +414,8 @@ class NoiseOfTrainings:
     """Of what all conditions of one seed share."""
     sentence: str
     """What the intervals count."""
+    of_ranks: str
+    """What those of AUC and average precision count, which a common offset of log-odds does not move."""
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ One object for an evaluation: the noise of its trainings and what each metric of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from wlsweep.analysis.bootstrap import Draws, percentile
 from wlsweep.analysis.comparisons import with_interval
 from wlsweep.analysis.evaluation_records import NoiseOfTrainings, Slope, TheoryRow
+from wlsweep.analysis.intervals import auc, average_precision
 from wlsweep.analysis.loaded_run import FloatArray, RunPredictions
 from wlsweep.analysis.training_noise import (
     NOT_COUNTED,
@@ -28,7 +29,18 @@ from wlsweep.estimate import Estimate
 
 Pairs = Sequence[tuple[str, str]]
 """(training, the baseline that it is compared with), of the seeds of one condition."""
-_SHARES = ("predicted_accept_rate", "accuracy", "precision", "recall", "precision_reject", "recall_reject", "f1")
+_OF_RANKS = {"auc": auc, "average_precision": average_precision}
+"""Metrics that a common offset of log-odds leaves as they are. Only seeds show how far other trainings would move them."""
+_SHARES = (
+    "predicted_accept_rate",
+    "accuracy",
+    "precision",
+    "recall",
+    "precision_reject",
+    "recall_reject",
+    "f1",
+    *_OF_RANKS,
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,8 @@ class Trainings:
     noise: TrainingNoise | None
     moves: Mapping[str, Mapping[str, float]]
     """By condition, by metric: how much it rises when the condition's log-odds rise by 1."""
+    of_ranks: Mapping[str, TrainingNoise] = field(default_factory=dict)
+    """By metric that an offset does not move: its own noise, in its own unit, where several seeds show it."""
 
     @classmethod
     def of(cls, loaded: RunPredictions, shifts: Mapping[str, float]) -> Trainings:
@@ -51,16 +65,24 @@ class Trainings:
         noise = training_noise(loaded.declared, shifts, means)
         if noise is None:
             return cls(None, {})
-        accept = loaded.truth.accept
-        return cls(noise, {name: sensitivities(accept, loaded.scores[name].log_odds) for name in means})
+        accept, names = loaded.truth.accept, list(means)
+        moves = {name: sensitivities(accept, loaded.scores[name].log_odds) for name in names}
+        of_ranks = {}
+        for metric, measure in _OF_RANKS.items():
+            found = {name: measure(accept, loaded.scores[name].log_odds)[0] for name in names}
+            values = {name: value for name, value in found.items() if value is not None}
+            if (own := training_noise(loaded.declared, {}, values)) is not None:
+                of_ranks[metric] = own
+        return cls(noise, moves, of_ranks)
 
     @property
     def record(self) -> NoiseOfTrainings:
         """For `analysis.json` and the page."""
-        at = self.noise
+        at, counted = self.noise, "papers and how far seeds differ in them" if self.of_ranks else "papers alone"
+        ranks = f"AUC and average precision, which a common offset of log-odds does not move, count {counted}"
         if at is None:
-            return NoiseOfTrainings(None, None, None, None, None, NOT_COUNTED)
-        return NoiseOfTrainings(at.source, at.sd, at.own_sd, at.shared_sd, at.common_sd, at.sentence())
+            return NoiseOfTrainings(None, None, None, None, None, NOT_COUNTED, ranks)
+        return NoiseOfTrainings(at.source, at.sd, at.own_sd, at.shared_sd, at.common_sd, at.sentence(), ranks)
 
     @property
     def counted(self) -> str:
@@ -75,17 +97,13 @@ class Trainings:
         Args:
             name: the model.
             base: its baseline, of the sweep.
-            metric: one that an offset of log-odds moves.
+            metric: of both.
             change: the difference in every bootstrap draw of papers.
         """
-        if self.noise is None or metric not in self.moves[base]:
-            return None
-        weights = {base: -self.moves[base][metric]}
+        weights = {base: -1.0}
         if name in self.moves:
-            if metric not in self.moves[name]:
-                return None
-            weights[name] = self.moves[name][metric]
-        return over_papers_and_trainings(change, self.noise.contrast(weights))
+            weights[name] = 1.0
+        return self._total(metric, weights, change)
 
     def total_over_seeds(self, pairs: Pairs, change: FloatArray, metric: str) -> Total | None:
         """Of the mean over seeds of a metric less the baseline's, where a baseline may serve several seeds.
@@ -93,15 +111,23 @@ class Trainings:
         Args:
             pairs: (training, its baseline) of each seed.
             change: the mean difference in every bootstrap draw of papers, shape (draws,).
-            metric: one that an offset of log-odds moves.
+            metric: of all of them.
         """
-        if self.noise is None or any(metric not in self.moves[name] for pair in pairs for name in pair):
-            return None
         weights: dict[str, float] = {}
         for name, base in pairs:
-            weights[name] = weights.get(name, 0.0) + self.moves[name][metric] / len(pairs)
-            weights[base] = weights.get(base, 0.0) - self.moves[base][metric] / len(pairs)
-        return over_papers_and_trainings(change, self.noise.contrast(weights))
+            weights[name] = weights.get(name, 0.0) + 1 / len(pairs)
+            weights[base] = weights.get(base, 0.0) - 1 / len(pairs)
+        return self._total(metric, weights, change)
+
+    def _total(self, metric: str, weights: Mapping[str, float], change: FloatArray) -> Total | None:
+        """Of a weighted sum of models' metrics; None where the noise of one of their trainings is not known."""
+        if (noise := self.of_ranks.get(metric)) is not None:
+            known = all(name in noise.conditions for name in weights)
+            return over_papers_and_trainings(change, noise.contrast(weights)) if known else None
+        if self.noise is None or any(metric not in self.moves[name] for name in weights):
+            return None
+        moved = {name: w * self.moves[name][metric] for name, w in weights.items()}
+        return over_papers_and_trainings(change, self.noise.contrast(moved))
 
     def difference(self, name: str, base: str, metric: str, value: float, change: FloatArray) -> Estimate:
         """A model's metric less its baseline's; with the interval of papers alone where trainings say nothing of it."""

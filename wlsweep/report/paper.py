@@ -191,8 +191,7 @@ def _of_comparisons(report: ReportInput) -> list[str]:
         differences = (
             "Of differences between single trainings, the variances over papers (paired bootstrap,"
             f" {analysis.draws:,} draws) and over trainings add, and quantile and p value are those of a parametric"
-            " bootstrap-t (Efron and Tibshirani 1993); of AUC and average precision, which a common offset of log-odds"
-            " leaves as they are, and of ECE, papers alone count."
+            f" bootstrap-t (Efron and Tibshirani 1993). {analysis.trainings.of_ranks}; ECE counts papers alone."
         )
         single = "differences between single trainings with that bootstrap-t"
     else:

@@ -94,8 +94,8 @@ def _differences(report: ReportInput) -> Table:
         rows.append(Row([text(c.name), *changes, *first, number(c.moved_threshold.difference, POINTS), *second]))
     note = (
         f"Condition minus its baseline on the same papers. In grey: 95% intervals. {analysis.trainings.sentence}"
-        f" AUC and average precision, which an offset does not move, count papers alone ({analysis.draws:,} bootstrap"
-        " draws); ECE: what both intervals leave. McNemar is exact and about these two trainings; accuracy p counts what"
+        f" {analysis.trainings.of_ranks} ({analysis.draws:,} bootstrap draws); ECE: what both intervals leave."
+        " McNemar is exact and about these two trainings; accuracy p counts what"
         f" the intervals count. Holm corrects accuracy p over the {count(analysis.family, 'declared condition')}"
         + (", each by one test over all its seeds." if analysis.seeds else ".")
     )
