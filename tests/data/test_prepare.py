@@ -400,7 +400,7 @@ def test_synthetic_papers_are_prepared_with_their_true_log_odds(run, model):
     prepare_data(sweep, run, model)
     assert np.isfinite(pq.read_table(run.test_parquet)["true_log_odds"].to_numpy()).all()
     assert len(load_mix(run, 8)) == 40 and source_counts(sweep).stock[:2] == (20, 20)
-    assert base_rows(sweep, run).is_file()
+    assert base_rows(sweep, run).path.is_file()
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason=f"{REAL} is not there")

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from tests.data.fuzzed import JSON, file_contents, mutated
 from tests.data.sharegpt import TASK, corpus, sharegpt, write_lines
-from wlsweep.data import read_files as raw_files
-from wlsweep.data.rows import notes_on, parse_row, read_rows, split_human_turn, to_sharegpt
+from wlsweep.data import read_json
+from wlsweep.data.rows import notes_on, parse_row, read_rows, to_sharegpt
+from wlsweep.data.shapes import split_human_turn
 from wlsweep.errors import WlsweepError
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "iclr_2017_2018.json"
@@ -163,10 +164,10 @@ def test_nothing_is_yielded_after_the_first_bad_row(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "holds no rows"),
+        (b"", "is empty (0 bytes)"),
         (b"[]", "holds no rows"),
         (b" \n ", "holds no rows"),
-        (b" " * 5000, "white space"),
+        (b" " * 70_000, "white space"),
         (b"hello", "starts with b'h'"),
         (codecs.BOM_UTF16_LE + "[]".encode("utf-16-le"), "UTF-16"),
         (b'[{"conversations": [', "row 1: the JSON ends or breaks here"),
@@ -188,7 +189,7 @@ def test_a_missing_file_a_folder_and_a_foreign_table_are_refused(tmp_path):
     assert "cannot be read: No such file" in refusal_of(tmp_path / "none.json")
     assert "cannot be read" in refusal_of(tmp_path)
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "t.parquet")
-    assert "no column 'conversations'; it has text" in refusal_of(tmp_path / "t.parquet")
+    assert "looks like a table with the columns text" in refusal_of(tmp_path / "t.parquet")
 
 
 def test_rows_of_ten_megabytes_are_read_and_memory_is_that_of_a_few(tmp_path):
@@ -328,7 +329,7 @@ def test_rows_are_the_same_wherever_the_reader_stops_to_read_on(tmp_path, monkey
     path.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
     expected = [parse_row(row) for row in rows]
     for chunk in (1, 2, 3, 7, 64, 1000):
-        monkeypatch.setattr(raw_files, "_CHUNK", chunk)
+        monkeypatch.setattr(read_json, "_CHUNK", chunk)
         assert list(read_rows(path)) == expected
 
 

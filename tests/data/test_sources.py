@@ -14,8 +14,8 @@ def counts(source, **more):
 
 @pytest.mark.parametrize(
     "name",
-    ["validation.jsonl", "Test.jsonl", "test.jsonl.gz", "test-00000-of-00002.parquet", "valid.json", "dev.csv", "TRAIN.json",
-     "train-00001.jsonl", "test_set.json"],
+    ["validation.jsonl", "Test.jsonl", "test.jsonl.bz2", "valid.json", "dev.csv", "TRAIN.json", "train-00001.jsonl",
+     "test_set.json", "test-0-of-2.parquet", "validation-00000-of-00001.parquet"],
 )  # fmt: skip
 def test_an_unclear_file_beside_the_training_rows_is_refused_with_the_names_there_are(tmp_path, name):
     write_lines(tmp_path / "train.jsonl", corpus(4, 4))

@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from wlsweep.data.read_files import BadObjectError, read_objects
+from wlsweep.data.read_files import read_objects
+from wlsweep.data.read_json import BadObjectError
 from wlsweep.errors import WlsweepError
 from wlsweep.run.columns import PREDICTION
 from wlsweep.run.predictions import DoNotFit, Scores, Truth, few, scores_of

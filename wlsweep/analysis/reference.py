@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from wlsweep.data.rows import read_rows
+from wlsweep.data.sources import recorded_sets
 from wlsweep.errors import WlsweepError
 from wlsweep.run.layout import RunDir, atomic_file, existing_run
 from wlsweep.run.records import DataRecord
@@ -77,8 +78,8 @@ def write_reference(run: RunDir, k: int = 2) -> Reference:
 def _papers(data: DataRecord, wanted: set[str]) -> dict[str, tuple[str, bool]]:
     """(text, whether it has the positive label) of rows by id, from the files that the data stage read."""
     found = {}
-    for state in data.files.values():
-        for row in read_rows(Path(state.path), data.task):
+    for source in recorded_sets(data):
+        for row in read_rows(source, data.task):
             if row.row_id in wanted:
                 found[row.row_id] = (row.paper, row.label == data.task.positive)
     return found

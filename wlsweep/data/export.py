@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wlsweep.data.load import finished_data, read_manifest
+from wlsweep.data.row_files import state_of
 from wlsweep.data.rows import read_rows, to_sharegpt
-from wlsweep.data.sources import find_inputs, state_of
+from wlsweep.data.sources import find_inputs
 from wlsweep.data.tokenise import place_system
 from wlsweep.errors import WlsweepError
 from wlsweep.run.layout import RunDir, atomic_file, write_json
@@ -58,10 +59,10 @@ def export_sharegpt(run: RunDir, sweep: Sweep, out: Path) -> list[Path]:
     """
     record = finished_data(run)
     inputs = find_inputs(sweep.data, run.cache, sweep.task)
-    for role, path in inputs._asdict().items():
+    for role, source in inputs.named.items():
         known = record.files.get(role)
-        if path and (known is None or state_of(path, known).sha256 != known.sha256):
-            raise WlsweepError(f"{path} has changed since the data stage of {run.root}; put the old file back")
+        if known is None or state_of(source, known).sha256 != known.sha256:
+            raise WlsweepError(f"{source} has changed since the data stage of {run.root}; put the old file back")
     uses: dict[str, dict[str, int]] = {}
     for mix in record.mixes:
         k = int(mix.removeprefix("1/"))
@@ -71,8 +72,8 @@ def export_sharegpt(run: RunDir, sweep: Sweep, out: Path) -> list[Path]:
     answerer = ""
     with ExitStack() as stack:
         files = {name: _Array(stack.enter_context(_opened(stack, path))) for name, path in paths.items()}
-        for path in filter(None, inputs):
-            for row in read_rows(path, sweep.task):
+        for source in inputs.named.values():
+            for row in read_rows(source, sweep.task):
                 answerer = answerer or row.answerer
                 said = place_system(row, sweep.data.system)._replace(answerer=answerer)
                 text = json.dumps(to_sharegpt(said, sweep.task), ensure_ascii=False)

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from wlsweep.data.mix import Drawn, MixCount, Stock, draw, plan_counts, scale_table, shortfalls
+from wlsweep.data.row_files import RowFiles, row_files, state_of
 from wlsweep.data.rows import read_rows, to_sharegpt
-from wlsweep.data.sources import Inputs, data_notes, find_inputs, refuse_one_class, state_of
+from wlsweep.data.sources import Inputs, data_notes, data_shapes, find_inputs, refuse_one_class
 from wlsweep.data.split import check_disjoint, limit_rows, split_off_test
 from wlsweep.data.token_table import FORMAT, TableKey, TokenTable, ensure_table
 from wlsweep.data.tokenise import AnswerTokens, tokenizer_hash
@@ -124,7 +125,8 @@ def prepare_data(
     counts = plan_counts(sweep.data.resampling, ks, parts.stock, table, words)
     read = data_notes(sweep, run.cache)
     mixes = {k: _draw(parts, count, sweep.data.seed) for k, count in counts.items()}
-    record = _record(sweep, limit, read, states, identity, parts, counts, mixes)
+    shapes = data_shapes(sweep, run.cache)
+    record = _record(sweep, limit, read, shapes, states, identity, parts, counts, mixes)
     if earlier is not None:
         both = sorted(set(earlier.mixes) & set(record.mixes))
         _refuse_other_data(run, [f"mix {n}" for n in both if earlier.mixes[n] != record.mixes[n]])
@@ -140,21 +142,20 @@ def prepare_data(
     return record
 
 
-def base_rows(sweep: Sweep, run: RunDir) -> Path:
-    """ShareGPT rows that a tiny base model may be made from: never a test row.
+def base_rows(sweep: Sweep, run: RunDir) -> RowFiles:
+    """Rows that a tiny base model may be made from: never a test row.
 
-    Where the test set is split off the source, the remaining rows are written to the cache as JSON Lines, once.
+    Where the test set is split off the source, the remaining rows are written to the cache as ShareGPT, once.
     """
     if sweep.data.synthetic is not None:
         from wlsweep.data.synthetic import ensure_synthetic
 
-        return ensure_synthetic(sweep.data.synthetic, run.cache, sweep.task).base
+        return row_files(ensure_synthetic(sweep.data.synthetic, run.cache, sweep.task).base)
     inputs = find_inputs(sweep.data, run.cache, sweep.task)
     if inputs.test is not None:
         return inputs.train
-    key = json.dumps(
-        [state_of(inputs.train).sha256, sweep.data.test_share, sweep.data.seed, *(sweep.task.identity or ())]
-    )
+    source = inputs.train.content_key(state_of(inputs.train).sha256)
+    key = json.dumps([source, sweep.data.test_share, sweep.data.seed, *(sweep.task.identity or ())])
     path = run.cache / "split" / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.jsonl"
     if not path.is_file():
         test, task = _split_ids(inputs.train, sweep), sweep.task
@@ -162,12 +163,12 @@ def base_rows(sweep: Sweep, run: RunDir) -> Path:
             out.writelines(
                 json.dumps(to_sharegpt(r, task)) + "\n" for r in read_rows(inputs.train, task) if r.row_id not in test
             )
-    return path
+    return row_files(path)
 
 
 def _states(inputs: Inputs, earlier: DataRecord | None) -> dict[str, FileState]:
     known = earlier.files if earlier else {}
-    return {role: state_of(path, known.get(role)) for role, path in inputs._asdict().items() if path is not None}
+    return {role: state_of(files, known.get(role)) for role, files in inputs.named.items()}
 
 
 def _identity(sweep: Sweep, states: Mapping[str, FileState], tokenizer: str, limit: int | None) -> dict[str, JsonValue]:
@@ -186,6 +187,7 @@ def _identity(sweep: Sweep, states: Mapping[str, FileState], tokenizer: str, lim
         # unnamed in data from before there was a choice:
         **({} if data.system == "keep" else {"system": data.system}),
         **({"task": list(sweep.task.identity)} if sweep.task.identity else {}),
+        **({} if data.columns is None else {"columns": data.columns.model_dump(exclude_none=True)}),
     }
 
 
@@ -196,8 +198,8 @@ def _whole(run: RunDir, record: DataRecord, ks: Sequence[int]) -> bool:
     return set(record.mixes) == {f"1/{k}" for k in ks} and all(f.is_file() for f in files)
 
 
-def _split_ids(path: Path, sweep: Sweep) -> set[str]:
-    index = [(row.row_id, row.label == sweep.task.positive) for row in read_rows(path, sweep.task)]
+def _split_ids(source: RowFiles, sweep: Sweep) -> set[str]:
+    index = [(row.row_id, row.label == sweep.task.positive) for row in read_rows(source, sweep.task)]
     ids = [row_id for row_id, _ in index]
     test = split_off_test(
         ids, np.array([a for _, a in index]), sweep.data.test_share, sweep.data.seed, sweep.task.words
@@ -218,16 +220,16 @@ def _tokenised(
     split = inputs.test is None
     selection = "" if limit is None else f"limit={limit} seed={data.seed}" + (f" share={data.test_share}" * split)
 
-    def table(role: str, path: Path, texts: bool, only: set[str] | None) -> TokenTable:
-        sha256, tokenizer = str(identity[f"{role}_sha256"]), str(identity["tokenizer_sha256"])
-        key = TableKey(sha256, tokenizer, data.cutoff, selection, texts, data.system, sweep.task)
-        return ensure_table(key, path, model, cache, on_progress, only)
+    def table(role: str, source: RowFiles, texts: bool, only: set[str] | None) -> TokenTable:
+        content, tokenizer = source.content_key(str(identity[f"{role}_sha256"])), str(identity["tokenizer_sha256"])
+        key = TableKey(content, tokenizer, data.cutoff, selection, texts, data.system, sweep.task)
+        return ensure_table(key, source, model, cache, on_progress, only)
 
-    def chosen(path: Path, test: set[str] | None = None) -> set[str] | None:
+    def chosen(source: RowFiles, test: set[str] | None = None) -> set[str] | None:
         """Ids of a trial run: of each side of the split where there is one, so that both are those of the real run."""
         if limit is None:
             return None
-        index = [(row.row_id, row.label == sweep.task.positive) for row in read_rows(path, sweep.task)]
+        index = [(row.row_id, row.label == sweep.task.positive) for row in read_rows(source, sweep.task)]
         sides = [[p for p in index if (p[0] in (test or ())) == side] for side in (False, True)]
         ids: set[str] = set()
         for side in sides:
@@ -269,6 +271,7 @@ def _record(
     sweep: Sweep,
     limit: int | None,
     read: Sequence[str],
+    shapes: dict[str, str],
     states: Mapping[str, FileState],
     identity: dict[str, JsonValue],
     parts: _Parts,
@@ -308,6 +311,7 @@ def _record(
         seed=sweep.data.seed,
         limit=limit,
         mixes={f"1/{k}": mix(count, mixes[k]) for k, count in counts.items()},
+        shapes=shapes,
         notes=[*read, *sweep.data.notes, *shortfalls(sweep.data.resampling, counts, parts.stock, sweep.task.words)],
         truncated={name: _truncation(part) for name, part in named.items()},
         tokens={name: f"tokens/{part.table.folder.name}" for name, part in named.items()},

@@ -1,230 +1,166 @@
-"""Files of objects, as a stream: JSON arrays, JSON Lines and Parquet, told apart by their content, plain or gzipped.
+"""Files of objects, as a stream: JSON arrays, JSON Lines, CSV and TSV (plain, gzip or zstd), Parquet and Arrow.
 
-    for number, value in read_objects(Path("papers.jsonl"), "ShareGPT rows"): ...
+    for number, value in read_objects(Path("papers.jsonl"), "rows"): ...
 
-One reader for rows and for predictions made elsewhere, so that both take the same files: with a byte order mark, with the
-line separators of Unicode inside of text, with NaN in a field that nobody reads.
+The content of a file, not its name, tells its format. What holds no rows is named: a Git LFS pointer, a web page, a zip.
 """
 
 from __future__ import annotations
 
-import codecs
 import gzip
-import json
+import io
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Literal, cast
 
+from wlsweep.data.read_json import array_objects, first_line, line_objects
+from wlsweep.data.read_tables import (
+    arrow_names,
+    arrow_rows,
+    csv_names,
+    csv_rows,
+    delimiter_of,
+    parquet_names,
+    parquet_rows,
+)
 from wlsweep.errors import WlsweepError
 
-_LONGEST = 256 << 20  # bytes of one JSON Lines row, characters of one row of an array
-_CHUNK = 1 << 20
-_UNSURE = 16  # characters from the end of what was read at which a syntax error may be a value that goes on
-_WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")
+Format = Literal["JSON", "JSON Lines", "CSV", "Parquet", "Arrow"]
+FORMATS = "a JSON array, JSON Lines, CSV, Parquet or Arrow"
+_START = 64 << 10  # bytes that tell a format: the first line of a CSV file must end in them
 _UTF8_BOM = b"\xef\xbb\xbf"
-_GZIP = b"\x1f\x8b"
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_ARROW_STREAM = b"\xff\xff\xff\xff"
 _OTHER_KINDS = {
-    b"\x28\xb5\x2f\xfd": "is zstd-compressed; unpack it (zstd -d)",
+    b"\xff\xfe": "is UTF-16 or UTF-32; save it as UTF-8",
+    b"\xfe\xff": "is UTF-16 or UTF-32; save it as UTF-8",
+    b"version https://git-lfs": "is a Git LFS pointer, not the file itself; fetch it (git lfs pull)",
+    b"<": "is a web page (HTML or XML), not the file itself: a link to a page about the file, or an answer that asks for a "
+    "login, was saved; fetch the file itself (hf download --repo-type dataset, or the page's raw link)",
+    b"PK\x03\x04": "is a zip archive or an Excel workbook; unpack it (unzip), or save the sheet as CSV (UTF-8)",
+    b"\xd0\xcf\x11\xe0": "is an old Excel workbook; save the sheet as CSV (UTF-8)",
     b"BZh": "is bzip2-compressed; unpack it (bunzip2)",
     b"\xfd7zXZ": "is xz-compressed; unpack it (unxz)",
-    b"PK\x03\x04": "is a zip archive; unpack it (unzip)",
-    b"version https://git-lfs": "is a Git LFS pointer, not the file itself; fetch it (git lfs pull)",
-    b"ARROW1": "is an Arrow file; save it as Parquet",
+    b"7z\xbc\xaf": "is a 7z archive; unpack it",
+    b"%PDF": "is a PDF",
+    b"SQLite format 3": "is an SQLite database; export the table as CSV",
+    b"\x80\x04\x95": "is a Python pickle, which can run code when it is read; save the rows as JSON Lines or Parquet",
+    b"\x93NUMPY": "is a NumPy array; save the rows as JSON Lines or Parquet",
+    b"\x89HDF": "is an HDF5 file; save the rows as JSON Lines or Parquet",
+    b"Obj\x01": "is an Avro file; save the rows as Parquet",
+    b"ORC": "is an ORC file; save the rows as Parquet",
 }
 
 
-class BadObjectError(ValueError):
-    """Why an object cannot be decoded or used."""
-
-
-def read_objects(
-    path: Path, expected: str, columns: Sequence[str] = (), needed: str | None = None
-) -> Iterator[tuple[int, object]]:
+def read_objects(path: Path, expected: str, columns: Sequence[str] = ()) -> Iterator[tuple[int, object]]:
     """(number from 1, decoded object or the `BadObjectError` that says why it cannot be decoded).
 
     Args:
         path: the file.
         expected: what it should hold, for messages.
-        columns: of a Parquet file: those that are read; all where none is named.
-        needed: of a Parquet file: a column that must be there.
+        columns: of a Parquet or Arrow file: those that are read; all where none is named.
 
     Raises:
         WlsweepError: if the file is missing, unreadable or of no known format.
     """
+    kind, _ = format_of(path, expected)
+    if kind == "Parquet":
+        yield from parquet_rows(path, columns)
+    elif kind == "Arrow":
+        yield from arrow_rows(path, columns)
+    elif kind is not None:
+        with _unpacked(path) as f:
+            if kind == "CSV":
+                yield from csv_rows(f)
+            else:
+                if f.peek(3).startswith(_UTF8_BOM):
+                    f.read(3)
+                yield from array_objects(f) if kind == "JSON" else line_objects(f)
+
+
+def column_names(path: Path) -> list[str]:
+    """Column names of a Parquet, Arrow or CSV file; empty for any other file and for one that cannot be read."""
     try:
+        kind, _ = format_of(path, "rows")
+        if kind == "CSV":
+            with _unpacked(path) as f:
+                return csv_names(f)
+    except WlsweepError:
+        return []
+    return parquet_names(path) if kind == "Parquet" else arrow_names(path) if kind == "Arrow" else []
+
+
+def format_of(path: Path, expected: str = "rows") -> tuple[Format | None, str]:
+    """(format, or None where there is nothing but white space; how it is packed: `gzip`, `zstd` or nothing).
+
+    Raises:
+        WlsweepError: if the file is missing, unreadable, empty or of no known format.
+    """
+    with _unpacked(path) as f:
+        start = f.read(_START)
+        packing = _packing(path)
+    if not start:
+        raise WlsweepError(f"{path} is empty ({packing or '0 bytes'}): it holds no rows; fetch or make it again")
+    if start[:4] == b"PAR1" or start[:6] == b"ARROW1" or start[:4] == _ARROW_STREAM:
+        if packing:
+            raise WlsweepError(
+                f"{path} is a {packing} file around Parquet or Arrow, which pack by themselves; unpack it"
+            )
+        return ("Parquet" if start[:4] == b"PAR1" else "Arrow"), ""
+    for magic, what in _OTHER_KINDS.items():
+        if start.removeprefix(_UTF8_BOM).lstrip().startswith(magic):
+            raise WlsweepError(f"{path} {what}")
+    if start[257:262] == b"ustar":
+        raise WlsweepError(f"{path} is a tar archive; unpack it (tar xf)")
+    first = start.removeprefix(_UTF8_BOM).lstrip()[:1]
+    if first == b"[":
+        return "JSON", packing
+    if first == b"{":
+        return "JSON Lines", packing
+    if first and delimiter_of(start):
+        return "CSV", packing
+    if first:
+        raise WlsweepError(f"{path} starts with {first!r}; expected {expected} as {FORMATS}")
+    if len(start) == _START:
+        raise WlsweepError(f"{path} starts with {_START >> 10} kB of white space; expected {expected}")
+    return None, packing
+
+
+def _packing(path: Path) -> str:
+    with path.open("rb") as f:
+        magic = f.read(4)
+    return "gzip" if magic[:2] == _GZIP else "zstd" if magic == _ZSTD else ""
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[io.BufferedReader]:
+    """A file from its first byte on, unpacked; an error while it is read is one of this file.
+
+    Raises:
+        WlsweepError: if it is missing or cannot be read or unpacked.
+    """
+    packing = ""
+    try:
+        packing = _packing(path)
         with path.open("rb") as f:
-            start = f.read(4096)
-            if start[:4] == b"PAR1":
-                yield from _parquet_rows(path, columns, needed)
-                return
-            if start[:2] == _GZIP:
-                f.seek(0)
-                with gzip.open(f) as unpacked:
-                    yield from _json_objects(path, unpacked, expected)  # type: ignore[arg-type] # reads like a file
-                return
-            f.seek(0)
-            yield from _json_objects(path, f, expected)
+            if packing == "gzip":
+                yield cast(io.BufferedReader, gzip.GzipFile(fileobj=f))
+            elif packing == "zstd":
+                import pyarrow as pa
+
+                yield io.BufferedReader(cast(io.RawIOBase, pa.CompressedInputStream(f, "zstd")), 1 << 20)
+            else:
+                yield f
     except (EOFError, zlib.error, gzip.BadGzipFile) as e:
         raise WlsweepError(f"{path} is no whole gzip file ({first_line(e)}); fetch or make it again") from None
     except OSError as e:
+        if packing == "zstd" and e.errno is None:  # pyarrow's for what it cannot unpack
+            raise WlsweepError(f"{path} is no whole zstd file ({first_line(e)}); fetch or make it again") from None
         raise WlsweepError(
             f"{shortened(path)} cannot be read: {e.strerror or e}; check the path given with --data"
         ) from None
-
-
-def _json_objects(path: Path, f: BinaryIO, expected: str) -> Iterator[tuple[int, object]]:
-    start = f.read(4096)
-    if start[:2] in _WIDE_BOMS:
-        raise WlsweepError(f"{path} is UTF-16 or UTF-32; save it as UTF-8")
-    for magic, what in _OTHER_KINDS.items():
-        if start.startswith(magic):
-            raise WlsweepError(f"{path} {what}")
-    f.seek(len(_UTF8_BOM) if start.startswith(_UTF8_BOM) else 0)
-    first = start.removeprefix(_UTF8_BOM).lstrip()[:1]
-    if first == b"[":
-        yield from _array_objects(f)
-    elif first == b"{":
-        yield from _line_objects(f)
-    elif first:
-        raise WlsweepError(f"{path} starts with {first!r}; expected {expected} as a JSON array, JSON Lines or Parquet")
-    elif len(start) == 4096:
-        raise WlsweepError(f"{path} starts with 4 kB of white space; expected {expected}")
-
-
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise BadObjectError(f"the key {twice[:60]!r} occurs twice in one object; which is meant?")
-    return found
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_no_key_twice)
-
-
-class _Text:
-    """What was read of a file and not yet decoded, as text."""
-
-    def __init__(self, f: BinaryIO) -> None:
-        self._f, self._decoder = f, codecs.getincrementaldecoder("utf-8")()
-        self.text, self.at, self.ended = "", 0, False
-
-    def more(self) -> None:
-        """Read as much again as is kept, so that a long value is tried a few times only."""
-        data = self._f.read(max(_CHUNK, len(self.text) - self.at))
-        self.ended = not data
-        self.text = self.text[self.at :] + self._decoder.decode(data, final=self.ended)
-        self.at = 0
-
-    def next_sign(self) -> str:
-        """The next character that is no white space, not taken; empty at the end of the file."""
-        while True:
-            while self.at < len(self.text) and self.text[self.at] in " \t\r\n":
-                self.at += 1
-            if self.at < len(self.text) or self.ended:
-                return self.text[self.at : self.at + 1]
-            self.more()
-
-    def value(self) -> object:
-        """The next JSON value.
-
-        Raises:
-            ValueError: if there is none.
-        """
-        while True:
-            try:
-                value, end = _DECODER.raw_decode(self.text, self.at)
-            except json.JSONDecodeError as e:
-                cut = e.msg.startswith("Unterminated string") or e.pos >= len(self.text) - _UNSURE
-                if self.ended or not cut:
-                    raise
-            else:
-                if end < len(self.text) or self.ended:  # else a number might go on
-                    self.at = end
-                    return value
-            if len(self.text) - self.at > _LONGEST:
-                raise BadObjectError(f"a row of more than {_LONGEST >> 20} million characters")
-            self.more()
-
-
-def _array_objects(f: BinaryIO) -> Iterator[tuple[int, object]]:
-    number, text = 0, _Text(f)
-    try:
-        text.next_sign()
-        text.at += 1  # the bracket
-        if text.next_sign() == "]":
-            text.at += 1
-        else:
-            while True:
-                text.next_sign()
-                value = text.value()
-                number += 1
-                yield number, value
-                sign = text.next_sign()
-                text.at += 1
-                if sign == "]":
-                    break
-                if sign != ",":
-                    raise BadObjectError(f"expected a comma or the closing bracket, found {sign or 'the end'!r}")
-        if rest := text.next_sign():
-            raise BadObjectError(f"found {rest!r} after the closing bracket")
-    except RecursionError:
-        yield number + 1, BadObjectError("nested too deep; later rows were not read")
-    except ValueError as e:  # also UnicodeDecodeError, and whole numbers of more digits than Python takes
-        yield number + 1, BadObjectError(f"the JSON ends or breaks here ({first_line(e)}); later rows were not read")
-
-
-def _line_objects(f: BinaryIO) -> Iterator[tuple[int, object]]:
-    number = 0
-    while line := f.readline(_LONGEST):
-        number += 1
-        if len(line) >= _LONGEST:
-            yield number, BadObjectError(f"a line of more than {_LONGEST >> 20} MB; later rows were not read")
-            return
-        if not line.strip():
-            continue
-        try:
-            yield number, _DECODER.decode(line.decode())
-        except (ValueError, RecursionError) as e:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-            yield number, BadObjectError(f"no JSON object on this line: {first_line(e)}")
-
-
-def _parquet_rows(path: Path, columns: Sequence[str], needed: str | None) -> Iterator[tuple[int, object]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if needed is not None and needed not in names:
-                raise WlsweepError(f"{path} has no column {needed!r}; it has {', '.join(names)[:200]}")
-            chosen = [c for c in columns if c in names] if columns else names
-            for batch in file.iter_batches(batch_size=16, columns=chosen):  # 16 rows of 10 MB still fit anywhere
-                for raw in batch.to_pylist():
-                    number += 1
-                    yield number, raw
-    except (pa.ArrowException, ValueError, OSError) as e:
-        yield number + 1, BadObjectError(f"the Parquet file breaks here ({first_line(e)}); later rows were not read")
-
-
-def parquet_names(path: Path) -> list[str]:
-    """Column names of a Parquet file; empty for any other file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with path.open("rb") as f:
-            return list(pq.ParquetFile(f).schema_arrow.names) if f.read(4) == b"PAR1" else []
-    except (OSError, ValueError, pa.ArrowException):
-        return []
-
-
-def first_line(e: BaseException) -> str:
-    """An error in one short line."""
-    return " ".join((str(e) or type(e).__name__).split("\n")[0].split())[:160]
 
 
 def shortened(path: Path | str) -> str:

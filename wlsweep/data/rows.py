@@ -1,4 +1,4 @@
-"""ShareGPT rows, read as a stream and judged: the one place that decides what a paper, its label and its id are.
+"""Rows, read as a stream and judged: the one place that decides what a paper, its label and its id are.
 
     for row in read_rows(Path("papers.jsonl")): ...
 
@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wlsweep.data.read_files import BadObjectError, parquet_names, read_objects
+from wlsweep.data.read_files import FORMATS, column_names, format_of, read_objects
+from wlsweep.data.read_json import BadObjectError
+from wlsweep.data.row_files import RowFiles, as_files
+from wlsweep.data.shapes import SHAREGPT, Shape, encodable, excerpt, kind_of, recognised
+from wlsweep.data.table_shape import table_shape, with_columns
+from wlsweep.data.unknown_shapes import unknown_shape
 from wlsweep.errors import WlsweepError, refuse_all
 from wlsweep.spec.task import ICLR, Task
 
-_BLANK_LINE = re.compile(
-    r"\S[^\S\r\n]*(?:\r?\n[^\S\r\n]*){2,}"
-)  # ends a block of text; swallows all blank lines after it
-_ROLES = {"system": "system", "human": "human", "assistant": "assistant", "gpt": "assistant"}
-_SHAPES = (("human", "assistant"), ("system", "human", "assistant"))
+_LOOKED_AT = 1000  # rows: what people put beside the rows, they put beside the first ones
+_FIRST = 16  # objects within which a file's shape must show itself
 
 
 class Row(NamedTuple):
@@ -57,78 +58,64 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode().translate(None, b" \t\n\r\v\f")).hexdigest()
 
 
-def split_human_turn(text: str) -> tuple[str, str]:
-    """(instruction with the blank line that ends it, paper); the instruction is empty if no blank line ends one."""
-    found = _BLANK_LINE.search(text)
-    return (text[: found.end()], text[found.end() :]) if found else ("", text)
-
-
-def label_of(answer: str, task: Task) -> str:
-    """The label that an answer gives.
+def label_of(answer: str, task: Task, bare: bool = False) -> str:
+    """The label that an answer gives; where `bare`, also an answer that is a label and nothing else.
 
     Raises:
         BadObjectError: if it gives none, or two different ones.
     """
+    if bare and answer.strip() in task.labels:
+        return answer.strip()
     label = task.parse(answer)
-    if label is None:
-        none = "no " + " or ".join(task.answer_with(label) for label in task.labels)
-        many = "two different labels" if task.labels_in(answer) else none
-        raise BadObjectError(f"{many} in the answer {_excerpt(answer)}")
-    return label
+    if label is not None:
+        return label
+    if task.labels_in(answer):
+        raise BadObjectError(f"two different labels in the answer {excerpt(answer)}")
+    if bare:
+        raise BadObjectError(
+            f"the label is {excerpt(answer)}; expected {' or '.join(task.labels)} as in [task] (or say what the values mean: "
+            "[data.columns] positive = [...], negative = [...])"
+        )
+    raise BadObjectError(
+        f"no {' or '.join(task.answer_with(label) for label in task.labels)} in the answer {excerpt(answer)}"
+    )
 
 
-def parse_row(raw: object, task: Task = ICLR) -> Row:
-    """Judge one decoded ShareGPT row of a task.
+def parse_row(raw: object, task: Task = ICLR, shape: Shape = SHAREGPT) -> Row:
+    """Judge one decoded row of a task.
 
     Raises:
-        ValueError: with the reason why the row cannot be used.
+        BadObjectError: with the reason why the row cannot be used.
     """
     if isinstance(raw, BadObjectError):
         raise raw
     if not isinstance(raw, dict):
-        raise BadObjectError(f'expected an object with "conversations", found {_kind(raw)}')
-    turns = raw.get("conversations")
-    if not isinstance(turns, list):
-        raise BadObjectError(f'"conversations" should be a list of turns, found {_kind(turns)}')
-    roles, texts = [], []
-    for n, turn in enumerate(turns, 1):
-        if not isinstance(turn, dict):
-            raise BadObjectError(f'turn {n}: expected an object with "from" and "value", found {_kind(turn)}')
-        role, text = turn.get("from"), turn.get("value")
-        if not isinstance(role, str) or role not in _ROLES:
-            raise BadObjectError(f'turn {n}: "from" is {_excerpt(role)}; expected one of {", ".join(_ROLES)}')
-        if not isinstance(text, str):
-            raise BadObjectError(f'turn {n}: "value" should be text, found {_kind(text)}')
-        roles.append(_ROLES[role])
-        texts.append(_encodable(text))
-    if tuple(roles) not in _SHAPES:
-        if "assistant" not in roles:
-            raise BadObjectError("no assistant turn")
-        raise BadObjectError(
-            f"turns {', '.join(roles)[:80]}; expected human, assistant with at most a system turn before them"
-        )
-    label = label_of(texts[-1], task)
-    instruction, paper = split_human_turn(texts[-2])
-    if not paper.strip():
-        raise BadObjectError(
-            f"the {task.words.item} is empty (the human turn holds nothing after its first blank line)"
-        )
-    meta = raw.get("_metadata")
-    if meta is None:
-        meta = {}
-    if not isinstance(meta, dict):
-        raise BadObjectError(f'"_metadata" should be an object, found {_kind(meta)}')
-    row_hash = text_hash(paper)
+        raise BadObjectError(f'expected an object with "{shape.fields[0]}", found {kind_of(raw)}')
+    try:
+        said = shape.read(raw)
+    except BadObjectError as e:
+        other = None if shape.is_table else recognised(raw)
+        if other is None or other.name == shape.name:
+            raise
+        raise BadObjectError(f"{e} (the row looks like {other.name}, the first one like {shape.name})") from None
+    if said.positive is None:
+        label = label_of(said.answer, task, shape.is_table)
+    else:
+        label = task.positive if said.positive else task.negative
+    if not said.paper.strip():
+        empty = "its columns are empty" if shape.is_table else "the human turn holds nothing after its first blank line"
+        raise BadObjectError(f"the {task.words.item} is empty ({empty})")
+    row_hash = text_hash(said.paper)
     return Row(
-        row_id=_id_of(meta.get("submission_id")) or f"text-{row_hash[:20]}",
+        row_id=_id_of(said.meta.row_id, shape.id_name) or f"text-{row_hash[:20]}",
         row_hash=row_hash,
-        year=_year_of(meta.get("year")),
+        year=_year_of(said.meta.year, shape.year_name),
         label=label,
-        system=_system_of(raw.get("system"), texts[0] if len(texts) == 3 else None),
-        instruction=instruction,
-        paper=paper,
-        true_log_odds=_log_odds_of(meta.get("true_log_odds")),
-        answerer=str(turns[-1]["from"]),
+        system=said.system,
+        instruction=said.instruction,
+        paper=said.paper,
+        true_log_odds=_log_odds_of(said.meta.true_log_odds),
+        answerer=said.answerer,
     )
 
 
@@ -141,108 +128,127 @@ def to_sharegpt(row: Row, task: Task = ICLR) -> dict[str, Any]:
     return {"conversations": turns, "_metadata": {name: value for name, value in meta.items() if value is not None}}
 
 
-def read_rows(path: Path, task: Task = ICLR) -> Iterator[Row]:
-    """Stream the rows of a JSON array, JSON Lines or Parquet file; the content, not the name, tells which it is.
+def read_rows(source: RowFiles | Path, task: Task = ICLR) -> Iterator[Row]:
+    """Stream the rows of a set; the content of its files, not their names, tells their format and shape.
 
     After the first bad row nothing more is yielded, but the rest is still checked.
 
     Raises:
         WlsweepError: at the end of the pass, with file, row number (from 1) and reason of *every* bad row; at once if
-            the file is missing, empty or of no known format. Text before a syntax error in a JSON array is checked,
+            a file is missing, empty or of no known format or shape. Text before a syntax error in a JSON array is checked,
             text after it cannot be.
     """
+    source = as_files(source)
+    shape = find_shape(source)
     problems: list[str] = []
-    seen: dict[str, tuple[int, str]] = {}
-    texts: dict[str, tuple[int, str, str]] = {}
-    count = 0
-    for number, raw in _raw_rows(path):
-        count += 1
+    seen: dict[str, tuple[str, str]] = {}
+    texts: dict[str, tuple[str, str, str]] = {}
+    place = ""
+    for place, raw in _placed_objects(source, shape.fields):
         try:
-            row = parse_row(raw, task)
+            row = parse_row(raw, task, shape)
             if (first := seen.get(row.row_id)) is not None:
                 other = "" if first[1] == row.label else f", there with the label {first[1]}"
-                raise BadObjectError(f"duplicate id {row.row_id!r}: row {first[0]} has it too{other}")
+                raise BadObjectError(f"duplicate id {row.row_id!r}: {first[0]} has it too{other}")
             if (same := texts.get(row.row_hash)) is not None:
                 other = "" if same[2] == row.label else f", there with the label {same[2]}"
                 raise BadObjectError(
-                    f"duplicate text: {row.row_id!r} has that of {same[1]!r} in row {same[0]}{other}; keep one of them"
+                    f"duplicate text: {row.row_id!r} has that of {same[1]!r} in {same[0]}{other}; keep one of them"
                 )
         except BadObjectError as e:
-            problems.append(f"row {number}: {e}")
+            problems.append(f"{place}: {e}")
             continue
-        seen[row.row_id] = (number, row.label)
-        texts[row.row_hash] = (number, row.row_id, row.label)
+        seen[row.row_id] = (place, row.label)
+        texts[row.row_hash] = (place, row.row_id, row.label)
         if not problems:
             yield row
-    refuse_all(f"{path}: rows that cannot be used; fix or remove them (nothing was written):", problems)
-    if not count:
-        raise WlsweepError(f"{path} holds no rows; expected ShareGPT rows as a JSON array, JSON Lines or Parquet")
+    refuse_all(f"{source}: rows that cannot be used; fix or remove them (nothing was written):", problems)
+    if not place:
+        raise WlsweepError(f"{source} holds no rows; expected rows as {FORMATS}")
 
 
-_READ = ("conversations", "system", "_metadata")
-_LOOKED_AT = 1000  # rows: what people put beside the rows, they put beside the first ones
+def find_shape(source: RowFiles) -> Shape:
+    """How the rows of a set are written: as its columns are named, or as its first rows show.
+
+    Raises:
+        WlsweepError: if the shape is not known, or columns are named that are not there.
+    """
+    columns = source.columns
+    is_table = columns is not None and columns.is_table
+    names = dict.fromkeys(column_names(source.files[0]))
+    shape, unknown = None, []
+    for _, raw in islice(_placed_objects(source, ()), _FIRST):
+        if isinstance(raw, dict):
+            names.update(dict.fromkeys(map(str, raw)))
+            if not is_table and (shape := recognised(raw)) is not None:
+                break
+            unknown.append(raw)
+    if columns is not None and columns.is_table:
+        return table_shape(columns, source, list(names))
+    if shape is None and names:
+        raise WlsweepError(unknown_shape(source, list(names), unknown))
+    return with_columns(shape or SHAREGPT, columns, source, list(names))
 
 
-def _raw_rows(path: Path) -> Iterator[tuple[int, object]]:
-    return read_objects(path, "ShareGPT rows", _READ, needed="conversations")
+def shape_text(source: RowFiles) -> str:
+    """Shape and format of a set, such as `OpenAI messages (JSON Lines, gzip)`."""
+    kind, packing = format_of(source.files[0])
+    many = f"{len(source.files)} files" if len(source.files) > 1 else ""
+    return f"{find_shape(source).name} ({', '.join(filter(None, [kind, packing, many]))})"
 
 
-def notes_on(path: Path, task: Task = ICLR) -> list[str]:
-    """What a user should know of how a file's rows are read, a line each: fields that are not read, answers that are not
-    kept. Of the first 1,000 rows; says nothing of bad rows, which `read_rows` refuses."""
-    unread = Counter(name for name in parquet_names(path) if name not in _READ)
+def notes_on(source: RowFiles | Path, task: Task = ICLR) -> list[str]:
+    """What a user should know of how the rows of a set are read, a line each: fields that are not read, answers that are
+    not kept. Of the first 1,000 rows; says nothing of bad rows, which `read_rows` refuses."""
+    source = as_files(source)
+    shape = find_shape(source)
+    unread = Counter(name for name in column_names(source.files[0]) if name not in shape.fields)
     longer, plain = 0, {task.answer_with(label) for label in task.labels}
-    for _, raw in islice(_raw_rows(path), _LOOKED_AT):
+    for _, raw in islice(_placed_objects(source, shape.fields), _LOOKED_AT):
         if not isinstance(raw, dict):
             continue
-        unread.update(str(key) for key in raw if key not in _READ)
-        turns = raw.get("conversations")
-        last = turns[-1] if isinstance(turns, list) and turns else None
-        answer = last.get("value") if isinstance(last, dict) else None
-        longer += isinstance(answer, str) and answer.strip() not in plain
+        unread.update(str(key) for key in raw if key not in shape.fields)
+        try:
+            answer = shape.read(raw).answer
+        except BadObjectError:
+            continue
+        longer += not shape.is_table and answer.strip() not in plain
     lines = []
     if unread:
         names = ", ".join(repr(name)[:60] for name in list(unread)[:8]) + (" and more" if len(unread) > 8 else "")
-        lines.append(
-            f"{path.name}: not read: {names} (read are conversations, system, and submission_id, year and true_log_odds "
-            "inside _metadata)"
-        )
+        lines.append(f"{source.name}: not read: {names} ({shape.what_is_read})")
     if longer:
         lines.append(
-            f"{path.name}: {longer:,} of the first {_LOOKED_AT:,} answers hold more than {task.answer}; trained on is "
+            f"{source.name}: {longer:,} of the first {_LOOKED_AT:,} answers hold more than {task.answer}; trained on is "
             "that alone"
         )
     return lines
 
 
-def _system_of(field: object, turn: str | None) -> str | None:
-    """The system prompt: a turn, or LLaMA-Factory's field beside the turns."""
-    if field is None or field == "":
-        return turn
-    if not isinstance(field, str):
-        raise BadObjectError(f'"system" should be text, found {_kind(field)}')
-    text = _encodable(field)
-    if turn is not None and turn != text:
-        raise BadObjectError('"system" and the system turn differ; keep one of them')
-    return text
+def _placed_objects(source: RowFiles, fields: tuple[str, ...]) -> Iterator[tuple[str, object]]:
+    """(place for messages, decoded object) of every file of a set."""
+    for path in source.files:
+        shard = f"{path.name}, " if len(source.files) > 1 else ""
+        for number, raw in read_objects(path, "rows", fields):
+            yield f"{shard}row {number}", raw
 
 
-def _id_of(value: object) -> str | None:
+def _id_of(value: object, name: str) -> str | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise BadObjectError(f'"_metadata.submission_id" should be text or a whole number, found {_kind(value)}')
-    text = _encodable(str(value)).strip()
+        raise BadObjectError(f'"{name}" should be text or a whole number, found {kind_of(value)}')
+    text = encodable(str(value)).strip()
     if not text:
-        raise BadObjectError('"_metadata.submission_id" is empty')
+        raise BadObjectError(f'"{name}" is empty')
     return text
 
 
-def _year_of(value: object) -> int | None:
+def _year_of(value: object, name: str) -> int | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas writes a missing year as NaN
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or not 1 <= value <= 9999:
-        raise BadObjectError(f'"_metadata.year" is {_excerpt(value)}; expected a year such as 2024')
+        raise BadObjectError(f'"{name}" is {excerpt(value)}; expected a year such as 2024')
     return int(value)
 
 
@@ -250,26 +256,5 @@ def _log_odds_of(value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e6:
-        raise BadObjectError(f'"_metadata.true_log_odds" is {_excerpt(value)}; expected a finite number')
+        raise BadObjectError(f'"_metadata.true_log_odds" is {excerpt(value)}; expected a finite number')
     return float(value)
-
-
-def _encodable(text: str) -> str:
-    """Lone surrogates, which no UTF-8 text can hold, become `?`, as the JSON array reader reads them."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode(errors="replace").decode()
-    return text
-
-
-def _excerpt(value: Any) -> str:
-    if isinstance(value, str) and len(value) > 60:
-        value = f"{value[:30]} ... {value[-25:]}"
-    return repr(value)[:120]
-
-
-def _kind(value: object) -> str:
-    names = {"dict": "an object", "list": "a list", "str": "text", "int": "a number", "float": "a number"}
-    names |= {"bool": "true or false", "NoneType": "nothing"}
-    return names.get(type(value).__name__, type(value).__name__)

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from wlsweep.data.mix import MixCount, Stock, plan_counts, scale_table
-from wlsweep.data.read_files import shortened
-from wlsweep.data.rows import notes_on, read_rows
+from wlsweep.data.row_files import RowFiles, is_file, recorded_files, row_files, sets_in
+from wlsweep.data.rows import notes_on, read_rows, shape_text
 from wlsweep.data.split import check_disjoint, limited_counts, refuse_impossible_share, test_count
 from wlsweep.errors import WlsweepError
-from wlsweep.run.records import FileState
+from wlsweep.run.records import DataRecord
+from wlsweep.spec.columns import Columns
 from wlsweep.spec.config import Data, Sweep
 from wlsweep.spec.task import ICLR, Task, Words
 
-_ENDINGS = ("json", "jsonl", "parquet")
-
 
 class Inputs(NamedTuple):
-    """Files of a sweep."""
+    """The sets of a sweep."""
 
-    train: Path
-    test: Path | None
+    train: RowFiles
+    test: RowFiles | None
     """None: a share of `train` is split off."""
-    pool: Path | None
+    pool: RowFiles | None
+
+    @property
+    def named(self) -> dict[str, RowFiles]:
+        """Those that there are, by role."""
+        return {role: files for role, files in self._asdict().items() if files is not None}
 
 
 class SourceCounts(NamedTuple):
@@ -44,44 +47,39 @@ def find_inputs(data: Data, cache: Path, task: Task = ICLR) -> Inputs:
     """The files that a sweep reads; synthetic papers are made here on first use.
 
     Raises:
-        WlsweepError: if there are none, a folder does not hold exactly one `train.*`, or it holds another test set than
+        WlsweepError: if there are none, a folder does not hold exactly one training set, or it holds another test set than
             `data.test`.
     """
     if data.synthetic is not None:
         from wlsweep.data.synthetic import ensure_synthetic
 
         files = ensure_synthetic(data.synthetic, cache, task)
-        return Inputs(files.train, files.test, None)
+        return Inputs(row_files(files.train), row_files(files.test), None)
     if data.source is None:
         raise WlsweepError("no rows to train on: give --data FILE_OR_FOLDER, or [data] source in the search space")
-    source, test = Path(data.source), Path(data.test) if data.test else None
-    if _is_folder(source):
-        found = _named(source, "train")
-        if found is None:
-            raise WlsweepError(f"{source} holds no train.json, train.jsonl or train.parquet")
-        own_test = _named(source, "test")
-        _refuse_unclear(source, [p for p in (found, own_test) if p], bool(test or own_test))
-        if own_test is not None and test is not None and own_test.resolve() != test.resolve():
+    source = Path(data.source)
+    test = row_files(Path(data.test), data.columns) if data.test else None
+    if is_file(source) or not source.is_dir():
+        train = row_files(source, data.columns)
+    else:
+        train, own_test = sets_in(source, data.columns)
+        if own_test is not None and test is not None and own_test.path.resolve() != test.path.resolve():
             raise WlsweepError(
-                f"two test sets: {own_test} lies beside the training rows, and [data] test = {str(test)!r}; take one away: "
+                f"two test sets: {own_test} lies beside the training rows, and [data] test = {data.test!r}; take one away: "
                 "remove data.test from the search space, or give the training file itself with --data"
             )
-        source, test = found, test or own_test
-    pool = Path(data.pool) if data.resampling == "pool" and data.pool else None
-    for path in (source, test, pool):
-        if path is not None and not _is_file(path):
-            raise WlsweepError(f"{shortened(path)}: no such file; check --data and [data]")
-    return Inputs(source, test, pool)
+        test = test or own_test
+        if not train.path.is_dir():  # what `save_to_disk` wrote says itself what belongs to it
+            _refuse_unclear(train.path.parent, [files for files in (train, own_test) if files], test is not None)
+    pool = row_files(Path(data.pool), data.columns) if data.resampling == "pool" and data.pool else None
+    return Inputs(train, test, pool)
 
 
-def state_of(path: Path, earlier: FileState | None = None) -> FileState:
-    """Size, time and sha256 of a file; not read again if size and time are as they were."""
-    stat = path.stat()
-    if earlier and (stat.st_size, stat.st_mtime_ns) == (earlier.size, earlier.mtime_ns):
-        return earlier.model_copy(update={"path": str(path.resolve())})
-    with path.open("rb") as f:
-        sha256 = hashlib.file_digest(f, "sha256").hexdigest()
-    return FileState(path=str(path.resolve()), size=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=sha256)
+def recorded_sets(record: DataRecord) -> list[RowFiles]:
+    """The sets that a data stage read, as its record says."""
+    named = record.identity.get("columns")
+    columns = None if named is None else Columns.model_validate(named)
+    return [recorded_files(state, columns) for state in record.files.values()]
 
 
 def source_counts(sweep: Sweep, limit: int | None = None) -> SourceCounts:
@@ -99,7 +97,7 @@ def source_counts(sweep: Sweep, limit: int | None = None) -> SourceCounts:
         best = max(data.table.values(), key=lambda counts: counts[0])
         return _limited(Stock(*best), None, limit, "table")
     inputs = find_inputs(data, Path())
-    keys = {role: _keys(path, sweep.task) for role, path in inputs._asdict().items() if path is not None}
+    keys = {role: _keys(files, sweep.task) for role, files in inputs.named.items()}
     _refuse_shared(inputs, keys, sweep.task.words)
     train = _counts(keys["train"])
     if inputs.test is not None:
@@ -142,8 +140,8 @@ Keys = list[tuple[str, str, bool]]
 """(row id, row hash, whether it has the positive label) of every row."""
 
 
-def _keys(path: Path, task: Task) -> Keys:
-    return [(row.row_id, row.row_hash, row.label == task.positive) for row in read_rows(path, task)]
+def _keys(files: RowFiles, task: Task) -> Keys:
+    return [(row.row_id, row.row_hash, row.label == task.positive) for row in read_rows(files, task)]
 
 
 def _counts(keys: Keys) -> tuple[int, int]:
@@ -155,12 +153,11 @@ def _refuse_shared(inputs: Inputs, keys: Mapping[str, Keys], words: Words) -> No
     """Refuse items in two of the sets, as the data stage does."""
     for first, second in (("train", "test"), ("pool", "test"), ("pool", "train")):
         if first in keys and second in keys:
-            paths = inputs._asdict()
             check_disjoint(
                 [key[:2] for key in keys[first]],
                 [key[:2] for key in keys[second]],
-                f"{first} ({paths[first]})",
-                f"{second} ({paths[second]})",
+                f"{first} ({inputs.named[first]})",
+                f"{second} ({inputs.named[second]})",
                 words,
             )
 
@@ -184,21 +181,17 @@ def data_notes(sweep: Sweep, cache: Path) -> list[str]:
     if sweep.data.synthetic is not None or sweep.data.source is None:
         return []
     return list(
-        dict.fromkeys(line for path in find_inputs(sweep.data, cache) if path for line in notes_on(path, sweep.task))
+        dict.fromkeys(
+            line for files in find_inputs(sweep.data, cache).named.values() for line in notes_on(files, sweep.task)
+        )
     )
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError) as e:  # a name that is too long, a folder that may not be entered, a zero byte
-        raise WlsweepError(
-            f"{shortened(path)} cannot be read: {getattr(e, 'strerror', None) or e}; check --data"
-        ) from None
-
-
-def _is_folder(path: Path) -> bool:
-    return not _is_file(path) and path.is_dir()
+def data_shapes(sweep: Sweep, cache: Path) -> dict[str, str]:
+    """How each set is written, by role, such as `OpenAI messages (JSON Lines)`; nothing of synthetic papers."""
+    if sweep.data.synthetic is not None or sweep.data.source is None:
+        return {}
+    return {role: shape_text(files) for role, files in find_inputs(sweep.data, cache).named.items()}
 
 
 _UNCLEAR = re.compile(
@@ -208,25 +201,20 @@ _UNCLEAR = re.compile(
 )
 
 
-def _refuse_unclear(folder: Path, read: Sequence[Path], has_test: bool) -> None:
+def _refuse_unclear(folder: Path, read: Sequence[RowFiles], has_test: bool) -> None:
     """Refuse a folder with a file beside those that are read that looks like a set of its own.
 
     Raises:
         WlsweepError: naming each.
     """
-    beside = [p.name for p in sorted(folder.iterdir()) if p not in read and _UNCLEAR.fullmatch(p.name)]
+    known = {path for files in read for path in files.files}
+    beside = [p.name for p in sorted(folder.iterdir()) if p not in known and _UNCLEAR.fullmatch(p.name)]
     if has_test:  # a validation set beside train and test is no mistake
         beside = [name for name in beside if name.lower().startswith(("train", "test"))]
     if beside:
         raise WlsweepError(
-            f"{folder} holds {', '.join(beside)}, which would not be read: {' and '.join(p.name for p in read)} would. "
-            "The names are train.json, train.jsonl or train.parquet, and test.* for the test set; rename it, merge it "
-            "into one of them, or move it elsewhere"
+            f"{folder} holds {', '.join(beside)}, which would not be read: {' and '.join(f.path.name for f in read)} "
+            "would. The names are train.json, train.jsonl, train.csv or train.parquet (shards: "
+            "train-00000-of-00002.parquet), and test.* for the test set; rename it, merge it into one of them, or move it "
+            "elsewhere"
         )
-
-
-def _named(folder: Path, name: str) -> Path | None:
-    found = [folder / f"{name}.{ending}" for ending in _ENDINGS if (folder / f"{name}.{ending}").is_file()]
-    if len(found) > 1:
-        raise WlsweepError(f"{folder} holds {' and '.join(f.name for f in found)}; keep one of them")
-    return found[0] if found else None

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from wlsweep.data.row_files import RowFiles
 from wlsweep.data.rows import Row, read_rows
 from wlsweep.data.tokenise import (
     AnswerTokens,
@@ -100,6 +101,7 @@ class TableKey(NamedTuple):
     """What decides the bytes of a table."""
 
     source_sha256: str
+    """Of the rows' files, and of what else decides how they are read (`RowFiles.content_key`)."""
     tokenizer_sha256: str
     """Of vocabulary, special tokens and chat template."""
     cutoff: int
@@ -125,7 +127,7 @@ class TableKey(NamedTuple):
 
 def ensure_table(
     key: TableKey,
-    source: Path,
+    source: RowFiles | Path,
     model: Path | str,
     cache: Path,
     on_progress: Callable[[str], None],
@@ -135,7 +137,7 @@ def ensure_table(
 
     Args:
         key: of the table; `source` and `model` must be what it was computed from.
-        source: ShareGPT rows.
+        source: the rows.
         model: folder of the tokenizer.
         cache: the folder that holds `tokens/`.
         on_progress: hears a line every few seconds.
@@ -209,7 +211,7 @@ def _answer_of(record: Mapping[str, Any]) -> AnswerTokens:
 
 def _write(
     key: TableKey,
-    source: Path,
+    source: RowFiles | Path,
     model: Path | str,
     folder: Path,
     on_progress: Callable[[str], None],

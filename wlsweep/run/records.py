@@ -186,12 +186,14 @@ class SweepRecord(_Record):
 
 
 class FileState(_Part):
-    """A data file as it was read."""
+    """A data file, or the files of one set, as they were read."""
 
     path: str
     size: int
     mtime_ns: int
     sha256: str
+    parts: list[FileState] = []
+    """Each file of a set that has several."""
 
 
 class SourceRecord(_Part):
@@ -270,8 +272,10 @@ class DataRecord(_Record):
     limit: int | None
     mixes: dict[str, MixRecord]
     """By proportion, `1/3`."""
+    shapes: dict[str, str] = {}
+    """How each set was written, such as `OpenAI messages (JSON Lines)`; empty in runs of before 0.2.0."""
     notes: list[str]
-    """Where the policy fell short."""
+    """What is not read, and where the policy fell short."""
     truncated: dict[str, Truncation]
     tokens: dict[str, str]
     """Folder of each token table, in the cache."""

@@ -90,13 +90,14 @@ def _rows(sweep: Sweep, site: Site) -> Found:
         return [], []
     inputs = find_inputs(sweep.data, Path())  # refuses a sweep without rows
     problems = []
-    for path in (inputs.train, inputs.test, inputs.pool):
-        if path is not None:
+    for files in inputs.named.values():
+        for path in files.files:
             problems += _outside(site, "data", path)
     planned_mixes(sweep, source_counts(sweep, sweep.data.limit), sweep.data.limit)
     if inputs.test is not None:
         train, test = (
-            [(row.row_id, row.row_hash) for row in read_rows(path, sweep.task)] for path in (inputs.train, inputs.test)
+            [(row.row_id, row.row_hash) for row in read_rows(files, sweep.task)]
+            for files in (inputs.train, inputs.test)
         )
         check_disjoint(train, test, f"train ({inputs.train})", f"test ({inputs.test})", sweep.task.words)
     return problems, []

@@ -33,6 +33,7 @@ from pydantic import (
 from wlsweep.errors import WlsweepError
 from wlsweep.shipped import SEARCH_SPACES, find_file
 from wlsweep.spec.axes import GRID_ORDER, Axis
+from wlsweep.spec.columns import Columns
 from wlsweep.spec.condition import Condition, expand
 from wlsweep.spec.layers import Setting, parse_setting, read_layers, with_settings
 from wlsweep.spec.task import Task
@@ -103,11 +104,14 @@ class Data(_Model):
     """Where rows come from and how the training sets are drawn."""
 
     source: str | None = None
-    """ShareGPT rows to train on: a file, or a folder holding `train.*` and `test.*` (json, jsonl or parquet)."""
+    """Rows to train on: a file, the shards of a set (`train-*.parquet`), or a folder that holds `train.*` and `test.*`, such
+    shards, or what `datasets.save_to_disk` wrote. Their shape is told by their content: docs/your-data.md."""
     test: str | None = None
-    """ShareGPT rows to test on; without it `test_share` of the source is split off."""
+    """Rows to test on; without it `test_share` of the source is split off."""
     pool: str | None = None
     """Extra rows for the class that falls short, under `resampling = "pool"`."""
+    columns: Columns | None = None
+    """Which columns hold what, where rows are no chats."""
     synthetic: SyntheticPapers | None = None
     """A made world instead of files."""
     test_share: Share = 0.2
@@ -133,8 +137,8 @@ class Data(_Model):
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
-        if self.synthetic and (self.source or self.test or self.pool):
-            raise ValueError("synthetic papers and files (source, test, pool) exclude each other")
+        if self.synthetic and (self.source or self.test or self.pool or self.columns):
+            raise ValueError("synthetic papers and files (source, test, pool, columns) exclude each other")
         if (self.resampling == "table") != (self.table is not None):
             raise ValueError('resampling = "table" and [data.table] belong together')
         for name, (accepts, rejects) in (self.table or {}).items():
@@ -430,7 +434,7 @@ class Sweep(_Model):
                 "grid": True,
                 "settings": True,
                 "track": True,
-                "data": {"source", "test", "pool"},  # the rows' own hashes are compared by the data stage
+                "data": {"source", "test", "pool", "columns"},  # the rows' own hashes are compared by the data stage
                 "keep_models": True,
                 "stall_minutes": True,
                 "budget": True,

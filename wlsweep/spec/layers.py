@@ -26,7 +26,7 @@ from wlsweep.shipped import SEARCH_SPACES, find_file
 
 REPLACES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("data", "source"): ("synthetic",),
-    ("data", "synthetic"): ("source", "test", "pool"),
+    ("data", "synthetic"): ("source", "test", "pool", "columns"),
     ("model", "path"): ("tiny",),
     ("model", "tiny"): ("path",),
 }

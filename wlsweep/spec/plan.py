@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wlsweep.data.mix import shortfalls
-from wlsweep.data.sources import SourceCounts, data_notes, planned_mixes, source_counts
+from wlsweep.data.sources import SourceCounts, data_notes, data_shapes, planned_mixes, source_counts
 from wlsweep.errors import refuse_all
 from wlsweep.spec import adapters
 from wlsweep.spec.architecture import Architecture, architecture
@@ -70,6 +70,7 @@ def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
         if counts and counts.test_accepts
         else None,
         "rows_counted_in": counts.origin if counts else None,
+        "shapes": data_shapes(sweep, Path()) if counts else {},
         "notes": [
             *sweep.data.notes,
             *(data_notes(sweep, Path()) if counts else []),
@@ -242,6 +243,8 @@ def plan_text(plan: dict[str, Any]) -> None:
     )
     for power in plan["power"]:
         console.print(f"  {power['text']}")
+    for role, shape in plan["shapes"].items():
+        console.print(f"{role} rows: {shape}")
     for line in plan["notes"]:
         console.print(f"note: {line}")
     for line in plan["warnings"]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from wlsweep.data.row_files import RowFiles, as_files, state_of
 from wlsweep.run.layout import atomic_folder
 from wlsweep.spec.config import TinyBase
 from wlsweep.spec.task import ICLR, Task
@@ -16,19 +17,19 @@ VERSION = 2
 
 
 def ensure_tiny_base(
-    config: TinyBase, rows: Path, cache: Path, on_progress: Callable[[str], None], task: Task = ICLR
+    config: TinyBase, rows: RowFiles | Path, cache: Path, on_progress: Callable[[str], None], task: Task = ICLR
 ) -> Path:
     """The folder of the tiny base for these rows; made on first use, found in the cache later.
 
     Args:
         config: size and first training.
-        rows: ShareGPT rows; the tokenizer and the first training see nothing else.
+        rows: the tokenizer and the first training see nothing else.
         cache: where base models are kept.
         on_progress: hears one line at a time.
         task: of the rows.
     """
-    with rows.open("rb") as f:
-        source = hashlib.file_digest(f, "sha256").hexdigest()
+    rows = as_files(rows)
+    source = rows.content_key(state_of(rows).sha256)
     key = hashlib.sha256(
         json.dumps([VERSION, source, config.model_dump(), *(task.identity or ())]).encode()
     ).hexdigest()[:12]

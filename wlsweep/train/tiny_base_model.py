@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, get_cosine_schedule_with_warmup
 from transformers.utils.logging import disable_progress_bar
 
+from wlsweep.data.row_files import RowFiles
 from wlsweep.data.rows import Row, read_rows
 from wlsweep.data.tokenise import chat_messages, find_answer_tokens
 from wlsweep.spec.condition import Condition
@@ -39,9 +40,9 @@ _THREADS = 2
 
 
 def make_tiny_base(
-    config: TinyBase, rows: Path, to: Path, on_progress: Callable[[str], None], task: Task = ICLR
+    config: TinyBase, rows: RowFiles | Path, to: Path, on_progress: Callable[[str], None], task: Task = ICLR
 ) -> None:
-    """Make the tiny base for these ShareGPT rows and write it with its tokenizer into a folder."""
+    """Make the tiny base for these rows and write it with its tokenizer into a folder."""
     papers = list(read_rows(rows, task))
     tokenizer = train_tokenizer(config, papers, task)
     model = teach(config, tokenizer, papers, on_progress, task)
