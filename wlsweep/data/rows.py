@@ -73,7 +73,7 @@ def label_of(answer: str, task: Task, bare: bool = False) -> str:
         raise BadObjectError(f"two different labels in the answer {excerpt(answer)}")
     if bare:
         raise BadObjectError(
-            f"the label is {excerpt(answer)}; expected {' or '.join(task.labels)} as in [task] (or say what the values mean: "
+            f"the label is {excerpt(answer)}; expected {' or '.join(task.labels)} (or say what the values mean: "
             "[data.columns] positive = [...], negative = [...])"
         )
     raise BadObjectError(
