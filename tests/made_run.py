@@ -18,8 +18,10 @@ import pyarrow.parquet as pq
 
 from wlsweep.run.columns import PREDICTION, TRUTH
 from wlsweep.run.layout import RunDir, write_json
+from wlsweep.run.records import SweepRecord
 from wlsweep.spec.condition import Condition, parse_name
 from wlsweep.spec.config import load_sweep
+from wlsweep.spec.task import ICLR, Task
 
 DEMO = Path(__file__).parents[1] / "search_spaces" / "demo.toml"
 THE_19 = [c.name for c in load_sweep(DEMO).conditions]
@@ -55,19 +57,19 @@ def shift_of(c: Condition) -> float:
 
 def write_predictions(run: RunDir, name: str, log_odds: np.ndarray, parsed: Sequence[str | None] | None = None) -> Path:
     """Predictions of one condition for the test set of the run."""
-    truth = pq.read_table(run.test_parquet)
+    truth, task = pq.read_table(run.test_parquet), SweepRecord.read(run.sweep_json).task
     n = len(truth)
     accept = -np.logaddexp(0, -log_odds) - 1e-3
     reject = -np.logaddexp(0, log_odds) - 1e-3
     if parsed is None:
-        parsed = np.where(log_odds > 0, "Accept", "Reject").tolist()
+        parsed = np.where(log_odds > 0, *task.labels).tolist()
     table = pa.table(
         {
             "row_id": truth["row_id"],
             "row_hash": truth["row_hash"],
             "year": truth["year"],
             "label": truth["label"],
-            "text": [f"\\boxed{{{p}}}" if p else "I cannot say" for p in parsed],
+            "text": [task.answer_with(p) if p else "I cannot say" for p in parsed],
             "parsed": pa.array(parsed, pa.string()),
             "logprob_accept": accept,
             "logprob_reject": reject,
@@ -100,6 +102,7 @@ def make_run(
     failed: Sequence[str] = (),
     synthetic: bool = True,
     steps: int = 24,
+    task: Task = ICLR,
 ) -> RunDir:
     """A finished run (but for `leave_out` and `failed`)."""
     run = RunDir(Path(root))
@@ -112,7 +115,7 @@ def make_run(
             "row_id": [f"paper-{i:05d}" for i in range(n)],
             "row_hash": [f"{i * 2654435761 % 2**32:08x}" for i in range(n)],
             "year": pa.array((2020 + np.arange(n) // 2 % 6).tolist(), pa.int32()),
-            "label": np.where(label, "Accept", "Reject"),
+            "label": np.where(label, *task.labels),
             "truncated": rng.random(n) < 0.05,
             "true_log_odds": pa.array(true if synthetic else [None] * n, pa.float64()),
             "prompt": [f"Paper {i}. Accept or reject?" for i in range(n)],
@@ -135,12 +138,12 @@ def make_run(
             "most_uses": 2 if rejects > total // 2 else 1,
             "short_by": {"accepts": 0, "rejects": max(0, rejects - total // 2)},
         }
-    by = {"by_class": {"Accept": 0.04, "Reject": 0.06}, "by_year": {"2020": 0.05, "2021": 0.05}}
+    by = {"by_class": dict(zip(task.labels, (0.04, 0.06), strict=True)), "by_year": {"2020": 0.05, "2021": 0.05}}
     write_json(
         run.data_json,
         {
             "fingerprint": "data",
-            "identity": {"format": 2},
+            "identity": {"format": 2} | ({"task": list(task.identity)} if task.identity else {}),
             "files": {},
             "split_off": False,
             "seed": 0,
@@ -170,7 +173,7 @@ def make_run(
     write_json(
         run.sweep_json,
         {
-            "sweep": load_sweep(DEMO).model_dump(mode="json") | {"name": "made"},
+            "sweep": load_sweep(DEMO).model_dump(mode="json") | {"name": "made", "task": task.model_dump()},
             "conditions": [c.as_dict() | {"index": i} for i, c in enumerate(conditions)],
             "fingerprint": FINGERPRINT,
             "base": "runs/.cache/tiny",
@@ -214,6 +217,6 @@ def make_run(
         ]
         run.metric_log(c.name).write_text("".join(json.dumps(line) + "\n" for line in lines))
         write_json(run.trained(c.name), trained_record(c, lines[-1]))
-        decided = np.where(said > 0, "Accept", "Reject")
+        decided = np.where(said > 0, *task.labels)
         write_predictions(run, c.name, said, [None if u else str(a) for a, u in zip(decided, unknown, strict=True)])
     return run

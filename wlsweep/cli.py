@@ -371,11 +371,11 @@ def report(
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="run directory", metavar="DIR")],
-    second: Annotated[Path, typer.Argument(help="another, on the same test papers", metavar="DIR")],
+    second: Annotated[Path, typer.Argument(help="another, on the same test set", metavar="DIR")],
     only: Only = None,
     out: Annotated[Path, typer.Option("--out", help="the page", metavar="FILE.html")] = Path("comparison.html"),
 ) -> None:
-    """Compare the conditions of two runs that judge the same papers, paired by paper."""
+    """Compare the conditions of two runs on the same test set, paired by row."""
     from rich.console import Console
 
     from wlsweep.analysis.compare_runs import compare_runs

@@ -25,7 +25,7 @@ def runs(tmp_path):
 def test_the_same_predictions_differ_in_nothing_a_shift_in_the_rate_and_a_better_model_in_accuracy(runs):
     found = compare_runs(*runs, draws=500)
     same, shifted, better = found.differences
-    assert found.papers == 400 and [d.name for d in found.differences] == THE_19[:3]
+    assert found.rows == 400 and [d.name for d in found.differences] == THE_19[:3]
     assert (same.accept_rate.value, same.accuracy.value, same.decided_differently, same.p_holm) == (0, 0, 0, 1)
     assert shifted.log_odds.value == pytest.approx(0.5, abs=1e-6) and shifted.accept_rate.low > 0
     assert better.accuracy.low > 0 and better.p_holm < 1e-6 and better.test.only_other == 0
@@ -44,7 +44,7 @@ def test_papers_are_paired_by_id_in_whatever_order_they_stand(runs, tmp_path):
 
 def test_runs_on_other_papers_are_refused(runs, tmp_path):
     other = make_run(tmp_path / "other", THE_19[:2], n=300)
-    with pytest.raises(WlsweepError, match="100 are only in the first, 0 only in the second"):
+    with pytest.raises(WlsweepError, match="100 rows are only in the first, 0 only in the second"):
         compare_runs(runs[0], other)
 
 

@@ -84,7 +84,7 @@ def test_rates_of_all_or_nothing_fit_coefficients_of_any_size_and_are_not_judged
     decided[:, [i for i, c in enumerate(CONDITIONS) if c.variant == "accept" and c.k == 2]] = True
     decided[:70, 0] = True
     found = fitted(decided)
-    assert "18 of 19 conditions accept every paper or none" in found.note
+    assert "18 of 19 conditions predict one class for every row" in found.note
     assert separable(found, 0)[0].verdict == "not testable"
 
 

@@ -219,7 +219,7 @@ def test_a_condition_that_accepts_no_paper_is_not_said_to_be_undone():
     precision = {n: 1 - r for n, r in RATES.items() if n != "reject_gamma8.0_prop1_2"}
     draws = {n: np.full(10, v) for n, v in precision.items()} | {"reject_gamma8.0_prop1_2": np.full(10, np.nan)}
     said = judge(all_of()["H1p"], precision, draws)
-    assert said.verdict == "not testable" and "no such number (it accepts no paper)" in said.sentence
+    assert said.verdict == "not testable" and "no such number (precision where the positive class" in said.sentence
 
 
 def test_draws_without_a_number_do_not_lower_the_support():

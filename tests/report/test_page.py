@@ -219,9 +219,9 @@ def test_the_shares_of_the_logistic_model_say_beyond_what_they_are_counted(run, 
         r"the rest, each added last: .*gamma x proportion",
         first,
     )
-    assert title == "The logistic model of all accept rates"
+    assert title == "The logistic model of the predicted accept rate"
     kinds = make_run(tmp_path, [*THE_19, f"{THE_19[0]}_lora16", f"{THE_19[1]}_lora16"], n=80)
-    assert listing(kinds).title == "The logistic model of the accept rates of full fine-tuning"
+    assert listing(kinds).title == "The logistic model of the predicted accept rate of full fine-tuning"
 
 
 def test_an_external_model_worse_than_all_is_inside_the_fitted_axis(tmp_path):

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from wlsweep.analysis.evaluation_records import ModelResult
 from wlsweep.estimate import count
+from wlsweep.spec.task import ICLR, Words
 
 
-def answer_warnings(models: Sequence[ModelResult]) -> list[str]:
+def answer_warnings(models: Sequence[ModelResult], words: Words = ICLR.words) -> list[str]:
     """A sentence for each kind of doubt about the generated answers of some models; none where there is none."""
     lines = []
     known = [(r.name, r.metrics) for r in models if r.metrics is not None]
@@ -26,7 +27,7 @@ def answer_warnings(models: Sequence[ModelResult]) -> list[str]:
             f" {name} ({worst.text_differs:,} of {worst.n:,})."
         )
     if ties := sum(m.ties for _, m in known):
-        lines.append(f"A margin of exactly 0 counts as Reject; it occurs {ties:,} times.")
+        lines.append(f"A margin of exactly 0 counts as {words.labels[1]}; it occurs {ties:,} times.")
     if other := [name for name, m in known if (m.p_other_mean or 0) > 0.05]:
         lines.append("More than 5% of the probability goes to neither label in " + ", ".join(other[:5]) + ".")
     return lines

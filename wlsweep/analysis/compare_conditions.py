@@ -45,6 +45,7 @@ from wlsweep.analysis.training_noise import Total
 from wlsweep.analysis.trainings import Pairs, Trainings
 from wlsweep.estimate import Estimate
 from wlsweep.spec.condition import Condition, baseline_of, parse_name
+from wlsweep.spec.task import ICLR
 
 _BLOCK = 64  # models per matrix product: 64 x 19 columns of 20,000 rows are 97 MB
 _FORECAST: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy", "precision", "recall", "f1")
@@ -404,8 +405,8 @@ def _verdicts(
     counted: str,
 ) -> tuple[Judged, ...]:
     by_cell = {cell(c): shifts[c.name] for c in loaded.declared}
-    out = []
-    for h in hypotheses(loaded.declared, by_cell):
+    out, words = [], loaded.truth.task.words
+    for h in hypotheses(loaded.declared, by_cell, words):
         values = {n: m[h.metric].value for n, m in measured.items()}
         point = mean_over_seeds(loaded.declared, {n: np.array([v]) for n, v in values.items() if v is not None})
         at = mean_over_seeds(loaded.declared, {n: d[h.metric] for n, d in observed.items()})
@@ -413,8 +414,10 @@ def _verdicts(
     kinds, separate = kinds_of(loaded.declared), []
     for i, (rank, conditions) in enumerate(kinds.items()):
         missing = sum(_is_plain(c, rank) and c.name not in measured for c in conditions)
-        for verdict in separable(_effects(loaded, measured, observed, rank) if i else fitted, missing):
+        for verdict in separable(_effects(loaded, measured, observed, rank) if i else fitted, missing, words):
             key, title = name_of(verdict.key, verdict.title, conditions[0].finetuning, i, len(kinds))
             separate.append(replace(verdict, key=key, title=title))
+    if words.labels != ICLR.labels:
+        separate = [replace(v, plan="") for v in separate]  # criteria have numbers in the plan of ICLR's experiment
     place = [v.key for v in out].index("S3")
     return (*out[:place], *separate, *out[place:])

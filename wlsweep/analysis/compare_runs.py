@@ -18,6 +18,7 @@ from wlsweep.errors import WlsweepError
 from wlsweep.estimate import Estimate
 from wlsweep.run.layout import RunDir
 from wlsweep.spec.condition import select
+from wlsweep.spec.task import ICLR, Words
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class RunDifference:
     log_odds: Estimate
     """The same of the mean log-odds, natural log units."""
     decided_differently: int
-    """Papers."""
+    """Test rows."""
     test: PairedTest
     """Of the accuracy; `only_this` is the second run."""
     p_holm: float
@@ -40,14 +41,17 @@ class RunDifference:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Two runs on the same papers."""
+    """Two runs on the same test set."""
 
-    papers: int
+    rows: int
+    """Of the test set."""
     differences: tuple[RunDifference, ...]
     """Conditions that both have predicted, in the order of the first run."""
     only_first: tuple[str, ...]
     """Conditions that are predicted in one of the runs only."""
     only_second: tuple[str, ...]
+    words: Words = ICLR.words
+    """What the task of the first run calls things."""
 
 
 def compare_runs(first: RunDir, second: RunDir, only: str | None = None, draws: int = 10_000) -> RunComparison:
@@ -63,7 +67,7 @@ def compare_runs(first: RunDir, second: RunDir, only: str | None = None, draws: 
         WlsweepError: if the test papers are not the same, or no condition is predicted in both.
     """
     a, b = load_predictions(first), load_predictions(second)
-    order = _same_papers(a, b)
+    order = _same_rows(a, b)
     chosen = {c.name for c in select(a.declared, only)}
     tests = {
         c.name: mcnemar(
@@ -104,25 +108,26 @@ def compare_runs(first: RunDir, second: RunDir, only: str | None = None, draws: 
         tuple(out),
         tuple(c.name for c in a.done if c.name in chosen and c.name not in b.scores),
         tuple(c.name for c in b.done if c.name not in a.scores) if only is None else (),
+        a.truth.task.words,
     )
 
 
-def _same_papers(a: RunPredictions, b: RunPredictions) -> IntArray:
-    """Where each paper of the first run stands in the second, shape (n,), int64."""
+def _same_rows(a: RunPredictions, b: RunPredictions) -> IntArray:
+    """Where each test row of the first run stands in the second, shape (n,), int64."""
     ids, other = a.truth.row_id.to_pylist(), b.truth.row_id.to_pylist()
     place = {row: i for i, row in enumerate(other)}
     lacking, further = len(set(ids) - set(other)), len(set(other) - set(ids))
     if lacking or further:
         raise WlsweepError(
-            f"{a.run.root} and {b.run.root} judge different test papers ({lacking} are only in the first, {further} only in"
-            " the second); only runs with the same test set can be compared paper by paper"
+            f"{a.run.root} and {b.run.root} judge different test sets ({lacking} rows are only in the first, {further} only"
+            " in the second); only runs with the same test set can be compared row by row"
         )
     order = np.array([place[row] for row in ids])
     hashes, other_hashes = np.array(a.truth.row_hash.to_pylist()), np.array(b.truth.row_hash.to_pylist())[order]
     changed = int((hashes != other_hashes).sum()) or int((a.truth.accept != b.truth.accept[order]).sum())
     if changed:
         raise WlsweepError(
-            f"{a.run.root} and {b.run.root}: {changed} test papers have the same id and another text or label; the same"
+            f"{a.run.root} and {b.run.root}: {changed} test rows have the same id and another text or label; the same"
             " test set is needed"
         )
     return order

@@ -24,6 +24,7 @@ from wlsweep.analysis.evaluation_records import Effects, Judged, SeedShare, Term
 from wlsweep.analysis.loaded_run import FloatArray
 from wlsweep.estimate import PERCENT, PLAIN, Estimate, count
 from wlsweep.spec.condition import Condition
+from wlsweep.spec.task import ICLR, Words
 
 TERMS = ("intercept", "ln gamma", "logit proportion", "variant", "gamma x proportion", "variant x proportion")
 _MAIN = (1, 2)
@@ -72,9 +73,9 @@ def effects(conditions: Sequence[Condition], accepted: npt.NDArray[np.int64], n:
     if np.linalg.matrix_rank(whole[:, _ESSENTIAL]) < len(_ESSENTIAL):
         return Effects("the finished conditions do not vary gamma and proportion enough to tell their effects apart")
     if np.linalg.matrix_rank(whole[between][:, _ESSENTIAL]) < len(_ESSENTIAL):
-        # A condition that accepts all or nothing bounds the coefficients on one side only: the others must tell them.
+        # A condition that predicts one class throughout bounds the coefficients on one side only: the others must tell them.
         return Effects(
-            f"{len(between) - int(between.sum())} of {len(between)} conditions accept every paper or none, which "
+            f"{len(between) - int(between.sum())} of {len(between)} conditions predict one class for every row, which "
             "fits coefficients of any size, and the others do not vary enough to tell the effects apart"
         )
     terms = _terms(whole[between])
@@ -87,7 +88,7 @@ def effects(conditions: Sequence[Condition], accepted: npt.NDArray[np.int64], n:
         )
     fit = _fit(whole[:, terms], accepted, n)
     if fit.null <= 1e-9:
-        return Effects("all conditions accept the same number of papers, so there is nothing to explain")
+        return Effects("the predicted rate is the same in all conditions, so there is nothing to explain")
     explained = {"all": 1 - fit.deviance / fit.null}
     additive = _fit(whole[:, [0, *_MAIN]], accepted, n)
     for t in terms[1:]:  # the variant comes after gamma, whose sign it is
@@ -162,7 +163,7 @@ def _fit(x: FloatArray, accepted: npt.NDArray[np.int64], n: int) -> Fit:
         return Fit(np.asarray(fit.params), np.asarray(fit.mu), float(fit.deviance), float(fit.null_deviance))
 
 
-def separable(fitted: Effects, missing: int) -> list[Judged]:
+def separable(fitted: Effects, missing: int, words: Words = ICLR.words) -> list[Judged]:
     """Criteria S2 and S2v.
 
     S2 passes where both main effects are above 0 with their whole intervals and the interaction explains next to nothing;
@@ -172,6 +173,7 @@ def separable(fitted: Effects, missing: int) -> list[Judged]:
     Args:
         fitted: what `effects` returned.
         missing: conditions that the model is about and that are not done.
+        words: of the task.
     """
     s2 = ("S2", "Gamma and proportion act separably")
     s2v = ("S2v", "The proportion acts alike in both variants")
@@ -183,7 +185,7 @@ def separable(fitted: Effects, missing: int) -> list[Judged]:
     fits = share <= LARGEST_INTERACTION
     passed = (gamma.low or 0.0) > 0 and (mix.low or 0.0) > 0 and fits
     sentence = (
-        f"Each unit of ln gamma moves the log-odds of being accepted by {gamma.value:.2f}, each unit of logit "
+        f"Each unit of ln gamma moves the log-odds by {gamma.value:.2f}, each unit of logit "
         f"proportion by {mix.value:.2f}; their interaction carries {PERCENT.value(share)} of what the model explains "
         f"(at most {LARGEST_INTERACTION:.0%} counts as separable)."
     )
@@ -200,8 +202,8 @@ def separable(fitted: Effects, missing: int) -> list[Judged]:
         return out
     share = _share(fitted, "variant x proportion")
     sentence = (
-        f"A unit of logit proportion moves the log-odds by {PLAIN.full(apart)} more in the accept variant than in the reject"
-        f" variant, which carries {PERCENT.value(share)} of what the model explains (at most"
+        f"A unit of logit proportion moves the log-odds by {PLAIN.full(apart)} more in the {words.positive} variant than in"
+        f" the {words.negative} variant, which carries {PERCENT.value(share)} of what the model explains (at most"
         f" {LARGEST_INTERACTION:.0%} counts as alike)."
     )
     out.append(_judged(s2v, share <= LARGEST_INTERACTION, sentence, numbers, missing, ""))

@@ -86,6 +86,7 @@ def evaluate(
         years=tuple(truth.years),
         curves={name: curves(truth.accept, scores[name]) for name in (*loaded.scores, *loaded.externals)},
         training={c.name: training_curve(run, c.name) for c in loaded.conditions},
+        words=truth.task.words,
     )
     files = _write(run, conditions, outside, analysis)
     chosen = {c.name for c in loaded.conditions}

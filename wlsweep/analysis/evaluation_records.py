@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from wlsweep.estimate import Estimate
 from wlsweep.spec.condition import Condition, parse_name
+from wlsweep.spec.task import ICLR, Words
 
 MetricName = Literal[
     "accuracy",
@@ -458,7 +459,9 @@ class Analysis(Findings):
     draws: int
     """Bootstrap draws behind the intervals of differences."""
     rows: int
-    """Test papers."""
+    """Test rows."""
     years: tuple[int, ...]
     curves: Mapping[str, Curves]
     training: Mapping[str, tuple[LogLine, ...]]
+    words: Words = ICLR.words
+    """What the task calls things."""

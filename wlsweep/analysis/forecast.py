@@ -29,6 +29,7 @@ from wlsweep.errors import WlsweepError
 from wlsweep.estimate import Estimate, percent
 from wlsweep.run.layout import RunDir
 from wlsweep.spec.condition import Condition, baseline_of
+from wlsweep.spec.task import ICLR, Words
 
 METRICS: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy", "precision", "recall", "f1")
 
@@ -80,6 +81,8 @@ class RunForecast:
     size: int
     left_out: tuple[str, ...] = ()
     """Conditions of other kinds of fine-tuning than the baseline's, of which it says nothing."""
+    words: Words = ICLR.words
+    """What the task calls things."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for `--json`."""
@@ -95,15 +98,16 @@ class RunForecast:
 
     def text(self) -> str:
         """For the terminal."""
+        wanted = f"{self.words.rate} %"
         lines = [
             f"Theory: the log-odds of each condition are those of {self.baseline} plus the shift of its weights and mix.",
             self.theory.sentence(),
-            f"Forecasts are for these {self.n:,} test papers, with 95% intervals."
+            f"Forecasts are for these {self.n:,} test {self.words.items}, with 95% intervals."
             if self.theory.usable
-            else "The 95% intervals below count which papers were drawn and the baseline's calibration, not whether theory"
-            " holds.",
+            else f"The 95% intervals below count which {self.words.items} were drawn and the baseline's calibration, not"
+            " whether theory holds.",
             "",
-            f"{'condition':34} {'shift':>6}  {'predicted accepts %':>19}  {'accuracy %':>18}  measured %",
+            f"{'condition':34} {'shift':>6}  {wanted:>19}  {'accuracy %':>18}  measured %",
         ]
         for row in self.rows:
             if row.metrics is None:
@@ -160,7 +164,9 @@ def forecast_run(run: RunDir, draws: int = 10_000) -> RunForecast:
     log_odds = {name: scores.log_odds for name, scores in loaded.scores.items()}
     declared = kinds_of(loaded.declared)[ready[0].lora]  # a baseline speaks for its own kind of fine-tuning
     log_odds = {c.name: log_odds[c.name] for c in declared if c.name in log_odds}
-    found = forecast_sweep(declared, shifts, log_odds, loaded.truth.accept, ready[0].name, draws)
+    found = forecast_sweep(
+        declared, shifts, log_odds, loaded.truth.accept, ready[0].name, draws, loaded.truth.task.words
+    )
     return replace(found, left_out=tuple(c.name for c in loaded.declared if c not in declared))
 
 
@@ -171,6 +177,7 @@ def forecast_sweep(
     accept: BoolArray,
     base: str,
     draws: int,
+    words: Words = ICLR.words,
 ) -> RunForecast:
     """The forecast on plain data.
 
@@ -181,6 +188,7 @@ def forecast_sweep(
         accept: labels, shape (n,).
         base: the baseline; it is done.
         draws: of the forecast.
+        words: of the task.
     """
     covered = {n: s.value for n, s in shifts.items() if s.covered}
     means = {name: float(z.mean()) for name, z in log_odds.items()}
@@ -195,7 +203,7 @@ def forecast_sweep(
         decided[metric] = mean_over_seeds(declared, exact)
         ahead = {n: d[metric] for n, d in drawn.items() if n not in measured} if theory.usable else {}
         values[metric] = mean_over_seeds(declared, exact | ahead)
-    declared_hypotheses = hypotheses(declared, {cell(c): shifts[c.name].value for c in declared})
+    declared_hypotheses = hypotheses(declared, {cell(c): shifts[c.name].value for c in declared}, words)
     judged = [h for h in declared_hypotheses if not h.further]
     rows = [
         ForecastRow(
@@ -222,6 +230,7 @@ def forecast_sweep(
         decided,
         values,
         draws,
+        words=words,
     )
 
 

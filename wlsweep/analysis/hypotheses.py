@@ -25,6 +25,7 @@ from wlsweep.analysis.loaded_run import FloatArray
 from wlsweep.analysis.seeds import cell
 from wlsweep.estimate import PERCENT, POINTS, Estimate, count
 from wlsweep.spec.condition import Condition
+from wlsweep.spec.task import ICLR, Words, capital
 
 Rule = Literal["all", "most", "covers", "same"]
 Values = Mapping[str, FloatArray]
@@ -71,18 +72,25 @@ class Hypothesis:
     """A further sentence of the plan, judged once it is measured; no condition is trained for its sake."""
 
 
-def hypotheses(declared: Sequence[Condition], shifts: Mapping[str, float]) -> list[Hypothesis]:
+def hypotheses(
+    declared: Sequence[Condition], shifts: Mapping[str, float], words: Words = ICLR.words
+) -> list[Hypothesis]:
     """All hypotheses and success criteria for the cells of a sweep, within each kind of fine-tuning; S2 is judged by
-    `effects`.
+    `effects`. Other labels than ICLR's have none of H3 and S4, whose bounds were set for ICLR papers.
 
     Args:
         declared: the conditions of the sweep (seeds of one condition count as one cell, by their mean).
         shifts: expected log-odds shift by cell.
+        words: of the task, for titles.
     """
     kinds = kinds_of(declared)
     found = []
     for i, (rank, conditions) in enumerate(kinds.items()):
-        for h in _of_one_kind(conditions, shifts, rank):
+        for h in _of_one_kind(conditions, shifts, rank, words):
+            if words.labels != ICLR.labels:
+                if h.key in ("H3", "S4"):
+                    continue
+                h = replace(h, plan="", further=h.further and h.key != "H3e")
             key, title = name_of(h.key, h.title, conditions[0].finetuning, i, len(kinds))
             found.append(replace(h, key=key, title=title))
     return found
@@ -103,7 +111,9 @@ def name_of(key: str, title: str, finetuning: str, place: int, kinds: int) -> tu
     return (f"{key} {finetuning}" if place else key), f"{title} ({finetuning})"
 
 
-def _of_one_kind(declared: Sequence[Condition], shifts: Mapping[str, float], rank: int) -> list[Hypothesis]:
+def _of_one_kind(
+    declared: Sequence[Condition], shifts: Mapping[str, float], rank: int, words: Words
+) -> list[Hypothesis]:
     cells = list({cell(c): replace(c, seed=0) for c in declared}.values())
     by_name = {c.name: c for c in cells}
     gammas, mixes = list(_gamma_ladders(cells, by_name)), list(_mix_ladders(cells))
@@ -117,7 +127,8 @@ def _of_one_kind(declared: Sequence[Condition], shifts: Mapping[str, float], ran
     bounds = [_below(c, 0.5) for c in eighth if c.variant == "accept"]
     bounds += [_below(c, 0.2) for c in eighth if c.variant == "reject"]
     beyond = [c.name for c in plain if (c.k == 2 and c.gamma > 8.0) or (c.k == 8 and c.gamma > 4.0)]
-    unbounded = [f"{v} conditions at 1/8" for v in ("accept", "reject") if not any(c.variant == v for c in eighth)]
+    unnamed = [v for v in ("accept", "reject") if not any(c.variant == v for c in eighth)]
+    unbounded = [f"{words.variant(v)} conditions at 1/8" for v in unnamed]
     opposed = [
         _above(c, other)
         for c in cells
@@ -134,17 +145,19 @@ def _of_one_kind(declared: Sequence[Condition], shifts: Mapping[str, float], ran
     steps = tuple(_steps(cells, by_name))
     rate: MetricName = "predicted_accept_rate"
     return [
-        Hypothesis("H1", "The predicted accept rate follows gamma", rate, rising, plan="criterion 1"),
-        Hypothesis("H1r", "Recall of accepts follows gamma as the rate does", "recall", rising, further=True),
+        Hypothesis("H1", f"The predicted {words.rate} follows gamma", rate, rising, plan="criterion 1"),
+        Hypothesis(
+            "H1r", f"Recall of {words.positives} follows gamma as the rate does", "recall", rising, further=True
+        ),
         Hypothesis(
             "H1p",
-            "Precision of accepts moves the other way",
+            f"Precision of {words.positives} moves the other way",
             "precision",
             precision,
             further=True,
         ),
         Hypothesis("H1s", "The step from gamma 4 to 8 is larger than from 2 to 4", rate, steps, further=True),
-        Hypothesis("H2", "The rate falls as the reject share grows", rate, falling),
+        Hypothesis("H2", f"The rate falls as the share of {words.negatives} grows", rate, falling),
         Hypothesis(
             "H3",
             "Gamma 8 outermost at 1/2, rates at 1/8 below 50%, 20%",
@@ -174,7 +187,7 @@ def _of_one_kind(declared: Sequence[Condition], shifts: Mapping[str, float], ran
         ),
         Hypothesis(
             "S5",
-            "Accept above reject at equal gamma and proportion",
+            f"{capital(words.positive)} above {words.negative} at equal gamma and proportion",
             rate,
             tuple(opposed),
             beside="gammas below 1, which turn the order round" if any(c.gamma < 1 for c in cells) else "",
@@ -312,7 +325,7 @@ def judge(h: Hypothesis, measured: Mapping[str, float], draws: Values, noise: st
         measured: its metric by cell; cells that are not done are absent.
         draws: the same in every draw of what could have come out differently; a draw in which a cell has no such number
             (NaN) is left out.
-        noise: what the draws vary: "papers", or "papers and trainings".
+        noise: what the draws vary, such as "papers and trainings".
     """
     point = {name: np.array([value]) for name, value in measured.items()}
     code = int(verdicts(h, point, 1)[0])
@@ -419,7 +432,7 @@ def _sentence(
     if unknown:
         parts.append(
             f"{unknown} cannot be tested: a condition that they need, or a seed of it, is not done, not selected, or has no"
-            " such number (it accepts no paper)."
+            " such number (precision where the positive class is never predicted)."
         )
     if h.absent and code != _NO:
         parts.append(f"The sweep does not declare {h.absent}.")

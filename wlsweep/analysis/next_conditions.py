@@ -68,6 +68,6 @@ def _why_not(made: RunForecast, name: str) -> str:
     if at is None:
         return "no open hypothesis hangs on it"
     return (
-        f"forecast to accept {at[0]:.0%} to {at[1]:.0%} of the papers, and with that every comparison that an"
+        f"its forecast {made.words.rate} is {at[0]:.0%} to {at[1]:.0%}, and with that every comparison that an"
         " open hypothesis needs of it is sure"
     )

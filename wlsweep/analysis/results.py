@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Results:
-    """The tables of a run; each is made when it is first asked for. Intervals are 95%, in columns `_low` and `_high`."""
+    """The tables of a run; each is made when it is first asked for. Intervals are 95%, in columns `_low` and `_high`.
+
+    In names of columns and conditions `accept` is the positive class of the task, whatever its label text is."""
 
     run: RunDir
     evaluation: Evaluation
@@ -39,14 +41,14 @@ class Results:
 
     @cached_property
     def by_year(self) -> pd.DataFrame:
-        """The same for each condition and year of the test papers."""
+        """The same for each condition and year of the test rows."""
         import pandas as pd
 
         return pd.read_parquet(self.run.by_year_parquet)
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """A row for each condition and test paper: `condition` and the columns of its predictions."""
+        """A row for each condition and test row: `condition` and the columns of its predictions."""
         import pandas as pd
 
         named = [

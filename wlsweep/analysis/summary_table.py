@@ -10,10 +10,7 @@ from wlsweep.analysis.evaluate import Evaluation
 from wlsweep.analysis.evaluation_records import MetricName
 from wlsweep.estimate import Format, percent
 
-_WITH_INTERVAL: tuple[tuple[MetricName, str], ...] = (
-    ("predicted_accept_rate", "accept rate"),
-    ("accuracy", "accuracy"),
-)
+_WITH_INTERVAL: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy")
 _SHORT = Format(2)
 
 
@@ -30,8 +27,9 @@ def summary_table(evaluation: Evaluation) -> Table:
         pad_edge=False,
     )
     table.add_column("condition", overflow="fold")  # a long name takes a second line before a number is cut
-    for _, heading in (*_WITH_INTERVAL, ("auc", "AUC"), ("ece", "ECE"), ("unknown", "?")):
-        table.add_column(heading, justify="right", no_wrap=True)
+    words = evaluation.analysis.words
+    for heading in (words.rate, "accuracy", "AUC", "ECE", "?"):
+        table.add_column(heading, justify="right", no_wrap=heading != words.rate or len(heading) <= 14)
     causes = []
     for result in [*evaluation.conditions, *evaluation.externals]:
         if result.metrics is None:
@@ -40,11 +38,11 @@ def summary_table(evaluation: Evaluation) -> Table:
             continue
         table.add_row(
             Text(result.name),
-            *(percent(result[metric]) for metric, _ in _WITH_INTERVAL),
+            *(percent(result[metric]) for metric in _WITH_INTERVAL),
             *(_SHORT.value(result[metric].value) for metric in ("auc", "ece")),
             str(result.metrics.unknown),
         )
-    doubts = answer_warnings([*evaluation.conditions, *evaluation.externals])
+    doubts = answer_warnings([*evaluation.conditions, *evaluation.externals], words)
     if causes or doubts:
         table.caption = Text("\n").join(
             [*(Text(c, style="red") for c in causes), *(Text(d, style="yellow") for d in doubts)]

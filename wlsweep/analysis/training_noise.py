@@ -33,6 +33,7 @@ from wlsweep.analysis.loaded_run import BoolArray, FloatArray
 from wlsweep.analysis.seeds import cell
 from wlsweep.analysis.theory_check import line_of
 from wlsweep.spec.condition import Condition
+from wlsweep.spec.task import ICLR, Words
 
 FEWEST_MIXES = 3
 """Without seeds, fewest mixes from which what a mix shares can be estimated."""
@@ -168,25 +169,24 @@ class TrainingNoise:
             "common_sd": self.common_sd,
         }
 
-    def sentence(self) -> str:
+    def sentence(self, words: Words = ICLR.words) -> str:
         """What was counted, for the first lines of the page."""
+        counted = f"Intervals that compare models count {words.items} and trainings"
         if self.source != "misfit":
-            return (
-                "Intervals that compare models count papers and trainings: the seeds of one condition differ by an SD of "
-                f"{self.sd:.2f} log-odds."
-            )
+            return f"{counted}: the seeds of one condition differ by an SD of {self.sd:.2f} log-odds."
         return (
-            "Intervals that compare models count papers and trainings; with one seed, the noise of trainings is taken from "
-            f"how far conditions miss theory (SD {self.sd:.2f} log-odds), and what one seed does to all mixes alike is not "
-            "in it: more seeds of the baseline would show it."
+            f"{counted}; with one seed, the noise of trainings is taken from how far conditions miss theory (SD "
+            f"{self.sd:.2f} log-odds), and what one seed does to all mixes alike is not in it: more seeds of "
+            "the baseline would show it."
         )
 
 
-NOT_COUNTED = (
-    "Intervals count papers alone: they hold for these papers and these trainings, and say nothing of other trainings; "
-    "several seeds, or three mixes, would tell."
-)
-"""What the page says where there is no `TrainingNoise`."""
+def not_counted(words: Words = ICLR.words) -> str:
+    """What the page says where there is no `TrainingNoise`."""
+    return (
+        f"Intervals count {words.items} alone: they hold for these {words.items} and these trainings, and say nothing of "
+        "other trainings; several seeds, or three mixes, would tell."
+    )
 
 
 def _squares(weights: Mapping[str, float], group: Callable[[str], Any]) -> float:

@@ -18,14 +18,15 @@ from wlsweep.analysis.evaluation_records import NoiseOfTrainings, Slope, TheoryR
 from wlsweep.analysis.intervals import auc, average_precision
 from wlsweep.analysis.loaded_run import FloatArray, RunPredictions
 from wlsweep.analysis.training_noise import (
-    NOT_COUNTED,
     Total,
     TrainingNoise,
+    not_counted,
     over_papers_and_trainings,
     sensitivities,
     training_noise,
 )
 from wlsweep.estimate import Estimate
+from wlsweep.spec.task import ICLR, Words
 
 Pairs = Sequence[tuple[str, str]]
 """(training, the baseline that it is compared with), of the seeds of one condition."""
@@ -52,6 +53,8 @@ class Trainings:
     """By condition, by metric: how much it rises when the condition's log-odds rise by 1."""
     of_ranks: Mapping[str, TrainingNoise] = field(default_factory=dict)
     """By metric that an offset does not move: its own noise, in its own unit, where several seeds show it."""
+    words: Words = ICLR.words
+    """Of the task."""
 
     @classmethod
     def of(cls, loaded: RunPredictions, shifts: Mapping[str, float]) -> Trainings:
@@ -64,7 +67,7 @@ class Trainings:
         means = {c.name: float(loaded.scores[c.name].log_odds.mean()) for c in loaded.done}
         noise = training_noise(loaded.declared, shifts, means)
         if noise is None:
-            return cls(None, {})
+            return cls(None, {}, words=loaded.truth.task.words)
         accept, names = loaded.truth.accept, list(means)
         moves = {name: sensitivities(accept, loaded.scores[name].log_odds) for name in names}
         of_ranks = {}
@@ -73,21 +76,22 @@ class Trainings:
             values = {name: value for name, value in found.items() if value is not None}
             if (own := training_noise(loaded.declared, {}, values)) is not None:
                 of_ranks[metric] = own
-        return cls(noise, moves, of_ranks)
+        return cls(noise, moves, of_ranks, loaded.truth.task.words)
 
     @property
     def record(self) -> NoiseOfTrainings:
         """For `analysis.json` and the page."""
-        at, counted = self.noise, "papers and how far seeds differ in them" if self.of_ranks else "papers alone"
+        at, how = self.noise, "and how far seeds differ in them" if self.of_ranks else "alone"
+        counted = f"{self.words.items} {how}"
         ranks = f"AUC and average precision, which a common offset of log-odds does not move, count {counted}"
         if at is None:
-            return NoiseOfTrainings(None, None, None, None, None, NOT_COUNTED, ranks)
-        return NoiseOfTrainings(at.source, at.sd, at.own_sd, at.shared_sd, at.common_sd, at.sentence(), ranks)
+            return NoiseOfTrainings(None, None, None, None, None, not_counted(self.words), ranks)
+        return NoiseOfTrainings(at.source, at.sd, at.own_sd, at.shared_sd, at.common_sd, at.sentence(self.words), ranks)
 
     @property
     def counted(self) -> str:
         """What the draws of `noisy` vary."""
-        return "papers" if self.noise is None else "papers and trainings"
+        return self.words.items + ("" if self.noise is None else " and trainings")
 
     def total(self, name: str, base: str, metric: str, change: FloatArray) -> Total | None:
         """Of a model's metric less its baseline's, over papers and trainings; None where the noise is not known.

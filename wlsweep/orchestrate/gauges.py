@@ -17,7 +17,7 @@ from ray.util.metrics import Gauge
 GAUGES = {
     "loss": "weighted loss of the last logged steps",
     "tokens_per_s": "training speed over all ranks",
-    "predicted_accept_rate": "share of training rows that the model would accept",
+    "predicted_accept_rate": "share of training rows that the model would give the positive label",
     "step": "optimizer steps so far",
     "of": "optimizer steps in all",
 }

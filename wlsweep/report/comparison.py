@@ -11,18 +11,25 @@ from wlsweep.report.figures.scatter import short
 from wlsweep.report.figures.style import INK, Figure, axis, base_layout, error_bars
 from wlsweep.report.page import render
 from wlsweep.spec.condition import parse_name
+from wlsweep.spec.task import Words
 
-_WHAT = "Second minus first run. 95% intervals over papers; they and McNemar's test are about these trainings."
+
+def _what(words: Words) -> str:
+    return (
+        f"Second minus first run. 95% intervals over {words.items}; they and McNemar's test are about these trainings."
+    )
 
 
 def comparison_page(found: RunComparison, first: str, second: str) -> str:
     """The whole HTML."""
+    words = found.words
     better, worse = (
         [d.name for d in found.differences if d.p_holm < 0.05 and sign * (d.accuracy.value or 0.0) > 0]
         for sign in (1, -1)
     )
     paragraphs = [
-        f"{second} is right on more papers than {first} in {len(better)} of {count(len(found.differences), 'condition')} and"
+        f"{second} is right on more {words.items} than {first} in {len(better)} of "
+        f"{count(len(found.differences), 'condition')} and"
         f" on fewer in {len(worse)} (exact McNemar test, Holm-corrected over {len(found.differences)}, at 5%)."
     ]
     paragraphs += [f"{title}: {', '.join(names)}." for title, names in (("More", better), ("Fewer", worse)) if names]
@@ -43,12 +50,13 @@ def comparison_page(found: RunComparison, first: str, second: str) -> str:
         )
         for d in found.differences
     ]
-    headings = ["condition", "predicted accept rate (points)", "accuracy (points)", "mean log-odds"]
-    headings += ["papers decided differently", "McNemar p", "Holm p"]
-    table = Table("differences", "Differences by condition", headings, rows, _WHAT)
+    headings = ["condition", f"predicted {words.rate} (points)", "accuracy (points)", "mean log-odds"]
+    headings += [f"{words.items} decided differently", "McNemar p", "Holm p"]
+    table = Table("differences", "Differences by condition", headings, rows, _what(words))
     section = Section("answer", "What differs", paragraphs, [Drawn(_figure(found)), table])
-    lead = f"{first} and {second} on the same {count(found.papers, 'test paper')}, paired by paper. {_WHAT}"
-    return render(f"{first} against {second}", lead, [section], "papers alone")[0]
+    tested = count(found.rows, f"test {words.item}", f"test {words.items}")
+    lead = f"{first} and {second} on the same {tested}, paired by {words.item}. {_what(words)}"
+    return render(f"{first} against {second}", lead, [section], f"{words.items} alone")[0]
 
 
 def _figure(found: RunComparison) -> Figure:
@@ -70,24 +78,24 @@ def _figure(found: RunComparison) -> Figure:
         }
 
     data = [
-        points("predicted accept rate", [d.accept_rate for d in rows], "circle", "#0072B2", 0.14),
+        points(f"predicted {found.words.rate}", [d.accept_rate for d in rows], "circle", "#0072B2", 0.14),
         points("accuracy", [d.accuracy for d in rows], "diamond-open", "#D55E00", -0.14),
     ]
     layout = base_layout(
         130 + 19 * max(len(rows), 3), legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
     )
     layout["xaxis"] = axis("second minus first, percentage points", zeroline=True, zerolinecolor=INK)
-    names = [short(parse_name(d.name)) for d in rows]
+    names = [short(parse_name(d.name), found.words) for d in rows]
     layout["yaxis"] = axis("", tickvals=places, ticktext=names, range=[-0.7, len(rows) - 0.3])
-    caption = "Where an interval holds 0, the two runs cannot be told apart on these papers."
+    caption = f"Where an interval holds 0, the two runs cannot be told apart on these {found.words.items}."
     return Figure("differences", "Second against first run", caption, data, layout)
 
 
 def comparison_table(found: RunComparison) -> Lines:
     """The same for the terminal."""
-    lines = Lines(title=f"{_WHAT} In points.", title_justify="left", box=None, pad_edge=False)
+    lines = Lines(title=f"{_what(found.words)} In points.", title_justify="left", box=None, pad_edge=False)
     lines.add_column("condition", overflow="fold")
-    for heading in ("accept rate", "accuracy", "Holm p"):
+    for heading in (found.words.rate, "accuracy", "Holm p"):
         lines.add_column(heading, justify="right", no_wrap=True)
     for d in found.differences:
         both = (POINTS.full(e).replace(" to ", ", ") for e in (d.accept_rate, d.accuracy))  # 80 columns

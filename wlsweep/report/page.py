@@ -55,7 +55,8 @@ def report_input_of(run: RunDir, evaluation: Evaluation) -> ReportInput:
 
 def page(report_input: ReportInput) -> tuple[str, list[Figure]]:
     """The whole HTML and the figures in it, in order."""
-    counted = "papers and trainings" if report_input.analysis.trainings.source else "papers alone"
+    items = report_input.words.items
+    counted = f"{items} and trainings" if report_input.analysis.trainings.source else f"{items} alone"
     return render(report_input.sweep["sweep"]["name"], lead(report_input), sections(report_input), counted)
 
 

@@ -18,7 +18,7 @@ from wlsweep.report.blocks import Cell, Row, Table, text
 from wlsweep.report.page import page, report_input_of
 from wlsweep.report.png import Format, Renderer, RendererError
 from wlsweep.report.report_input import ReportInput
-from wlsweep.report.sections import chosen_by_test_papers, sections
+from wlsweep.report.sections import chosen_by_test_set, classes, sections
 from wlsweep.run.layout import RunDir, atomic_file
 from wlsweep.spec.condition import Condition
 
@@ -139,11 +139,12 @@ def _end(value: float | None) -> float | str:
 
 
 def _verdicts(report: ReportInput) -> Table:
+    numbered = any(v.plan for v in report.analysis.verdicts)
     rows = [
         Row(
             [
                 text(v.key),
-                text(v.plan),
+                *([text(v.plan)] if numbered else []),
                 text(v.title),
                 text(v.verdict),
                 Cell("" if v.support is None else f"{v.support:.3f}", v.support, number=True),
@@ -151,7 +152,7 @@ def _verdicts(report: ReportInput) -> Table:
         )
         for v in report.analysis.verdicts
     ]
-    headings = ["key", "number in the plan", "claim", "verdict", "support"]
+    headings = ["key", *(["number in the plan"] if numbered else []), "claim", "verdict", "support"]
     note = "Support: share of draws with the same verdict. " + report.analysis.trainings.sentence
     return Table("verdicts", "Verdicts", headings, rows, note)
 
@@ -159,7 +160,7 @@ def _verdicts(report: ReportInput) -> Table:
 def methods(report: ReportInput) -> str:
     """A paragraph that states what was trained and tested, how, and with which versions."""
     analysis, test, source = report.analysis, report.data.get("test", {}), report.data.get("source", {})
-    conditions = [c.condition for c in report.conditions if c.condition]
+    conditions, words = [c.condition for c in report.conditions if c.condition], report.words
     plain = {_cell(c) for c in conditions}
     versions = report.sweep.get("provenance", {}).get("versions", {})
     engines = ", ".join(
@@ -170,12 +171,11 @@ def methods(report: ReportInput) -> str:
     parts = [
         f"We fine-tuned one base model under {len(plain)} conditions ({len(report.done)} of {len(conditions)} trainings"
         f" are done; {len({c.seed for c in conditions})} seed(s)): a weight gamma on one class of the loss and"
-        f" training mixes with {', '.join(f'1/{k}' for k in sorted({c.k for c in conditions}))} accepts.",
-        f"Training rows come from {source['rows']:,} papers." if "rows" in source else "",
-        f"All models predict the same {analysis.rows:,} test papers"
-        + (f" ({test['accepts']:,} accepts, {test['rejects']:,} rejects)" if "accepts" in test else "")
-        + f", {chosen_by_test_papers(report)}.",
-        "A decision is the sign of the difference of the two labels' log-probabilities.",
+        f" training mixes with {', '.join(f'1/{k}' for k in sorted({c.k for c in conditions}))} {words.positives}.",
+        f"Training rows come from {source['rows']:,} {words.items}." if "rows" in source else "",
+        f"All models predict the same {analysis.rows:,} test {words.items}{classes(test, words)}, "
+        f"{chosen_by_test_set(report)}.",
+        f"A decision is the sign of the difference of the log-probabilities of the labels {' and '.join(words.labels)}.",
         "Intervals are at 95%; of one model, Wilson (1927) for shares and DeLong et al. (1988) for AUC.",
         *_of_comparisons(report),
         f"Software: wlsweep {__version__}" + (f" with {engines}." if engines else "."),
@@ -186,19 +186,19 @@ def methods(report: ReportInput) -> str:
 def _of_comparisons(report: ReportInput) -> list[str]:
     """How differences got their intervals and p values: it depends on whether the noise of trainings is known."""
     analysis = report.analysis
-    known, several = analysis.trainings.source is not None, bool(analysis.seeds)
+    known, several, items = analysis.trainings.source is not None, bool(analysis.seeds), report.words.items
     if known:
         differences = (
-            "Of differences between single trainings, the variances over papers (paired bootstrap,"
+            f"Of differences between single trainings, the variances over {items} (paired bootstrap,"
             f" {analysis.draws:,} draws) and over trainings add, and quantile and p value are those of a parametric"
-            f" bootstrap-t (Efron and Tibshirani 1993). {analysis.trainings.of_ranks}; ECE counts papers alone."
+            f" bootstrap-t (Efron and Tibshirani 1993). {analysis.trainings.of_ranks}; ECE counts {items} alone."
         )
         single = "differences between single trainings with that bootstrap-t"
     else:
-        differences = f"Intervals of differences are a paired bootstrap over papers with {analysis.draws:,} draws."
-        single = "two models of single trainings on the same papers with the exact McNemar test"
+        differences = f"Intervals of differences are a paired bootstrap over {items} with {analysis.draws:,} draws."
+        single = f"two models of single trainings on the same {items} with the exact McNemar test"
     if several:
-        single = f"means over seeds with Satterthwaite's t over seeds and papers, {single}"
+        single = f"means over seeds with Satterthwaite's t over seeds and {items}, {single}"
     outside = " Of models from outside of the sweep, their own trainings are not counted."
     return [
         differences,

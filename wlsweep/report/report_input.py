@@ -9,24 +9,31 @@ from typing import Any
 from wlsweep.analysis.evaluation_records import Analysis, MetricName, ModelResult, TheoryRow
 from wlsweep.estimate import PERCENT, PLAIN, Format
 from wlsweep.spec.condition import baseline_of, parse_name
+from wlsweep.spec.task import Words
 
-COLUMNS: tuple[tuple[MetricName, str, Format], ...] = (
-    ("predicted_accept_rate", "predicted accept rate", PERCENT),
-    ("accuracy", "accuracy", PERCENT),
-    ("precision", "precision", PERCENT),
-    ("recall", "recall of accepts", PERCENT),
-    ("precision_reject", "precision of rejects", PERCENT),
-    ("recall_reject", "recall of rejects", PERCENT),
-    ("f1", "F1", PERCENT),
-    ("auc", "AUC", PLAIN),
-    ("average_precision", "average precision", PLAIN),
-    ("brier", "Brier", PLAIN),
-    ("log_loss", "log loss", PLAIN),
-    ("ece", "ECE", PLAIN),
-    ("ece_equal_mass", "ECE, equal mass", PLAIN),
-)
-"""(metric, heading, how it is written) of the main table."""
-TITLES: dict[MetricName, str] = {metric: title for metric, title, _ in COLUMNS}
+
+def columns(words: Words) -> tuple[tuple[MetricName, str, Format], ...]:
+    """(metric, heading, how it is written) of the main table."""
+    return (
+        ("predicted_accept_rate", f"predicted {words.rate}", PERCENT),
+        ("accuracy", "accuracy", PERCENT),
+        ("precision", "precision", PERCENT),
+        ("recall", f"recall of {words.positives}", PERCENT),
+        ("precision_reject", f"precision of {words.negatives}", PERCENT),
+        ("recall_reject", f"recall of {words.negatives}", PERCENT),
+        ("f1", "F1", PERCENT),
+        ("auc", "AUC", PLAIN),
+        ("average_precision", "average precision", PLAIN),
+        ("brier", "Brier", PLAIN),
+        ("log_loss", "log loss", PLAIN),
+        ("ece", "ECE", PLAIN),
+        ("ece_equal_mass", "ECE, equal mass", PLAIN),
+    )
+
+
+def titles(words: Words) -> dict[MetricName, str]:
+    """Headings by metric."""
+    return {metric: title for metric, title, _ in columns(words)}
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,11 @@ class ReportInput:
     conditions: list[ModelResult]
     externals: list[ModelResult]
     analysis: Analysis
+
+    @property
+    def words(self) -> Words:
+        """What the task calls things."""
+        return self.analysis.words
 
     @property
     def done(self) -> list[ModelResult]:

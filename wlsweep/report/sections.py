@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from statistics import median
+from typing import Any
 
 from wlsweep.analysis.evaluation_records import CellTest, MetricName, ModelResult
 from wlsweep.estimate import CHANGE, PERCENT, PERCENT_BARE, PLAIN, SHIFT, SLOPE, Estimate, count
@@ -16,6 +18,7 @@ from wlsweep.report.figures.small_multiples import coverage, reliability
 from wlsweep.report.figures.style import Figure
 from wlsweep.report.report_input import ReportInput
 from wlsweep.report.tables import curves, provenance, tables, warnings, years
+from wlsweep.spec.task import Words
 
 MAIN_TERMS = ("ln gamma", "logit proportion")
 """Terms of the logistic model whose share is what they explain beyond the other of the two, products left out."""
@@ -35,11 +38,11 @@ def lead(report: ReportInput) -> str:
     """What was done and what the intervals count, in one paragraph."""
     test = report.data.get("test", {})
     conditions = [c.condition for c in report.conditions if c.condition]
-    ks, seeds = sorted({c.k for c in conditions}), {c.seed for c in conditions}
+    ks, seeds, words = sorted({c.k for c in conditions}), {c.seed for c in conditions}, report.words
     done, total = len(report.done), len(report.conditions)
     parts = [
-        f"{count(total, 'fine-tuning')} of {_base_model(report)}: weight gamma on the accepts or on the rejects of the"
-        f" loss, training mixes with {', '.join(f'1/{k}' for k in ks)} accepts,"
+        f"{count(total, 'fine-tuning')} of {_base_model(report)}: weight gamma on the {words.positives} or on the"
+        f" {words.negatives} of the loss, training mixes with {', '.join(f'1/{k}' for k in ks)} {words.positives},"
         + (f" {len(seeds)} seeds in all" if len(seeds) > 1 else " one seed each")
     ]
     declared_seeds = Counter(replace(c, seed=0).name for c in conditions)
@@ -49,10 +52,12 @@ def lead(report: ReportInput) -> str:
     if chosen := report.analysis.inputs.only:
         declared = len(report.sweep.get("conditions", report.conditions))
         parts.append(f"This page shows {total} of the sweep's {count(declared, 'condition')} (--only {chosen}).")
-    accepts = f" ({test['accepts']:,} accepts, {test['rejects']:,} rejects)" if "accepts" in test else ""
-    parts.append(
-        f"All are judged on the same {count(report.analysis.rows, 'test paper')}{accepts}, {chosen_by_test_papers(report)}."
-    )
+    if words.positive != "accept":
+        parts.append(
+            f"In names of conditions, accept_* weights the {words.positives} and reject_* the {words.negatives}."
+        )
+    tested = count(report.analysis.rows, f"test {words.item}", f"test {words.items}")
+    parts.append(f"All are judged on the same {tested}{classes(test, words)}, {chosen_by_test_set(report)}.")
     if done < total:
         parts.append(f"{done} of {total} are done; the others are named below.")
     parts.append(report.analysis.trainings.sentence)
@@ -61,8 +66,15 @@ def lead(report: ReportInput) -> str:
     return " ".join(parts)
 
 
-def chosen_by_test_papers(report: ReportInput) -> str:
-    """What the test papers chose, as a clause: no model, and under `--until-decided` which conditions run."""
+def classes(rows: Mapping[str, Any], words: Words) -> str:
+    """The counts of both classes in brackets, with a space before them; empty where they are not known."""
+    if "accepts" not in rows:
+        return ""
+    return f" ({rows['accepts']:,} {words.positives}, {rows['rejects']:,} {words.negatives})"
+
+
+def chosen_by_test_set(report: ReportInput) -> str:
+    """What the test set chose, as a clause: no model, and under `--until-decided` which conditions run."""
     picked = any("--until-decided" in at.get("command", "") for at in report.sweep.get("launches", []))
     return "which chose no model" + ("; forecasts on them chose which conditions to run" if picked else "")
 
@@ -84,11 +96,11 @@ def answer(report: ReportInput) -> Section:
         ranked = sorted(report.done, key=lambda r: r["predicted_accept_rate"].value or 0.0)
         low, high = ((PERCENT.value(r["predicted_accept_rate"].value), r.name) for r in (ranked[0], ranked[-1]))
         sentences.append(
-            f"The predicted accept rate ran from {low[0]} ({low[1]}) to {high[0]} ({high[1]});"
-            f" {PERCENT.value(report.done[0]['actual_accept_rate'].value)} of the test papers were accepted in truth."
+            f"The predicted {report.words.rate} ran from {low[0]} ({low[1]}) to {high[0]} ({high[1]}); the true one is"
+            f" {PERCENT.value(report.done[0]['actual_accept_rate'].value)}."
         )
     if base := report.baseline:
-        sentences.append(_baseline_sentence(base))
+        sentences.append(_baseline_sentence(base, report.words))
     sentences.append(
         f"Of {count(len(verdicts), 'hypothesis', 'hypotheses and criteria')}, {passed} pass, {failed} fail"
         f" and {unknown} cannot be tested."
@@ -99,12 +111,12 @@ def answer(report: ReportInput) -> Section:
     return Section("answer", "The answer", [" ".join(sentences)], [Answer(verdicts, figures)])
 
 
-def _baseline_sentence(base: ModelResult) -> str:
+def _baseline_sentence(base: ModelResult, words: Words) -> str:
     true = base["actual_accept_rate"].value or 0.0
     larger = PERCENT.value(max(true, 1 - true))
     sentence = (
-        f"The baseline accepts {PERCENT.full(base['predicted_accept_rate'])} of the papers and is right on "
-        f"{PERCENT.full(base['accuracy'])}"
+        f"The baseline's is {PERCENT.full(base['predicted_accept_rate'])}, and it is right on "
+        f"{PERCENT.full(base['accuracy'])} of the {words.items}"
     )
     if (base["accuracy"].low or 0.0) <= max(true, 1 - true):
         return sentence + (
@@ -115,25 +127,27 @@ def _baseline_sentence(base: ModelResult) -> str:
 
 
 def _gamma_figures(report: ReportInput) -> list[Figure]:
-    """Accept rate and accuracy against gamma."""
+    """Predicted rate and accuracy against gamma."""
+    words = report.words
     forecasts = {
         t.name: rate.value
         for t in report.reached
         if t.forecast is not None and (rate := t.forecast["predicted_accept_rate"]).value is not None
     }
     several = (
-        " Conditions with several seeds are their mean, with an interval of seeds and papers; circles are single seeds."
+        f" Conditions with several seeds are their mean, with an interval of seeds and {words.items}; circles "
+        "are single seeds."
         if report.analysis.seeds
         else ""
     )
-    reference = ("true accept rate of the test set", report.done[0]["actual_accept_rate"].value or 0.0)
+    reference = (f"true {words.rate} of the test set", report.done[0]["actual_accept_rate"].value or 0.0)
     rates = gamma_figure(
         "predicted_accept_rate",
-        "Predicted accept rate",
+        f"Predicted {words.rate}",
         "acceptance_rate_vs_gamma",
-        "Weighting accepts should raise the rate, weighting rejects lower it, fewer accepts in training move a whole line"
-        " down. Star: the baseline; pale bars: what theory expects from it alone; whiskers: 95% Wilson intervals (papers"
-        " alone). Points at one gamma are set slightly apart." + several,
+        f"Weighting {words.positives} should raise the rate, weighting {words.negatives} lower it, fewer {words.positives}"
+        " in training move a whole line down. Star: the baseline; pale bars: what theory expects from it alone; whiskers:"
+        f" 95% Wilson intervals ({words.items} alone). Points at one gamma are set slightly apart." + several,
         report,
         reference,
         forecasts,
@@ -152,7 +166,7 @@ def _gamma_figures(report: ReportInput) -> list[Figure]:
 def forecast_section(report: ReportInput) -> Section:
     """Theory against measurement, and whether re-training beat moving a threshold."""
     title = "Theory: could it have been known beforehand?"
-    analysis = report.analysis
+    analysis, words = report.analysis, report.words
     outside = {e.name for e in report.externals}
     compared = [t for t in analysis.against_moved_threshold if t.name not in outside]
     if not compared:
@@ -161,13 +175,13 @@ def forecast_section(report: ReportInput) -> Section:
     worse = [t.name for t in compared if _beats(t, -1)]
     several = any(t.seeds > 1 for t in compared)
     how = (
-        "t test over seeds and papers where there are several seeds, else for these trainings the exact McNemar"
+        f"t test over seeds and {words.items} where there are several seeds, else for these trainings the exact McNemar"
         if several
         else "for these trainings, exact McNemar"
     )
     paragraphs = [
         f"Re-training with weights or another mix decided better than simply moving the baseline's threshold to the"
-        f" same accept rate in {len(better)} of {len(compared)} conditions, and worse in {len(worse)} ({how}"
+        f" same {words.rate} in {len(better)} of {len(compared)} conditions, and worse in {len(worse)} ({how}"
         f" test, Holm-corrected over {analysis.family}, at 5%)."
     ]
     if untested := [t.name for t in compared if t.seeds > 1 and t.p is None]:
@@ -182,7 +196,7 @@ def forecast_section(report: ReportInput) -> Section:
         spans = [t.forecast["predicted_accept_rate"].interval or (0.0, 1.0) for t in foreseen if t.forecast]
         width = median(100 * (high - low) for low, high in spans)
         sentence = (
-            "From the baseline's predictions alone, theory foresaw the predicted accept rate of"
+            f"From the baseline's predictions alone, theory foresaw the predicted {words.rate} of"
             f" {sum(t.inside or False for t in foreseen)} of {len(foreseen)} conditions within its 95% interval, which is"
             f" {width:.0f} points wide in the median"
             + (", too wide to be told wrong by much." if width > WIDE_POINTS else ".")
@@ -203,11 +217,11 @@ def forecast_section(report: ReportInput) -> Section:
     elif foreseen:
         paragraphs.append(
             "How well the baseline is calibrated cannot be told from its predictions, so the forecast's intervals count"
-            " only which papers were drawn and are too narrow."
+            f" only which {words.items} were drawn and are too narrow."
         )
     if (true := analysis.oracle) is not None:
         paragraphs.append(
-            "The papers are made, so their true log-odds are known: the baseline's have a correlation of "
+            f"The {words.items} are made, so their true log-odds are known: the baseline's have a correlation of "
             f"{PLAIN.value(true.correlation)} with them and a slope of {SLOPE.value(true.slope)}."
         )
     blocks: list[Block] = []
@@ -255,8 +269,8 @@ def _theory_table(report: ReportInput) -> Table:
         "condition",
         "expected shift",
         "measured shift",
-        "forecast accept rate %",
-        "measured accept rate %",
+        f"forecast {report.words.rate} %",
+        f"measured {report.words.rate} %",
         "inside the interval",
         "forecast accuracy %",
         "measured accuracy %",
@@ -269,14 +283,15 @@ def _theory_table(report: ReportInput) -> Table:
 def _effects_block(report: ReportInput) -> Block:
     fitted = report.analysis.effects
     kinds = list(dict.fromkeys(c.condition.finetuning for c in report.conditions if c.condition))
-    what = f"the accept rates of {kinds[0]} fine-tuning" if len(kinds) > 1 else "all accept rates"
+    what = f"the predicted {report.words.rate}" + (f" of {kinds[0]} fine-tuning" if len(kinds) > 1 else "")
     if fitted.note:
         return Listing([f"A logistic model of {what} cannot be fitted: {fitted.note}."])
     explained = fitted.explained
     main = [name for name in MAIN_TERMS if name in explained]
     rest = [name for name in explained if name not in (*MAIN_TERMS, "all")]
     lines = [
-        f"A logistic model of the accept rates of {fitted.conditions} conditions explains {explained['all']:.1%} of"
+        f"A logistic model of the predicted {report.words.rate} of {fitted.conditions} conditions explains "
+        f"{explained['all']:.1%} of"
         " their differences (deviance). Gamma and the proportion, each beyond the other of the two: "
         + ", ".join(f"{name} {explained[name]:.1%}" for name in main)
         + ("; the rest, each added last: " if rest else "")
@@ -303,7 +318,7 @@ def cost(report: ReportInput) -> Section:
     title = "Cost in accuracy and calibration"
     if not report.done:
         return Section("cost", title, [_NOTHING])
-    analysis = report.analysis
+    analysis, words = report.analysis, report.words
     outside = [e.name for e in report.externals]
     blocks: list[Block] = []
     if analysis.comparisons:
@@ -312,21 +327,27 @@ def cost(report: ReportInput) -> Section:
                 forest(
                     analysis.comparisons,
                     "Filled: accuracy minus the baseline's. Open: accuracy minus that of the baseline with its"
-                    " threshold moved to the same accept rate; where it sits on zero, re-training bought nothing that a"
-                    " threshold would not. Whiskers: 95%, over papers (open) and over what the intervals of this page"
-                    " count (filled).",
+                    f" threshold moved to the same {words.rate}; where it sits on zero, re-training bought nothing that a"
+                    f" threshold would not. Whiskers: 95%, over {words.items} (open) and over what the intervals of"
+                    " this page count (filled).",
                     outside,
+                    words,
                 )
             )
         )
     only_first = " Of several seeds, seed 0." if analysis.seeds else ""
     empty = "not shown" if analysis.inputs.only else "not run"  # a selection may leave out what was run
     shown: tuple[tuple[MetricName, str, str, bool], ...] = (
-        ("predicted_accept_rate", "Predicted accept rate", "Rises to the right, falls downwards.", True),
+        ("predicted_accept_rate", f"Predicted {words.rate}", "Rises to the right, falls downwards.", True),
         ("accuracy", "Accuracy", "Colours span what was measured, not 0 to 100%.", False),
-        ("precision", "Precision of accepts", "Falls as more papers are accepted.", True),
-        ("recall", "Recall of accepts", "Rises as more papers are accepted.", True),
-        ("f1", "F1 of accepts", "High where many papers are accepted; it does not punish accepting too many.", True),
+        ("precision", f"Precision of {words.positives}", f"Falls as the predicted {words.rate} rises.", True),
+        ("recall", f"Recall of {words.positives}", f"Rises with the predicted {words.rate}.", True),
+        (
+            "f1",
+            f"F1 of {words.positives}",
+            f"High where the predicted {words.rate} is high, even where it is too high.",
+            True,
+        ),
     )
     maps = [
         heatmap(
@@ -336,25 +357,26 @@ def cost(report: ReportInput) -> Section:
             CELLS + see + only_first + _outside_of_the_grid(report.externals, key),
             full,
             empty,
+            words,
         )
         for key, name, see, full in shown
     ]
     trade = precision_recall(
-        report.conditions,
-        report.externals,
+        report,
         "Weights and mixes slide a model along its precision-recall trade; grey lines join points of equal F1."
         " A condition off the others' curve would have learned something else, not just moved its threshold."
-        " Filled: accept variants, open: reject variants, star: baseline; whiskers: 95% Wilson intervals.",
+        f" Filled: {words.positive} variants, open: {words.negative} variants, star: baseline; whiskers: 95% "
+        "Wilson intervals.",
     )
     confident = coverage(
         report,
-        "Accuracy if only the most confident share of the papers is decided; a curve that rises to the left"
-        " knows what it does not know. Colour: mix; solid: accept variants, dashed: reject variants, paler"
-        " for smaller gamma; whiskers: 95% Wilson intervals.",
+        f"Accuracy if only the most confident share of the {words.items} is decided; a curve that rises to the left"
+        f" knows what it does not know. Colour: mix; solid: {words.positive} variants, dashed: {words.negative} variants,"
+        " paler for smaller gamma; whiskers: 95% Wilson intervals.",
     )
     calibrated = reliability(
         report,
-        "On the diagonal, papers that the model accepts with 70% probability are accepted 70% of the time."
+        f"On the diagonal, 70% are {words.positives} of the {words.items} with P({words.positive}) = 70%."
         " Weighted conditions must leave it: the dotted curve is where a calibrated baseline lands when it is"
         " shifted as expected. Whiskers: 95% Wilson intervals.",
     )
@@ -364,6 +386,6 @@ def cost(report: ReportInput) -> Section:
         base = report.baseline.metrics
         paragraphs.append(
             f"Expected calibration error of the baseline: {PLAIN.value(base['ece'].value)}; a perfectly calibrated model"
-            f" would show about {PLAIN.value(base.ece_noise)} on so few papers by chance."
+            f" would show about {PLAIN.value(base.ece_noise)} on so few {words.items} by chance."
         )
     return Section("cost", title, paragraphs, blocks)

@@ -13,9 +13,10 @@ from wlsweep.estimate import CHANGE, NONE, PERCENT, PLAIN, POINTS, Estimate, For
 from wlsweep.report.blocks import Block, Cell, Code, Drawn, Listing, Pair, Row, Section, Table, number, text
 from wlsweep.report.figures.small_multiples import per_year, training
 from wlsweep.report.figures.style import axis, share_axis
-from wlsweep.report.report_input import COLUMNS, TITLES, ReportInput
+from wlsweep.report.report_input import ReportInput, columns, titles
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import system_notes
+from wlsweep.spec.task import Words
 
 _READINGS: tuple[MetricName, ...] = (
     "predicted_accept_rate",
@@ -33,7 +34,7 @@ def tables(report: ReportInput) -> Section:
     if report.analysis.comparisons:
         blocks.append(_differences(report))
     if differing := [r for r in (*report.done, *report.externals) if _text_differs(r)]:
-        blocks.append(_readings(differing))
+        blocks.append(_readings(differing, report.words))
     if report.analysis.seeds:
         blocks.append(_seeds(report))
     return Section("tables", "Tables", [], blocks)
@@ -43,30 +44,39 @@ def _text_differs(r: ModelResult) -> bool:
     return r.metrics is not None and bool(r.metrics.unknown or r.metrics.text_differs)
 
 
-def _who(r: ModelResult) -> list[Cell]:
+def _who(r: ModelResult, words: Words) -> list[Cell]:
     if (c := r.condition) is None:
         return [text(r.name), text("external"), text(""), text(""), text("")]
-    return [text(c.name), text(r.state), Cell(c.proportion_text, 1 / c.k), text(c.variant), text(c.gamma)]
+    return [
+        text(c.name),
+        text(r.state),
+        Cell(c.proportion_text, 1 / c.k),
+        text(words.variant(c.variant)),
+        text(c.gamma),
+    ]
 
 
 def _conditions(report: ReportInput) -> Table:
-    who = ["condition", "state", "proportion", "variant", "gamma", "papers"]
-    headings = [*who, *(title for _, title, _ in COLUMNS), "unknown answers", "cause"]
+    words, shown = report.words, columns(report.words)
+    who = ["condition", "state", "proportion", "variant", "gamma", words.items]
+    headings = [*who, *(title for _, title, _ in shown), "unknown answers", "cause"]
     rows = []
     for r in [*report.conditions, *report.externals]:
         if r.metrics is None:
             rows.append(
-                Row([*_who(r), text(""), *([Cell("", "")] * len(COLUMNS)), text(""), text(r.cause or "")], "bad")
+                Row([*_who(r, words), text(""), *([Cell("", "")] * len(shown)), text(""), text(r.cause or "")], "bad")
             )
             continue
-        numbers = [number(r[metric], form) for metric, _, form in COLUMNS]
-        rows.append(Row([*_who(r), text(r.metrics.n), *numbers, text(r.metrics.unknown), text("")]))
-    more = {*who[2:], "precision of rejects", "average precision", "log loss", "ECE, equal mass", "unknown answers"}
+        numbers = [number(r[metric], form) for metric, _, form in shown]
+        rows.append(Row([*_who(r, words), text(r.metrics.n), *numbers, text(r.metrics.unknown), text("")]))
+    hidden = ("precision_reject", "average_precision", "log_loss", "ece_equal_mass")
+    more = {*who[2:], *(title for metric, title, _ in shown if metric in hidden), "unknown answers"}
     if all(r.done for r in report.conditions):
         more |= {"state", "cause"}
     note = (
-        "Decisions are the sign of the Accept-Reject margin. In grey: 95% intervals over papers (shares: Wilson; AUC:"
-        " DeLong; average precision: jackknife; Brier and log loss: t; ECE: bootstrap, its lower end without the bias that"
+        f"Decisions are the sign of the {'-'.join(words.labels)} margin. In grey: 95% intervals over {words.items} (shares:"
+        " Wilson; AUC: DeLong; average precision: jackknife; Brier and log loss: t; ECE: bootstrap, its lower "
+        "end without the bias that"
         " a sample adds). Click a heading to sort."
     )
     return Table("conditions", "Metrics by condition", headings, rows, note, frozenset(more))
@@ -78,7 +88,9 @@ def _p(value: float | None) -> Cell:
 
 def _differences(report: ReportInput) -> Table:
     analysis = report.analysis
-    shown = [(m, title, POINTS if form is PERCENT else CHANGE) for m, title, form in COLUMNS if m in _COMPARED]
+    shown = [
+        (m, title, POINTS if form is PERCENT else CHANGE) for m, title, form in columns(report.words) if m in _COMPARED
+    ]
     headings = ["condition", *(title + (" (points)" if form is POINTS else "") for _, title, form in shown)]
     headings += ["McNemar p", "accuracy p", "Holm p", "accuracy - moved threshold (points)"]
     headings += ["McNemar p (moved)", "Holm p (moved)"]
@@ -93,13 +105,13 @@ def _differences(report: ReportInput) -> Table:
         second = [_p(c.moved_threshold.test.p), _p(moved.p_holm if moved else None)]
         rows.append(Row([text(c.name), *changes, *first, number(c.moved_threshold.difference, POINTS), *second]))
     note = (
-        f"Condition minus its baseline on the same papers. In grey: 95% intervals. {analysis.trainings.sentence}"
-        f" {analysis.trainings.of_ranks} ({analysis.draws:,} bootstrap draws); ECE: what both intervals leave."
-        " McNemar is exact and about these two trainings; accuracy p counts what"
+        f"Condition minus its baseline on the same {report.words.items}. In grey: 95% intervals. "
+        f"{analysis.trainings.sentence} {analysis.trainings.of_ranks} ({analysis.draws:,} bootstrap draws); ECE: what both"
+        " intervals leave. McNemar is exact and about these two trainings; accuracy p counts what"
         f" the intervals count. Holm corrects accuracy p over the {count(analysis.family, 'declared condition')}"
         + (", each by one test over all its seeds." if analysis.seeds else ".")
     )
-    more = {f"{TITLES[m]} (points)" for m in ("recall_reject", "f1")}
+    more = {f"{titles(report.words)[m]} (points)" for m in ("recall_reject", "f1")}
     more |= {"average precision", "log loss", "McNemar p", "accuracy p", "McNemar p (moved)"}
     return Table("differences", "Differences to the baseline", headings, rows, note, frozenset(more), folded=True)
 
@@ -107,10 +119,11 @@ def _differences(report: ReportInput) -> Table:
 _COMPARED: tuple[MetricName, ...] = (*_READINGS, "auc", "average_precision", "brier", "log_loss", "ece")
 
 
-def _readings(differing: Sequence[ModelResult]) -> Table:
+def _readings(differing: Sequence[ModelResult], words: Words) -> Table:
+    named = titles(words)
     metrics: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy", "f1")
-    headings = ["condition", "papers", "unknown answers", "answers against the margin"]
-    headings += [f"{TITLES[m]}, {reading}" for m in metrics for reading in ("strict", "parsed")]
+    headings = ["condition", words.items, "unknown answers", "answers against the margin"]
+    headings += [f"{named[m]}, {reading}" for m in metrics for reading in ("strict", "parsed")]
     rows = []
     for r in differing:
         assert r.metrics is not None
@@ -125,13 +138,14 @@ def _readings(differing: Sequence[ModelResult]) -> Table:
 
 
 def _seeds(report: ReportInput) -> Table:
+    named = titles(report.words)
     metrics: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy", "f1", "auc", "brier", "ece")
     compared: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy")
     headings = [
         "condition",
         "seeds",
-        *(h for m in metrics for h in (f"{TITLES[m]}, mean", f"{TITLES[m]}, sd of seeds")),
-        *(f"{TITLES[m]} - baseline's (points), mean" for m in compared),
+        *(h for m in metrics for h in (f"{named[m]}, mean", f"{named[m]}, sd of seeds")),
+        *(f"{named[m]} - baseline's (points), mean" for m in compared),
     ]
     rows = []
     for s in report.analysis.seeds:
@@ -143,7 +157,8 @@ def _seeds(report: ReportInput) -> Table:
         cells += [_mean(s.difference.get(m), POINTS) for m in compared]
         rows.append(Row(cells))
     note = (
-        "In grey: 95% intervals that count both other seeds and other papers (Satterthwaite); none for ECE, whose bias"
+        f"In grey: 95% intervals that count both other seeds and other {report.words.items} (Satterthwaite); "
+        "none for ECE, whose bias"
         " outweighs its spread. Differences pair each seed with the baseline of that seed, or the first one there is;"
         " where seeds share a baseline, the interval is that of the known noise of trainings, and there is none without it."
     )
@@ -157,19 +172,20 @@ def _mean(at: SeedMean | None, form: Format) -> Cell:
 def years(report: ReportInput) -> Section:
     """Per year."""
     title = "Years"
-    everyone = [*report.done, *report.externals]
+    everyone, words = [*report.done, *report.externals], report.words
     if not everyone or not report.analysis.years:
-        return Section("years", title, ["The test papers have no year." if everyone else "No condition is done yet."])
+        return Section(
+            "years", title, [f"The test {words.items} have no year." if everyone else "No condition is done yet."]
+        )
     figure = per_year(
-        report.conditions,
-        report.externals,
-        "Coloured: predicted accept rate; grey dashes: accuracy; dotted: the true accept rate of the year. Whiskers:"
-        " 95% Wilson intervals, wide because a year has few papers.",
+        report,
+        f"Coloured: predicted {words.rate}; grey dashes: accuracy; dotted: the true {words.rate} of the year. Whiskers:"
+        f" 95% Wilson intervals, wide because a year has few {words.items}.",
     )
     shown: tuple[tuple[MetricName, str, Format], ...] = (
-        ("predicted_accept_rate", "predicted accept rate", PERCENT),
-        ("actual_accept_rate", "true accept rate", PERCENT),
-        *((m, TITLES[m], PERCENT) for m in _YEARLY),
+        ("predicted_accept_rate", f"predicted {words.rate}", PERCENT),
+        ("actual_accept_rate", f"true {words.rate}", PERCENT),
+        *((m, titles(words)[m], PERCENT) for m in _YEARLY),
         ("auc", "AUC", PLAIN),
         ("brier", "Brier", PLAIN),
     )
@@ -185,7 +201,7 @@ def years(report: ReportInput) -> Section:
         for r in everyone
         for y in r.by_year
     ]
-    headings = ["condition", "year", "papers", *(heading for _, heading, _ in shown)]
+    headings = ["condition", "year", words.items, *(heading for _, heading, _ in shown)]
     table = Table("years", "Metrics by condition and year", headings, rows, "In grey: 95% intervals.", folded=True)
     return Section("years", title, [], [Drawn(figure), table])
 
@@ -196,7 +212,7 @@ _YEARLY: tuple[MetricName, ...] = ("accuracy", "recall", "recall_reject", "f1")
 def curves(report: ReportInput) -> Section:
     """Training curves."""
     title = "Training"
-    logs = report.analysis.training
+    logs, words = report.analysis.training, report.words
     if not any(logs.values()):
         return Section("training", title, ["No metric log was found."])
     loss = training(
@@ -205,23 +221,25 @@ def curves(report: ReportInput) -> Section:
         "training_loss",
         "Training loss",
         "Weighted loss of the logged batches; weights scale its height, so compare shapes: a curve that rises or jumps is a"
-        " training that went wrong. Colour: mix; solid: accept variants, dashed: reject variants, paler for smaller gamma."
-        " Batches are single draws, so there is no interval.",
+        f" training that went wrong. Colour: mix; solid: {words.positive} variants, dashed: {words.negative} "
+        "variants, paler for"
+        " smaller gamma. Batches are single draws, so there is no interval.",
         axis("weighted loss", rangemode="tozero"),
     )
     rate = training(
         report,
         "predicted_accept_rate",
         "training_accept_rate",
-        "Predicted accept rate while training",
-        "Share of the training batch that the model would accept: where gamma acts, lines part within the first steps.",
-        share_axis("predicted accept rate"),
+        f"Predicted {words.rate} while training",
+        f"The predicted {words.rate} of training batches: where gamma acts, lines part within the first steps.",
+        share_axis(f"predicted {words.rate}"),
     )
     return Section("training", title, [], [Pair([loss, rate])])
 
 
 def warnings(report: ReportInput) -> Section:
     """Failures and everything that a reader must know before trusting a number."""
+    words = report.words
     lines = [f"{c.name}: {c.state} ({c.cause})." for c in report.conditions if not c.done]
     if report.baseline is None:
         lines.append("No baseline is done among the conditions shown, so nothing can be compared with one.")
@@ -229,7 +247,8 @@ def warnings(report: ReportInput) -> Section:
         if mix.get("duplicates"):
             lines.append(
                 f"The mix {proportion} uses {mix['duplicates']:,} rows more than once: it has {mix['rejects']:,}"
-                f" rejects from {mix['distinct_rejects']:,} papers and {mix['accepts']:,} accepts from"
+                f" {words.negatives} from {mix['distinct_rejects']:,} different ones and {mix['accepts']:,} "
+                f"{words.positives} from"
                 f" {mix['distinct_accepts']:,}."
             )
     lines += [f"The rows' {note}." for note in system_notes(report.data.get("system", "keep"))]
@@ -237,9 +256,10 @@ def warnings(report: ReportInput) -> Section:
         if at.get("share"):
             by = ", ".join(f"{label} {PERCENT.value(share)}" for label, share in at.get("by_class", {}).items())
             lines.append(
-                f"{PERCENT.value(at['share'])} of the {name} papers were cut to {report.data.get('cutoff')} tokens ({by})."
+                f"{PERCENT.value(at['share'])} of the {name} {words.items} were cut to "
+                f"{report.data.get('cutoff')} tokens ({by})."
             )
-    lines += answer_warnings([*report.done, *report.externals])
+    lines += answer_warnings([*report.done, *report.externals], words)
     title = "Warnings"
     if not lines:
         none = "None: every condition is done, no row was used twice or cut, every answer could be read."
@@ -261,15 +281,15 @@ def provenance(report: ReportInput) -> Section:
     )
     blocks += [Code(json.dumps(value, indent=2, ensure_ascii=False), title) for title, value in folded]
     chosen = report.analysis.inputs.only
-    source = report.data.get("source", {})
+    source, words = report.data.get("source", {}), report.words
     what = "The command that made it" if len(set(commands)) == 1 else "The commands that made it, in order"
     paragraphs = [f"{what} (fingerprint {report.sweep.get('fingerprint', 'unknown')}):"]
     if chosen:
         paragraphs.insert(0, f"This page shows a selection: --only {chosen}.")
     if "rows" in source:
         paragraphs.append(
-            f"Its training rows come from {source['rows']:,} papers ({source['accepts']:,} accepts,"
-            f" {source['rejects']:,} rejects)."
+            f"Its training rows come from {source['rows']:,} {words.items} ({source['accepts']:,} {words.positives},"
+            f" {source['rejects']:,} {words.negatives})."
         )
     if outside := report.analysis.inputs.externals:
         paragraphs.append(

@@ -26,6 +26,7 @@ from wlsweep.spec.cost import (
 )
 from wlsweep.spec.power import power_of, seed_warning
 from wlsweep.spec.preflight import check_model, sample_rows
+from wlsweep.spec.task import Words
 
 ASSUMED_PAPERS = 2024
 """Test papers where none can be counted: those of the ICLR experiment."""
@@ -65,6 +66,7 @@ def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "sweep": sweep.name,
         "fingerprint": sweep.fingerprint(),
+        "words": sweep.task.words._asdict(),
         "conditions": conditions,
         "test_rows": (counts.test_accepts or 0) + (counts.test_rejects or 0)
         if counts and counts.test_accepts
@@ -72,9 +74,10 @@ def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
         "rows_counted_in": counts.origin if counts else None,
         "shapes": data_shapes(sweep, Path()) if counts else {},
         "notes": [
+            *sweep.task.notes,
             *sweep.data.notes,
             *(data_notes(sweep, Path()) if counts else []),
-            *(shortfalls(sweep.data.resampling, mixes, counts.stock) if counts else []),
+            *(shortfalls(sweep.data.resampling, mixes, counts.stock, sweep.task.words) if counts else []),
         ],
         "tokens_at_most": tokens,
         "resources": {
@@ -86,7 +89,8 @@ def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
         "warnings": list(checked.warnings),
     }
     found["power"] = [
-        p._asdict() | {"text": p.sentence()} for p in power_of(sweep, chosen, found["test_rows"] or ASSUMED_PAPERS)
+        p._asdict() | {"text": p.sentence(sweep.task.words)}
+        for p in power_of(sweep, chosen, found["test_rows"] or ASSUMED_PAPERS)
     ]
     if (warning := seed_warning(sweep, chosen)) is not None:
         found["warnings"].append(warning)
@@ -201,7 +205,8 @@ def plan_text(plan: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column in ("#", "condition", "accepts", "rejects", "repeated", "steps"):
+    words = Words(**plan["words"])
+    for column in ("#", "condition", words.positives, words.negatives, "repeated", "steps"):
         table.add_column(column, justify="left" if column == "condition" else "right", no_wrap=True)
     for c in plan["conditions"]:
         numbers = [f"{c[k]:,}" if c[k] is not None else "?" for k in ("accepts", "rejects", "repeated", "steps")]
@@ -238,8 +243,8 @@ def plan_text(plan: dict[str, Any]) -> None:
         )
     seeds, rows = plan["power"][0]["seeds"], plan["power"][0]["test_rows"]
     console.print(
-        f"differences between two mixes that 80% of sweeps find with {seeds} seed{'s' * (seeds != 1)} and {rows:,} papers"
-        f"{'' if plan['test_rows'] else ' assumed'}:"
+        f"differences between two mixes that 80% of sweeps find with {seeds} seed{'s' * (seeds != 1)} and {rows:,} "
+        f"{words.items}{'' if plan['test_rows'] else ' assumed'}:"
     )
     for power in plan["power"]:
         console.print(f"  {power['text']}")

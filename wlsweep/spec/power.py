@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import Sweep
+from wlsweep.spec.task import ICLR, Words
 
 POWER = 0.8
 WANTED = 0.02
@@ -58,17 +59,17 @@ class Power(NamedTuple):
     seeds_for_two_points: int | None
     """Seeds of each condition with which 2 points of accept rate are found; None where the papers are too few."""
 
-    def sentence(self) -> str:
+    def sentence(self, words: Words = ICLR.words) -> str:
         """For the terminal."""
         need = (
-            f"2 points of accept rate need {self.seeds_for_two_points:,} seed{'s' * (self.seeds_for_two_points != 1)}"
+            f"2 points of {words.rate} need {self.seeds_for_two_points:,} seed{'s' * (self.seeds_for_two_points != 1)}"
             if self.seeds_for_two_points
-            else "2 points of accept rate are not found with any number of seeds: there are too few test papers"
+            else f"2 points of {words.rate} are not found with any number of seeds: there are too few test {words.items}"
         )
         origin = "if trainings differ" if self.assumed else "as trainings differ (budget.training_sd)"
         return (
-            f"{origin} by an SD of {self.training_sd:g} log-odds: from {100 * self.accept_rate:.1f} points of accept rate "
-            f"and {100 * self.accuracy:.1f} of accuracy on; {need}"
+            f"{origin} by an SD of {self.training_sd:g} log-odds: from {100 * self.accept_rate:.1f} points of "
+            f"{words.rate} and {100 * self.accuracy:.1f} of accuracy on; {need}"
         )
 
 
@@ -132,7 +133,8 @@ def seed_warning(sweep: Sweep, chosen: Sequence[Condition]) -> str | None:
         return None
     return (
         "each condition has one seed: how much another seed would change cannot be measured, and at 7B plain fine-tunings "
-        "that differed in their seed alone predicted accept rates from .05 to .83. Measure it first with noise.toml (the "
-        "baseline with 4 seeds); then add a [[grid]] block of the baseline with seed = [1, 2, 3], so that the page's "
+        "on ICLR papers that differed in their seed alone predicted accept rates from .05 to .83. Measure it first with "
+        "noise.toml (the baseline with 4 seeds); then add a [[grid]] block of the baseline with seed = [1, 2, "
+        "3], so that the page's "
         "intervals count it, or give all conditions several seeds"
     )

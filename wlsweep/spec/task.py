@@ -18,7 +18,7 @@ import unicodedata
 from functools import cached_property
 from typing import NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 PLACE = "LABEL"
 """Where the label stands in the form of an answer."""
@@ -40,6 +40,14 @@ class Words(NamedTuple):
     """Their share ("accept rate"), after "predicted" or "true"."""
     labels: tuple[str, str]
     """The label texts, the positive one first."""
+
+    def variant(self, name: str) -> str:
+        """What a variant of the loss is called: after the class whose rows it weights, or `baseline`."""
+        return {"accept": self.positive, "reject": self.negative}.get(name, name)
+
+    def counted(self, n: int) -> str:
+        """A number of items with its noun."""
+        return f"{n:,} {self.item if n == 1 else self.items}"
 
 
 class Task(BaseModel):
@@ -70,13 +78,15 @@ class Task(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _printable(cls, text: str | None) -> str | None:
+    def _printable(cls, text: str | None, info: ValidationInfo) -> str | None:
         if text is None:
             return None
         if not text.strip():
             raise ValueError("is empty")
         if text != text.strip():
             raise ValueError(f"{text!r} begins or ends with white space; take it away")
+        if info.field_name != "answer" and ("<" in text or ">" in text):
+            raise ValueError(f"{text[:60]!r} holds < or >, which figures would read as markup; write it without")
         if odd := next((c for c in text if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")), None):
             raise ValueError(f"{text[:60]!r} holds the control character {odd!r}; write it in one line of plain text")
         return text
@@ -112,6 +122,16 @@ class Task(BaseModel):
         """What of a task decides results; None for the default, so that it changes no earlier fingerprint."""
         found = (self.positive, self.negative, self.answer)
         return None if found == ("Accept", "Reject", r"\boxed{LABEL}") else found
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of a plan should know of a task that is not the default."""
+        if self.identity is None:
+            return []
+        return [
+            f"task: {self.positive!r} is the positive class (accept in names of conditions and columns), {self.negative!r} "
+            f"the other one (reject); the answer is {self.answer!r}"
+        ]
 
     def answer_with(self, label: str) -> str:
         r"""The whole answer with a label, such as `\boxed{Accept}`."""
@@ -149,6 +169,11 @@ class Task(BaseModel):
 
 ICLR = Task()
 """The default: Accept and Reject, boxed."""
+
+
+def capital(text: str) -> str:
+    """A text as the start of a sentence."""
+    return text[:1].upper() + text[1:]
 
 
 def _word(sign: str) -> bool:

@@ -98,6 +98,7 @@ def gamma_figure(
         forecasts: expected value by condition name, drawn as pale bars.
         zoom: fit the y axis to the data instead of 0 to 1.
     """
+    words = report.words
     drawn = points(report.conditions, report.analysis.seeds, metric)
     externals = [(e.name, e[metric]) for e in report.externals if e[metric].value is not None]
     gammas = [1.0, *(p.condition.gamma for p in drawn)]
@@ -117,7 +118,7 @@ def gamma_figure(
             x = [p.condition.gamma * 2 ** (0.035 * (place - (len(lines) - 1) / 2)) for p in on]
             if forecasts:
                 data[:0] = [t | axes for t in _expected(on, x, forecasts, k)]
-            data.append(_line(on, x, k, f"1/{k} accepts" + (f", {kind}" if kind else ""), bool(kind)) | axes)
+            data.append(_line(on, x, k, f"1/{k} {words.positives}" + (f", {kind}" if kind else ""), bool(kind)) | axes)
             data += [t | axes for t in (*_stars(on, x, k), *_single_seeds(on, x, k))]
         data += [t | axes for _, e in externals for t in _band(e, span)]
         data += [_flat(*flat, span) | axes for flat in flats]
@@ -127,7 +128,8 @@ def gamma_figure(
         named.add(t["name"])
     ends = [*(p.estimate for p in drawn), *(e for _, e in externals)]
     y = share_axis(title, **({"range": _fit(ends)} if zoom else {}))
-    titles = ["accept variant: accepts weigh gamma", "reject variant: rejects weigh gamma"]
+    half = [f"{words.positives} weigh gamma", f"{words.negatives} weigh gamma"]
+    titles = [f"{words.variant(v)} variant: {each}" for v, each in zip(("accept", "reject"), half, strict=True)]
     x_axis = gamma_axis(gammas)
     return Figure(
         slug,
@@ -136,7 +138,7 @@ def gamma_figure(
         data,
         base_layout(440) | panels(titles, 2, x_axis, y),
         base_layout(760, legend={"orientation": "h", "y": -0.1, "yanchor": "top"}) | panels(titles, 1, x_axis, y),
-        _half(panels(["accepts weigh gamma", "rejects weigh gamma"], 2, x_axis, y), with_legend=not zoom),
+        _half(panels(half, 2, x_axis, y), with_legend=not zoom),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from wlsweep.analysis.evaluation_records import MetricName, ModelResult
 from wlsweep.report.figures.gamma import family
 from wlsweep.report.figures.style import Figure, axis, base_layout
+from wlsweep.spec.task import ICLR, Words
 
 # cividis (Nunez et al. 2018): even in brightness, so it reads in grey and under colour blindness
 _MOST_COLUMNS = 16  # with more, cells are too narrow for words
@@ -21,6 +22,12 @@ CELLS = "Each cell: percent, with its 95% interval below. "
 """How captions explain the words in the cells."""
 
 
+def _signs(words: Words) -> tuple[str, str]:
+    """A sign for each class, the positive one first, for narrow screens: its initial, where the two differ."""
+    first, other = words.positive[0].upper(), words.negative[0].upper()
+    return (first, other) if first != other else ("+", "-")
+
+
 def heatmap(
     results: Sequence[ModelResult],
     metric: MetricName,
@@ -28,6 +35,7 @@ def heatmap(
     caption: str,
     full_range: bool = True,
     empty: str = "not run",
+    words: Words = ICLR.words,
 ) -> Figure:
     """One metric of the plain conditions (seed 0, no other axis varied), kinds of fine-tuning one below the other.
 
@@ -38,6 +46,7 @@ def heatmap(
         caption: what to see.
         full_range: colours run from 0 to 1 instead of over what occurs.
         empty: what a cell without a condition says.
+        words: of the task.
     """
     conditions = {
         r.name: r.condition
@@ -49,30 +58,32 @@ def heatmap(
     several = len({rank for rank, _ in rows}) > 1
     proportions = [f"1/{k}" + (f" lora{rank}" if several and rank else "") for rank, k in rows]
     values: list[list[float | None]] = [[None] * len(columns) for _ in rows]
-    words = [[empty] * len(columns) for _ in rows]
+    said = [[empty] * len(columns) for _ in rows]
     for r in results:
         if (c := conditions.get(r.name)) is None:
             continue
         i, j = rows.index((c.lora, c.k)), columns.index((c.signed_log_gamma, c.variant, c.gamma))
         e = r[metric].scaled(100)
         if not r.done:
-            words[i][j] = r.state
+            said[i][j] = r.state
         elif e.value is None or e.interval is None:
-            words[i][j] = "none"
+            said[i][j] = "none"
         else:
             values[i][j] = r[metric].value
-            words[i][j] = f"<b>{e.value:.0f}</b><br>{e.low:.0f}-{e.high:.0f}"
+            said[i][j] = f"<b>{e.value:.0f}</b><br>{e.low:.0f}-{e.high:.0f}"
     known = [v for row in values for v in row if v is not None]
     low, high = (0.0, 1.0) if full_range or not known else (min(known), max(known))
-    names = ["1" if variant == "baseline" else f"{variant} {g:g}" for _, variant, g in columns]
-    short = ["1" if variant == "baseline" else f"{variant[0].upper()}{g:g}" for _, variant, g in columns]
+    names = ["1" if variant == "baseline" else f"{words.variant(variant)} {g:g}" for _, variant, g in columns]
+    first, other = _signs(words)
+    sign = {"accept": first, "reject": other}
+    short = ["1" if variant == "baseline" else f"{sign[variant]}{g:g}" for _, variant, g in columns]
     places = list(range(len(columns)))
     every = -(-len(columns) // _MOST_COLUMNS)
     annotations: list[dict[str, Any]] = [
         {
             "x": j,
             "y": i,
-            "text": words[i][j],
+            "text": said[i][j],
             "showarrow": False,
             "font": {"size": 11, "color": _ink(values[i][j], low, high)},
         }
@@ -98,14 +109,19 @@ def heatmap(
             "hovertemplate": "gamma %{x}, proportion %{y}: %{z:.1%}<extra></extra>",
         }
     ]
-    y = axis("accepts in training", tickvals=list(range(len(rows))), ticktext=proportions, autorange="reversed")
+    y = axis(
+        f"{words.positives} in training", tickvals=list(range(len(rows))), ticktext=proportions, autorange="reversed"
+    )
     height = 120 + 46 * max(3, len(rows))  # the axis title needs three rows
     bare = {"gridcolor": "rgba(0,0,0,0)"}
     wide = base_layout(height, annotations=annotations, yaxis=y | bare)
     wide["xaxis"] = axis("gamma, by the class that it weighs", tickvals=places[::every], ticktext=names[::every]) | bare
     narrow = {
         "xaxis": wide["xaxis"]
-        | {"ticktext": short[::every], "title": {"text": "gamma (R: on rejects, A: on accepts)"}},
+        | {
+            "ticktext": short[::every],
+            "title": {"text": f"gamma ({other}: on {words.negatives}, {first}: on {words.positives})"},
+        },
         "annotations": [
             a | {"text": str(a["text"]).replace(empty, empty.replace(" ", "<br>")), "font": a["font"] | {"size": 9}}
             for a in annotations

@@ -21,6 +21,7 @@ from wlsweep.report.figures.style import (
 )
 from wlsweep.report.report_input import ReportInput
 from wlsweep.spec.condition import Condition, parse_name
+from wlsweep.spec.task import ICLR, Words
 
 MOST_ROWS = 60
 """Rows of a forest plot; beyond it the largest differences are shown and the table holds the rest."""
@@ -38,16 +39,17 @@ def colour_of(c: Condition) -> str:
     return INK if c.variant == "baseline" and c.k == 2 else mark(c.k).colour
 
 
-def by_proportion(conditions: Sequence[Condition]) -> list[tuple[str, list[int]]]:
+def by_proportion(conditions: Sequence[Condition], words: Words) -> list[tuple[str, list[int]]]:
     """(legend name, indices) by proportion and variant, in order."""
     out: dict[tuple[int, str], list[int]] = {}
     for i, c in enumerate(conditions):
         out.setdefault((c.k, c.variant), []).append(i)
-    return [(f"1/{k} {variant}", found) for (k, variant), found in sorted(out.items())]
+    return [(f"1/{k} {words.variant(variant)}", found) for (k, variant), found in sorted(out.items())]
 
 
-def precision_recall(results: Sequence[ModelResult], externals: Sequence[ModelResult], caption: str) -> Figure:
-    """Precision against recall of accepts, with lines of equal F1."""
+def precision_recall(report: ReportInput, caption: str) -> Figure:
+    """Precision against recall of the positive class, with lines of equal F1."""
+    words = report.words
     data: list[Trace] = []
     for f in (0.2, 0.4, 0.6, 0.8):
         recall = [f / (2 - f) + (i / 40) ** 2 * (1 - f / (2 - f)) for i in range(41)]
@@ -65,21 +67,21 @@ def precision_recall(results: Sequence[ModelResult], externals: Sequence[ModelRe
                 "showlegend": False,
             }
         )
-    both = [r for r in results if r["precision"].value is not None and r["recall"].value is not None]
+    both = [r for r in report.conditions if r["precision"].value is not None and r["recall"].value is not None]
     conditions = [r.condition for r in both if r.condition is not None]
-    for name, found in by_proportion(conditions):
+    for name, found in by_proportion(conditions, words):
         first = conditions[found[0]]
         data.append(_cross([both[i] for i in found], name, colour_of(first), symbol(first)))
-    for e in externals:
+    for e in report.externals:
         if e["precision"].value is not None and e["recall"].value is not None:
             data.append(_cross([e], e.name, INK, "x"))
     layout = base_layout(540)
-    layout["xaxis"] = share_axis("recall: share of accepted papers that it accepts", range=[0, 1.03])
-    layout["yaxis"] = share_axis("precision: share of its accepts that are right", range=_room(data))
+    layout["xaxis"] = share_axis(f"recall: share of the {words.positives} that it finds", range=[0, 1.03])
+    layout["yaxis"] = share_axis(f"precision: share of predicted {words.positives} that are right", range=_room(data))
     narrow = {
         "height": 560,
-        "xaxis": layout["xaxis"] | {"title": {"text": "recall of accepts"}},
-        "yaxis": layout["yaxis"] | {"title": {"text": "precision of accepts"}},
+        "xaxis": layout["xaxis"] | {"title": {"text": f"recall of {words.positives}"}},
+        "yaxis": layout["yaxis"] | {"title": {"text": f"precision of {words.positives}"}},
     }
     half = {"height": 470, "xaxis": narrow["xaxis"], "yaxis": narrow["yaxis"]}
     return Figure("precision_recall", "Precision and recall", caption, data, layout, narrow, half)
@@ -107,7 +109,7 @@ def _cross(on: Sequence[ModelResult], name: str, colour: str, shape: str) -> Tra
 
 
 def forecast_observed(report: ReportInput, caption: str) -> Figure:
-    """Left: forecast and measured predicted accept rate; right: expected and measured shift of the log-odds."""
+    """Left: forecast and measured rate; right: expected and measured shift of the log-odds."""
     measured = {r.name: r["predicted_accept_rate"] for r in report.done}
     reached = [t for t in report.reached if t.name in measured]
     conditions = [parse_name(t.name) for t in reached]
@@ -120,7 +122,7 @@ def forecast_observed(report: ReportInput, caption: str) -> Figure:
         fitted = [fit.intercept + fit.slope.value * x for x in span]
         of = f" ({report.slope_kind})" if report.slope_kind else ""
         data.append(_line(span, fitted, f"fit{of}: slope {SLOPE.full(fit.slope)}", INK, "solid", "x2", "y2", True))
-    for name, found in by_proportion(conditions):
+    for name, found in by_proportion(conditions, report.words):
         on = [reached[i] for i in found]
         c = conditions[found[0]]
         thin = {"color": colour_of(c), "thickness": 0.9, "width": 0}
@@ -153,7 +155,7 @@ def forecast_observed(report: ReportInput, caption: str) -> Figure:
             "hovertemplate": "%{text}<br>expected %{x:.2f}, measured %{y:.2f}<extra></extra>",
         }
         data += [shared | rates, shared | moved]
-    titles = ["predicted accept rate", "shift of the log-odds against the baseline"]
+    titles = [f"predicted {report.words.rate}", "shift of the log-odds against the baseline"]
 
     def layout(columns: int, height: int, drop: float) -> dict[str, Any]:
         made = base_layout(height, legend={"orientation": "h", "y": drop, "yanchor": "top"})
@@ -186,7 +188,9 @@ def _line(x: list[float], y: list[float], name: str, colour: str, dash: str, xa:
     }
 
 
-def forest(comparisons: Sequence[Comparison], caption: str, externals: Sequence[str] = ()) -> Figure:
+def forest(
+    comparisons: Sequence[Comparison], caption: str, externals: Sequence[str] = (), words: Words = ICLR.words
+) -> Figure:
     """Differences in accuracy by condition: against the baseline, and against the baseline with its threshold moved."""
     known = {c.name: c.difference["accuracy"] for c in comparisons if c.difference["accuracy"].value is not None}
     largest = sorted(known, key=lambda name: -abs(known[name].value or 0.0))[:MOST_ROWS]
@@ -223,13 +227,13 @@ def forest(comparisons: Sequence[Comparison], caption: str, externals: Sequence[
         130 + 19 * max(len(rows), 3), legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
     )
     layout["xaxis"] = axis("difference in accuracy, percentage points", zeroline=True, zerolinecolor=INK)
-    names = [c.name if c.name in externals else short(parse_name(c.name)) for c in rows]
+    names = [c.name if c.name in externals else short(parse_name(c.name), words) for c in rows]
     layout["yaxis"] = axis("", tickvals=places, ticktext=names, range=[-0.7, len(rows) - 0.3])
     return Figure("accuracy_differences", "What re-training did to accuracy", caption, data, layout)
 
 
-def short(c: Condition) -> str:
+def short(c: Condition, words: Words) -> str:
     """`accept 4 at 1/3`, for panels and rows."""
     extra = f" {c.group}" if c.group else ""
     gamma = "" if c.variant == "baseline" else f" {c.gamma:g}"
-    return f"{c.variant}{gamma} at 1/{c.k}{extra}"
+    return f"{words.variant(c.variant)}{gamma} at 1/{c.k}{extra}"

@@ -22,6 +22,7 @@ from wlsweep.report.figures.style import (
 )
 from wlsweep.report.report_input import ReportInput
 from wlsweep.spec.condition import Condition
+from wlsweep.spec.task import Words
 
 MOST_PANELS = 24
 """Panels of a figure; of larger sweeps the first ones in the order of the sweep, baselines and externals first."""
@@ -41,26 +42,25 @@ def cut_note(results: Sequence[ModelResult], externals: Sequence[ModelResult]) -
     return f" {MOST_PANELS} of {total} are shown; the tables hold all." if total > MOST_PANELS else ""
 
 
-def _look(result: ModelResult) -> tuple[str, str, str]:
+def _look(result: ModelResult, words: Words) -> tuple[str, str, str]:
     """(panel title, colour, marker)."""
     if (c := result.condition) is None:
         return result.name[:24], INK, "x"
-    return short(c), colour_of(c), mark(c.k).symbol
+    return short(c, words), colour_of(c), mark(c.k).symbol
 
 
 def _grid(
-    results: Sequence[ModelResult],
-    externals: Sequence[ModelResult],
+    report: ReportInput,
     draw: Callable[[ModelResult, str, str], list[Trace]],
     x: dict[str, Any],
     y: dict[str, Any],
 ) -> tuple[list[Trace], dict[str, Any], dict[str, Any]]:
-    shown = chosen(results, externals)
+    shown = chosen(report.conditions, report.externals)
     data: list[Trace] = []
     titles = []
     named: set[str] = set()
     for i, result in enumerate(shown):
-        title, colour, shape = _look(result)
+        title, colour, shape = _look(result, report.words)
         titles.append(title)
         suffix = str(i + 1) if i else ""
         for t in draw(result, colour, shape):
@@ -85,7 +85,7 @@ def _grid(
 def reliability(report: ReportInput, caption: str) -> Figure:
     """Predicted probability against the share accepted, a panel a condition; dotted: what the expected shift alone does."""
     shifts = {t.name: t.expected_shift for t in report.reached}
-    results, externals = report.conditions, report.externals
+    results, externals, words = report.conditions, report.externals, report.words
 
     def draw(result: ModelResult, colour: str, shape: str) -> list[Trace]:
         bins = report.analysis.curves[result.name].reliability
@@ -104,15 +104,15 @@ def reliability(report: ReportInput, caption: str) -> Figure:
                 "name": "measured, 95% interval",
                 "line": {"color": colour, "width": 1.4},
                 "marker": {"symbol": shape, "size": 6, "color": colour},
-                "text": [f"{b.n} papers" for b in bins],
-                "hovertemplate": "predicted %{x:.2f}: %{y:.1%} accepted (%{text})<extra></extra>",
+                "text": [words.counted(b.n) for b in bins],
+                "hovertemplate": "predicted %{x:.2f}: measured %{y:.1%} (%{text})<extra></extra>",
             }
         )
         return out
 
     ticks = {"tickvals": [0, 0.5, 1], "range": [-0.02, 1.02]}
-    x, y = axis("P(accept)", **ticks), axis("accepted", tickformat=".0%", **ticks)
-    data, wide, narrow = _grid(results, externals, draw, x, y)
+    x, y = axis(f"P({words.positive})", **ticks), axis("measured", tickformat=".0%", **ticks)
+    data, wide, narrow = _grid(report, draw, x, y)
     return Figure("reliability", "Calibration", caption + cut_note(results, externals), data, wide, narrow)
 
 
@@ -134,15 +134,16 @@ def _thin(x: Sequence[float], y: Sequence[float | None], name: str, colour: str,
     }
 
 
-def per_year(results: Sequence[ModelResult], externals: Sequence[ModelResult], caption: str) -> Figure:
-    """Predicted accept rate, accuracy and the true accept rate by year, a panel a condition."""
+def per_year(report: ReportInput, caption: str) -> Figure:
+    """Predicted rate, accuracy and the true rate by year, a panel a condition."""
+    results, externals, words = report.conditions, report.externals, report.words
 
     def draw(result: ModelResult, colour: str, shape: str) -> list[Trace]:
         at = [y.year for y in result.by_year]
         true = [y.metrics["actual_accept_rate"].value or 0.0 for y in result.by_year]
-        out: list[Trace] = [_thin(at, true, "true accept rate", FAINT, "dot")]
+        out: list[Trace] = [_thin(at, true, f"true {words.rate}", FAINT, "dot")]
         drawn: tuple[tuple[MetricName, str, str, str, float], ...] = (
-            ("predicted_accept_rate", "predicted accept rate", colour, shape, -0.08),
+            ("predicted_accept_rate", f"predicted {words.rate}", colour, shape, -0.08),
             ("accuracy", "accuracy", FAINT, "line-ew-open", 0.08),
         )
         for metric, name, ink, symbol, left in drawn:
@@ -157,7 +158,7 @@ def per_year(results: Sequence[ModelResult], externals: Sequence[ModelResult], c
                     "name": name,
                     "line": {"color": ink, "width": 1.3, "dash": "solid" if left < 0 else "dash"},
                     "marker": {"symbol": symbol, "size": 6, "color": ink},
-                    "text": [f"{y.year}, {y.metrics.n} papers" for y in result.by_year],
+                    "text": [f"{y.year}, {words.counted(y.metrics.n)}" for y in result.by_year],
                     "hovertemplate": "%{text}: %{y:.1%}<extra></extra>",
                 }
             )
@@ -165,7 +166,7 @@ def per_year(results: Sequence[ModelResult], externals: Sequence[ModelResult], c
 
     years = sorted({y.year for r in chosen(results, externals) for y in r.by_year}) or [0, 1]
     x = axis("year", range=[years[0] - 0.5, years[-1] + 0.5], tickvals=[years[0], years[-1]], tickformat="d")
-    data, wide, narrow = _grid(results, externals, draw, x, share_axis("share", tickvals=[0, 0.5, 1]))
+    data, wide, narrow = _grid(report, draw, x, share_axis("share", tickvals=[0, 0.5, 1]))
     return Figure("per_year", "Rates and accuracy by year", caption + cut_note(results, externals), data, wide, narrow)
 
 
@@ -190,10 +191,11 @@ def by_mix(
     caption: str,
     x: dict[str, Any],
     y: dict[str, Any],
+    words: Words,
     most: int = 8,
 ) -> Figure:
-    """Lines of conditions in a panel a proportion: accept variants solid and filled, reject variants dashed and open,
-    paler for smaller gamma.
+    """Lines of conditions in a panel a proportion: variants of the positive class solid and filled, of the other one
+    dashed and open, paler for smaller gamma.
 
     Args:
         results: whose lines to draw; those without points are left out.
@@ -203,6 +205,7 @@ def by_mix(
         caption: what to see.
         x: axis of every panel.
         y: axis of every panel.
+        words: of the task.
         most: lines of a panel; more are left out and counted in the caption.
     """
     groups: dict[int, list[tuple[Condition, ModelResult]]] = {}
@@ -223,7 +226,7 @@ def by_mix(
                 continue
             plain = c.variant == "baseline"
             colour = colour_of(c)
-            line = short(c).replace(f" at 1/{c.k}", "")  # the panel says the mix
+            line = short(c, words).replace(f" at 1/{c.k}", "")  # the panel says the mix
             data.append(
                 {
                     "type": "scatter",
@@ -239,11 +242,11 @@ def by_mix(
                     "opacity": 1 if plain else 0.55 + 0.45 * min(1.0, c.gamma / top),
                     "xaxis": f"x{suffix}",
                     "yaxis": f"y{suffix}",
-                    "hovertemplate": f"{short(c)}<br>%{{x}}: %{{y:.3f}}<extra></extra>",
+                    "hovertemplate": f"{short(c, words)}<br>%{{x}}: %{{y:.3f}}<extra></extra>",
                 }
             )
             named.add(line)
-    titles = [f"1/{k} accepts in training" for k in ks]
+    titles = [f"1/{k} {words.positives} in training" for k in ks]
     if left_out:
         caption += f" {left_out} conditions are left out here."
 
@@ -263,6 +266,7 @@ def by_mix(
 
 def coverage(report: ReportInput, caption: str) -> Figure:
     """Accuracy on the most confident share of the papers; models from outside in every panel."""
+    words = report.words
     curves = {r.name: report.analysis.curves[r.name].coverage[1::2] for r in (*report.done, *report.externals)}
 
     def series(r: ModelResult) -> Line:
@@ -271,9 +275,11 @@ def coverage(report: ReportInput, caption: str) -> Figure:
         return [c.coverage for c in at], [c.accuracy.value for c in at], bars
 
     lowest = min((c.accuracy.low or 0.0 for at in curves.values() for c in at), default=0.0)
-    x = share_axis("share of papers decided", range=[0.05, 1.03])
+    x = share_axis(f"share of {words.items} decided", range=[0.05, 1.03])
     y = share_axis("accuracy on them", range=[max(0.0, lowest - 0.02), 1.01])
-    figure = by_mix(report.done, series, "coverage", "Accuracy on the papers it is sure of", caption, x, y)
+    figure = by_mix(
+        report.done, series, "coverage", f"Accuracy on the {words.items} it is sure of", caption, x, y, words
+    )
     panels_drawn = sorted({(t["xaxis"], t["yaxis"]) for t in figure.data})
     for e in report.externals:
         xs, ys, bars = series(e)
@@ -292,4 +298,4 @@ def training(report: ReportInput, key: str, slug: str, title: str, caption: str,
         return [line["step"] or 0 for line in at], [line[key] for line in at], None
 
     logged = [r for r in report.conditions if logs.get(r.name)]
-    return by_mix(logged, series, slug, title, caption, axis("optimizer step"), y)
+    return by_mix(logged, series, slug, title, caption, axis("optimizer step"), y, report.words)
