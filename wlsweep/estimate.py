@@ -90,3 +90,24 @@ def p_value(p: float | None) -> str:
 def count(n: int, one: str, many: str = "") -> str:
     """`1 condition`, `3 conditions`."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def hours_text(hours: float) -> str:
+    """To three digits, so that a demo's and a cluster's hours can both be read: `0.0123`, `3,648`."""
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+
+
+def clock(seconds: float) -> str:
+    """`2:03`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def size_text(size: float) -> str:
+    """Bytes with a unit, to three digits."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"

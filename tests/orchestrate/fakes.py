@@ -69,6 +69,7 @@ class FakeStages:
             check=lambda launch: self.calls.append("check"),
             base=self.base,
             prepare=lambda launch, base, note: write_data(launch.run),
+            plan=lambda launch: None,
             connect=lambda launch: Capacity(1, 1),
             train=self.train,
             predict=self.predict,

@@ -18,7 +18,7 @@ from wlsweep.errors import SharedFailure
 from wlsweep.orchestrate import worker_group
 from wlsweep.orchestrate.mailbox import Assignment, Attempt, GroupMailbox, GroupMember, MailboxServer, Outcome
 from wlsweep.orchestrate.worker_group import is_trained
-from wlsweep.run.layout import read_json, write_json
+from wlsweep.run.layout import RunDir, read_json, write_json
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import load_sweep
 from wlsweep.train import loop
@@ -225,7 +225,7 @@ def test_a_group_takes_nothing_once_it_was_closed_and_is_not_started_again_for_e
     monkeypatch.setattr(worker_group, "OwnedTrainer", Trainer)
     monkeypatch.setattr(worker_group.ray.util, "get_node_ip_address", lambda: "127.0.0.1")
     monkeypatch.setattr(worker_group, "CLOSE_PATIENCE_S", 0.01)
-    group = worker_group.WorkerGroup(load_sweep("search_spaces/demo.toml").train, "g", tmp_path)
+    group = worker_group.WorkerGroup(load_sweep("search_spaces/demo.toml").train, "g", RunDir(tmp_path))
     assert group.alive
     group.close()  # its workers hang, and outlast the patience
     assert group._thread.is_alive() and not group.alive

@@ -18,6 +18,7 @@ from wlsweep.analysis.loaded_run import load_predictions
 from wlsweep.estimate import Estimate
 from wlsweep.run.layout import RunDir, existing_run
 from wlsweep.run.records import read_metric_log
+from wlsweep.run.usage import ConditionUsage, usage_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,6 +107,27 @@ class Results:
             for c in self.evaluation.conditions
             for line in read_metric_log(self.run.metric_log(c.name))
         )
+
+    @cached_property
+    def usage(self) -> pd.DataFrame:
+        """What each condition used, a row each: `attempts`; `training_...`, `prediction_...` and `unfinished_...` (what
+        training took in attempts that left no model) with `seconds` (wall time), `gpu_hours`, `core_hours`, `energy_kwh`;
+        `checkpoint_bytes` written in all, `model_bytes`, `planned_gpu_hours` of training, `dollars`. The rows `(starting)`
+        and `(waiting)` hold what groups and engines took to get ready and while they were idle, all under training."""
+        found = usage_of(self.run)
+        shared = [
+            ConditionUsage("(starting)", training=found.starting),
+            ConditionUsage("(waiting)", training=found.waiting),
+        ]
+        return _frame(_one_level(dataclasses.asdict(c)) for c in (*found.conditions, *shared))
+
+
+def _one_level(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of inner mappings joined to those of the outer one."""
+    out: dict[str, Any] = {}
+    for key, value in row.items():
+        out |= {f"{key}_{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return out
 
 
 def load_run(folder: str | Path) -> Results:

@@ -37,6 +37,8 @@ from wlsweep.run.provenance import provenance
 from wlsweep.run.records import ConditionEntry, SecondsRecord, SweepRecord
 from wlsweep.run.records import Launch as LaunchRecord
 from wlsweep.run.status import RunStatus, refuse_other_configuration, refuse_unreadable
+from wlsweep.run.usage import storage
+from wlsweep.run.usage_meter import UsageMeter
 from wlsweep.spec.condition import select
 from wlsweep.spec.config import Sweep
 
@@ -69,6 +71,8 @@ class Driver:
         self.seconds: dict[str, float] = {}
         self.evaluation: Any = None
         self.plots_note = ""
+        self.meter: UsageMeter | None = None
+        """Counts the time of the launch."""
 
     def go(self) -> int:
         """Run the stages up to the last one; returns the exit code.
@@ -91,6 +95,8 @@ class Driver:
             launch.view.say(f"{e}\n{self._how_far()}; go on with: {launch.command}")
             code = STOPPED
         finally:
+            if self.meter is not None:
+                self.meter.close()
             show_errors_again()
             launch.stop.clear()
         if self.seconds:  # else the last launch's stay
@@ -161,8 +167,12 @@ class Driver:
 
     def _timed(self, stage: str, work: Callable[[], Any]) -> Any:
         began = time.monotonic()
+        if self.meter is None:  # a launch that has nothing to do leaves no account
+            run = self.launch.run
+            self.meter = UsageMeter(run.usage, "launch", stage, size=lambda: sum(storage(run).values()))
         try:
-            return work()
+            with self.meter.during("work", stage=stage):
+                return work()
         finally:
             self.seconds[stage] = round(time.monotonic() - began, 2)
             self.launch.stall.heard()
@@ -212,6 +222,7 @@ class Driver:
             base: str | None = launch.beside(work, False, "the base model and the data", LEAVE_S)
             if base is not None:
                 self._write_sweep_json(base)
+                self.stages.plan(launch)
         return base
 
     def _write_sweep_json(self, base: str) -> None:

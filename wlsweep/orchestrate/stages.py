@@ -5,6 +5,7 @@ A driver knows no engine: tests hand it functions of their own.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,7 +16,9 @@ from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate.capacity import Capacity, capacity
 from wlsweep.orchestrate.launch import Launch
 from wlsweep.orchestrate.training import OnTrial, TrainRequest
+from wlsweep.run.records import PlanRecord
 from wlsweep.shipped import how_to_install
+from wlsweep.spec.plan import make_plan
 from wlsweep.spec.preflight import refuse_model, sample_rows
 
 
@@ -29,6 +32,8 @@ class Stages:
     """Finds or makes the base model; the second argument hears of progress, one line at a time."""
     prepare: Callable[[Launch, str, Callable[[str], None]], None]
     """Makes the data for this base model, or checks that it is there and the same."""
+    plan: Callable[[Launch], None]
+    """Records what `wlsweep plan` says of the sweep, unless an earlier launch did."""
     connect: Callable[[Launch], Capacity]
     """Joins or starts the Ray cluster, the first time it is called."""
     train: Callable[[Launch, TrainRequest, OnTrial], None]
@@ -90,6 +95,16 @@ def _prepare(launch: Launch, base: str, note: Callable[[str], None]) -> None:
     prepare_data(launch.sweep, launch.run, Path(base), note, limit=launch.sweep.data.limit)
 
 
+def _plan(launch: Launch) -> None:
+    if launch.run.plan_json.is_file():
+        return
+    try:
+        plan = make_plan(launch.sweep)
+    except WlsweepError:
+        return  # the other stages say what is wrong; here there is nothing to compare with then
+    PlanRecord(made_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), plan=plan).write(launch.run.plan_json)
+
+
 def _connect(launch: Launch) -> Capacity:
     from wlsweep.orchestrate.ray_cluster import cluster_nodes, connect, is_connected, lost_cluster, who_holds_room
 
@@ -132,5 +147,5 @@ def _report(launch: Launch) -> tuple[Any, str]:
         return evaluation, write_report(launch.run, evaluation, renderer).note
 
 
-ENGINES = Stages(_check, _base, _prepare, _connect, _train, _predict, _evaluate, _report)
+ENGINES = Stages(_check, _base, _prepare, _plan, _connect, _train, _predict, _evaluate, _report)
 """The stages of the product."""

@@ -42,7 +42,7 @@ def _warm_group(sweep: Sweep, run: RunDir) -> WorkerGroup:
         from wlsweep.orchestrate.worker_group import WorkerGroup  # with torch, which the driver need not wait for
 
         label = f"{ray.get_runtime_context().get_actor_id()[:8]}-{uuid.uuid4().hex[:4]}"
-        _group = WorkerGroup(sweep.train, label, run.logs)
+        _group = WorkerGroup(sweep.train, label, run)
     return _group
 
 

@@ -29,10 +29,12 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from wlsweep.errors import SharedFailure
 from wlsweep.orchestrate.mailbox import Assignment, GroupMailbox, GroupMember, MailboxServer, State
+from wlsweep.run.energy import gpu_energy
 from wlsweep.run.layout import RunDir
 from wlsweep.run.lease import hold
 from wlsweep.run.logs import log_process_to
 from wlsweep.run.status import RunStatus
+from wlsweep.run.usage_meter import UsageMeter
 from wlsweep.spec.condition import Condition, first_stage
 from wlsweep.spec.config import Sweep, Train
 
@@ -76,11 +78,12 @@ def work(config: dict[str, Any]) -> None:
     group_log = log_folder / f"train_{config['group']}_rank{rank}.log"
     log_process_to(group_log)
     member: GroupMember | None = None
+    meter = UsageMeter(config["usage"], "group", "train", config["gpus"], config["cpus"], rank)
     try:
         member = GroupMember(config["mailbox"], ray.get_runtime_context().get_node_id())
         # Taken before the imports, so that an environment that cannot start counts against the condition.
         first = member.take() if rank == 0 else None
-        _serve(member, rank, first, group_log)
+        _serve(member, rank, first, group_log, meter)
         member.leave()
     except SharedFailure as e:
         if member:
@@ -91,9 +94,11 @@ def work(config: dict[str, Any]) -> None:
             member.note(traceback.format_exc(limit=-8))
         traceback.print_exc()
         raise
+    finally:
+        meter.close()
 
 
-def _serve(member: GroupMember, rank: int, first: Assignment | None, group_log: Path) -> None:
+def _serve(member: GroupMember, rank: int, first: Assignment | None, group_log: Path, meter: UsageMeter) -> None:
     from datetime import timedelta
 
     import torch
@@ -104,6 +109,9 @@ def _serve(member: GroupMember, rank: int, first: Assignment | None, group_log: 
     if not torch.cuda.is_available():
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     place = join_group()
+    if torch.cuda.is_available():
+        meter.measure_energy(gpu_energy([f"GPU-{torch.cuda.get_device_properties(place.device).uuid}"]))
+    meter.wait()
     control = dist.new_group(backend="gloo", timeout=timedelta(seconds=IDLE_S))
     assignment = first
     while True:
@@ -119,7 +127,7 @@ def _serve(member: GroupMember, rank: int, first: Assignment | None, group_log: 
                     member.finish("done")  # another launch finished it since it was listed
                 elif mine:
                     dist.broadcast_object_list([assignment], src=0, group=control)
-                    _train(member, assignment, place, group_log)
+                    _train(member, assignment, place, group_log, meter)
                 else:
                     member.finish("elsewhere")
             assignment = None
@@ -128,7 +136,7 @@ def _serve(member: GroupMember, rank: int, first: Assignment | None, group_log: 
             dist.broadcast_object_list(box, src=0, group=control)
             if box[0] is None:
                 return
-            _train(member, box[0], place, group_log)
+            _train(member, box[0], place, group_log, meter)
 
 
 def is_trained(run: RunDir, condition: Condition, sweep: Sweep) -> bool:
@@ -151,18 +159,24 @@ def _rows(run: RunDir, k: int, written: int) -> Any:
     return load_mix(run, k)
 
 
-def _train(member: GroupMember, assignment: Assignment, place: Any, group_log: Path) -> None:
+def _train(member: GroupMember, assignment: Assignment, place: Any, group_log: Path, meter: UsageMeter) -> None:
     from wlsweep.train.loop import ConditionFailed, Hooks, Job, OutOfMemory, Stopped, train_condition
 
     run, name = RunDir(Path(assignment.root)), assignment.condition.name
     member.current = assignment.key
     log_process_to(run.logs / "conditions" / f"{name}_train_attempt{assignment.attempt}_rank{place.rank}.log")
     job = Job(assignment.sweep, assignment.condition, run, assignment.base, assignment.attempt)
-    hooks = Hooks(on_log=member.log, should_stop=Path(assignment.stop_file).exists)
+    hooks = Hooks(member.log, meter.wrote_checkpoint, Path(assignment.stop_file).exists)
     state: State = "done"
     cause, shared = None, False
     try:
-        train_condition(job, _rows(run, assignment.condition.k, run.data_json.stat().st_mtime_ns), place, hooks)
+        with meter.during("work", [name], assignment.attempt):
+            rows = _rows(run, assignment.condition.k, run.data_json.stat().st_mtime_ns)
+            try:
+                train_condition(job, rows, place, hooks)
+            except Stopped:
+                meter.outcome("stopped")
+                raise
     except Stopped:
         state = "stopped"
     except OutOfMemory as e:
@@ -188,7 +202,7 @@ def _lives(node: str) -> bool:
 class WorkerGroup:
     """A running group, owned by this process."""
 
-    def __init__(self, train: Train, label: str, logs: Path) -> None:
+    def __init__(self, train: Train, label: str, run: RunDir) -> None:
         self.error: BaseException | None = None
         self.mailbox = GroupMailbox(train.max_retries, _lives)
         self._server = MailboxServer(self.mailbox, ray.util.get_node_ip_address())
@@ -197,14 +211,21 @@ class WorkerGroup:
             resources["GPU"] = 1
         self._trainer = OwnedTrainer(
             work,
-            train_loop_config={"mailbox": self._server.address, "group": label, "logs": logs},
+            train_loop_config={
+                "mailbox": self._server.address,
+                "group": label,
+                "logs": run.logs,
+                "usage": run.usage,
+                "gpus": 1 if train.gpu else 0,
+                "cpus": train.cpus_per_worker,
+            },
             torch_config=TorchConfig(backend="nccl" if train.gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=train.workers, use_gpu=train.gpu, resources_per_worker=resources
             ),
             run_config=ray.train.RunConfig(
                 name=f"group-{label}",
-                storage_path=str((logs / "ray").resolve()),
+                storage_path=str((run.logs / "ray").resolve()),
                 failure_config=ray.train.FailureConfig(max_failures=RESTARTS, controller_failure_limit=3),
                 worker_runtime_env={"env_vars": worker_environment(train)},
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),

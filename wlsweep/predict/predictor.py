@@ -23,11 +23,13 @@ from wlsweep.predict.orphans import end_children_with_this_process
 from wlsweep.predict.vllm_engine import Engine, Probe, Scored, SwapFailed
 from wlsweep.run.adapter import weights_fingerprint
 from wlsweep.run.columns import PREDICTION
+from wlsweep.run.energy import gpu_energy
 from wlsweep.run.layout import RunDir, atomic_folder
 from wlsweep.run.lease import hold
 from wlsweep.run.logs import log_process_to
 from wlsweep.run.records import TrainedRecord
 from wlsweep.run.status import RunStatus
+from wlsweep.run.usage_meter import UsageMeter
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import Sweep
 
@@ -47,8 +49,13 @@ class Predictor:
         self.own_log = self.run.logs / f"predict_{os.getpid()}.log"
         log_process_to(self.own_log)
         end_children_with_this_process()
+        config = sweep.predict
+        self.meter = UsageMeter(self.run.usage, "engine", "predict", config.gpus_per_engine, config.cpus_per_engine)
+        if config.gpus_per_engine:
+            self.meter.measure_energy(gpu_energy())
         self.test = load_test(self.run)
         self.engine: Engine | None = None
+        self.meter.wait()
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
         """Predict the conditions of a batch; one result row each: condition, rows, accept rate, cause of failure."""
@@ -61,7 +68,8 @@ class Predictor:
                     states = RunStatus(self.run)
                     if mine and states.trained(name) and not states.predicted(name):
                         log_process_to(self.run.logs / "conditions" / f"{name}_predict.log")
-                        table = (self._predict_together if parse_name(name).lora else self._predict)(name)
+                        with self.meter.during("work", [name]):
+                            table = (self._predict_together if parse_name(name).lora else self._predict)(name)
                         rows, accepted = table.num_rows, int(np.sum(table["p_accept"].to_numpy() > 0.5))
             except Exception as e:  # noqa: BLE001 - kept as this condition's cause; the others go on
                 traceback.print_exc()
@@ -89,7 +97,8 @@ class Predictor:
         return self._fresh(model, probe)
 
     def _fresh(self, model: Path, probe: Sequence[Probe]) -> Engine:
-        self.engine = Engine(model, self.sweep.predict, self.sweep.data.cutoff, self.test.answer)
+        with self.meter.during("start"):
+            self.engine = Engine(model, self.sweep.predict, self.sweep.data.cutoff, self.test.answer)
         self.engine.use(model, probe)
         return self.engine
 
@@ -134,6 +143,7 @@ class Predictor:
                     self._end()
                     engine, proved = self._proved(name, records[name]), [name]
                     break
+            self.meter.shared_by(proved)
             found = engine.score_all([self.run.model(n) for n in proved], self._prompts())
             tables = {n: self._write(n, records[n], found[self.run.model(n)]) for n in proved}
         return tables[name]
@@ -161,7 +171,8 @@ class Predictor:
         self._end()
         ranks = [c.lora for c in self.sweep.conditions if c.lora] or [parse_name(name).lora]
         base = RunStatus(self.run).record.base
-        self.engine = AdapterEngine(base, self.sweep.predict, self.sweep.data.cutoff, self.test.answer, ranks)
+        with self.meter.during("start"):
+            self.engine = AdapterEngine(base, self.sweep.predict, self.sweep.data.cutoff, self.test.answer, ranks)
         self._prove(self.engine, name, record)
         return self.engine
 

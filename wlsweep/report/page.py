@@ -19,8 +19,9 @@ from wlsweep.report.figures.style import Figure
 from wlsweep.report.png import Renderer, write_pngs
 from wlsweep.report.report_input import ReportInput
 from wlsweep.report.sections import lead, sections
-from wlsweep.run.layout import RunDir, atomic_file
+from wlsweep.run.layout import RunDir, atomic_file, write_json
 from wlsweep.run.records import DataRecord, SweepRecord, plain
+from wlsweep.run.usage import usage_of
 
 if TYPE_CHECKING:
     from wlsweep.analysis.evaluate import Evaluation
@@ -40,7 +41,10 @@ class ReportFiles:
 
 def write_report(run: RunDir, evaluation: Evaluation, renderer: Renderer | None = None) -> ReportFiles:
     """Write `report/index.html`, and with a renderer the figures as `report/plots/*.png`."""
-    html, figures = page(report_input_of(run, evaluation))
+    report = report_input_of(run, evaluation)
+    html, figures = page(report)
+    if report.usage is not None:
+        write_json(run.usage_json, report.usage.as_json())
     with atomic_file(run.report) as temporary:
         temporary.write_text(html, encoding="utf-8")
     pngs, note = ([], "") if renderer is None else write_pngs(renderer, figures, run.plots)
@@ -50,7 +54,7 @@ def write_report(run: RunDir, evaluation: Evaluation, renderer: Renderer | None 
 def report_input_of(run: RunDir, evaluation: Evaluation) -> ReportInput:
     """What the page of a run is made from."""
     sweep, data = plain(SweepRecord.read(run.sweep_json)), plain(DataRecord.find(run.data_json))
-    return ReportInput(sweep, data, evaluation.conditions, evaluation.externals, evaluation.analysis)
+    return ReportInput(sweep, data, evaluation.conditions, evaluation.externals, evaluation.analysis, usage_of(run))
 
 
 def page(report_input: ReportInput) -> tuple[str, list[Figure]]:

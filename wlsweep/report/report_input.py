@@ -8,6 +8,7 @@ from typing import Any
 
 from wlsweep.analysis.evaluation_records import Analysis, MetricName, ModelResult, TheoryRow
 from wlsweep.estimate import PERCENT, PLAIN, Format
+from wlsweep.run.usage import Usage
 from wlsweep.spec.condition import baseline_of, parse_name
 from wlsweep.spec.task import Words
 
@@ -47,6 +48,8 @@ class ReportInput:
     conditions: list[ModelResult]
     externals: list[ModelResult]
     analysis: Analysis
+    usage: Usage | None = None
+    """What the run used until now."""
 
     @property
     def words(self) -> Words:

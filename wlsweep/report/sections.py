@@ -18,6 +18,7 @@ from wlsweep.report.figures.small_multiples import coverage, reliability
 from wlsweep.report.figures.style import Figure
 from wlsweep.report.report_input import ReportInput
 from wlsweep.report.tables import curves, provenance, tables, warnings, years
+from wlsweep.report.usage import used
 from wlsweep.spec.task import Words
 
 MAIN_TERMS = ("ln gamma", "logit proportion")
@@ -30,7 +31,7 @@ WIDE_POINTS = 40
 
 def sections(report: ReportInput) -> list[Section]:
     """The whole page, in order."""
-    parts = (answer, warnings, forecast_section, cost, tables, years, curves, provenance)
+    parts = (answer, warnings, forecast_section, cost, tables, years, curves, used, provenance)
     return [part(report) for part in parts]
 
 

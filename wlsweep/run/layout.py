@@ -2,6 +2,7 @@
 
 runs/NAME/
   sweep.json                       resolved configuration and provenance
+  plan.json                        what `wlsweep plan` said when the run began
   data/                            manifests of the mixes, test.parquet (the truth), data.json
   conditions/CONDITION/            config.json, metrics.jsonl, model/, checkpoints/, trained.json | failed.json, lease.json
   predictions/condition=CONDITION/ Parquet
@@ -9,6 +10,7 @@ runs/NAME/
   export/CONDITION/                predictions.jsonl, on request
   tracking/                        what trackers (MLflow, W&B, TensorBoard) were sent
   report/                          index.html, plots/
+  usage/                           what each process held and for how long
   logs/                            what the engines had to say
 """
 
@@ -133,6 +135,21 @@ class RunDir:
     def skipped_json(self) -> Path:
         """Conditions that `--until-decided` left out, and why."""
         return self.root / "skipped.json"
+
+    @property
+    def plan_json(self) -> Path:
+        """What `wlsweep plan` said when the run began."""
+        return self.root / "plan.json"
+
+    @property
+    def usage(self) -> Path:
+        """What each process held and for how long."""
+        return self.root / "usage"
+
+    @property
+    def usage_json(self) -> Path:
+        """What was used, summed up when the page was written."""
+        return self.root / "metrics" / "usage.json"
 
     @property
     def tracking(self) -> Path:

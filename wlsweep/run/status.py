@@ -35,6 +35,7 @@ from wlsweep.run.records import (
     TrainedRecord,
     last_metric_line,
 )
+from wlsweep.run.usage import usage_of
 from wlsweep.spec.condition import Condition, condition_from, first_stage, select
 
 ArtifactState = Literal["done", "missing", "foreign", "damaged", "unreadable"]
@@ -247,6 +248,7 @@ class RunStatus:
             "evaluate": "done" if self.run.metrics_json.is_file() else "missing",
             "report": "done" if self.run.report.is_file() else "missing",
             "conditions": [asdict(s) for s in self.all()],
+            "usage": usage_of(self.run).as_json(),
         }
 
 
@@ -396,8 +398,11 @@ def status_table(state: RunStatus) -> None:
     failed = sum("failed" in (s.train, s.predict) for s in states)
     running = sum("running" in (s.train, s.predict) for s in states)
     unreadable = sum("unreadable" in (s.train, s.predict) for s in states)
+    usage = usage_of(state.run)
     counts = [f"{done} of {len(states)} done", f"{running} running", f"{failed} failed"]
     console.print(", ".join([*counts, *([f"{unreadable} unreadable"] if unreadable else [])]), highlight=False)
+    if usage.recorded:
+        console.print(usage.sentence(), highlight=False, soft_wrap=True)
     if unreadable:
         console.print("make what cannot be read readable first (see the causes)", highlight=False)
     elif done < len(states) and not running:

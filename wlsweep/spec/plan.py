@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from wlsweep.data.mix import shortfalls
 from wlsweep.data.sources import SourceCounts, data_notes, data_shapes, planned_mixes, source_counts
 from wlsweep.errors import refuse_all
+from wlsweep.estimate import size_text
 from wlsweep.spec import adapters
 from wlsweep.spec.architecture import Architecture, architecture
 from wlsweep.spec.condition import Condition, select
@@ -154,6 +155,8 @@ def _cost(
     memory, groups = fullest.memory(sweep), sweep.train.groups or 1
     sizes, checkpoint = [kinds[c.lora].model for c in chosen], max(kind.checkpoint for kind in kinds.values())
     kept = {"all": sum(sizes), "best": max(sizes), "none": 0}
+    # Each condition that trains has one checkpoint, and two while one replaces the other.
+    peak = kept[sweep.keep_models] + groups * (2 * checkpoint + max(sizes))
     found: dict[str, Any] = {
         "parameters": shape.parameters,
         "memory_gib_per_worker": _gib(memory),
@@ -161,9 +164,9 @@ def _cost(
             "models_kept": round(kept[sweep.keep_models] / 1e9, 2),
             "by_keep_models": {k: round(n / 1e9, 2) for k, n in kept.items()},
             "resume_checkpoint_each": round(checkpoint / 1e9, 2),
-            # Each condition that trains has one checkpoint, and two while one replaces the other.
-            "peak": round((kept[sweep.keep_models] + groups * (2 * checkpoint + max(sizes))) / 1e9, 2),
+            "peak": round(peak / 1e9, 2),
         },
+        "storage_bytes": {"models_kept": kept[sweep.keep_models], "peak": peak},
         "by_finetuning": {
             f"lora{rank}" if rank else "full": {
                 "conditions": sum(c.lora == rank for c in chosen),
@@ -178,7 +181,10 @@ def _cost(
     if sweep.train.gpu:
         gpu = assumed(sweep.budget)
         of_kind = {rank: sum(t for c, t in zip(chosen, tokens, strict=True) if c.lora == rank) for rank in kinds}
-        hours = [k.flops(of_kind[rank]) / (gpu.mfu * gpu.peak_tflops * 1e12) / 3600 for rank, k in kinds.items()]
+        per_hour = gpu.mfu * gpu.peak_tflops * 1e12 * 3600
+        hours = [k.flops(of_kind[rank]) / per_hour for rank, k in kinds.items()]
+        each = [kinds[c.lora].flops(t) / per_hour for c, t in zip(chosen, tokens, strict=True)]
+        found["gpu_hours_by_condition"] = {c.name: round(h, 3) for c, h in zip(chosen, each, strict=True)}
         for part, spent in zip(found["by_finetuning"].values(), hours, strict=True):
             part["gpu_hours"] = round(spent, 1)
         found["gpu_hours"] = round(sum(hours), 1)
@@ -232,7 +238,7 @@ def plan_text(plan: dict[str, Any]) -> None:
             f"checkpoint, twice that while one replaces another; at most {s['peak']:g} GB with one condition in training"
         )
         for kind, k in plan["by_finetuning"].items():
-            sizes = f"{_bytes(k['model_bytes'])} each, a resume checkpoint {_bytes(k['resume_checkpoint_bytes'])}"
+            sizes = f"{size_text(k['model_bytes'])} each, a resume checkpoint {size_text(k['resume_checkpoint_bytes'])}"
             gpu = f"; a worker fits a GPU of {k['smallest_gpu_gib']} GiB" if k["smallest_gpu_gib"] else ""
             console.print(f"{kind}: {k['conditions']} conditions of {sizes}{gpu}")
     if "gpu_hours" in plan:
@@ -254,12 +260,3 @@ def plan_text(plan: dict[str, Any]) -> None:
         console.print(f"note: {line}")
     for line in plan["warnings"]:
         console.print(f"warning: {line}")
-
-
-def _bytes(n: float) -> str:
-    """With a unit, to three digits."""
-    for unit in ("bytes", "kB", "MB"):
-        if n < 1000:
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:.3g} GB"

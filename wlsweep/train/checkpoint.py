@@ -23,11 +23,11 @@ FILES = "files"
 
 def save_checkpoint(
     engine: Any, place: Place, folder: Path, step: int, of: dict[str, Any], metered: dict[str, Any]
-) -> None:
+) -> int:
     """Write a resume checkpoint and delete older ones; collective, every rank writes its shard.
 
     `of` tells what is being trained (data, base model, ranks): another training must not resume from it. `metered` is
-    what this rank has summed up for the next line of the metric log.
+    what this rank has summed up for the next line of the metric log. Returns its bytes, of all ranks together.
     """
     temporary, final = folder / f".step_{step:08d}.tmp", folder / f"step_{step:08d}"
     engine.save_checkpoint(
@@ -46,6 +46,7 @@ def save_checkpoint(
             if other.name != final.name:
                 shutil.rmtree(other, ignore_errors=True)
     dist.barrier()
+    return sum(size for part in sizes for size in part.values())
 
 
 def _why_not(checkpoint: Path, of: dict[str, Any]) -> str | None:

@@ -96,6 +96,8 @@ class Hooks:
 
     on_log: Callable[[dict[str, Any]], None] = lambda line: None
     """Each line of the metric log."""
+    on_checkpoint: Callable[[int], None] = lambda size: None
+    """Bytes of each resume checkpoint, of all ranks together."""
     should_stop: Callable[[], bool] = lambda: False
     """Polled about twice a second, or at every step where steps take longer."""
 
@@ -443,7 +445,9 @@ def _steps(
             due = done % train.checkpoint_every == 0 and done < total and _rank_0_says(place, pace.is_worth_it)
             if (due or stop) and done < total:
                 began = time.monotonic()
-                save_checkpoint(engine, place, run.checkpoints(name), done, _what(job, place), meter.state())
+                size = save_checkpoint(engine, place, run.checkpoints(name), done, _what(job, place), meter.state())
+                if place.rank == 0:
+                    hooks.on_checkpoint(size)
                 pace.saved(began)
             if stop and done < total:
                 raise Stopped(f"{name} stopped at step {done} of {total}")

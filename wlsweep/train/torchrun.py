@@ -22,6 +22,7 @@ from wlsweep.run.layout import existing_run
 from wlsweep.run.lease import hold
 from wlsweep.run.records import SweepRecord
 from wlsweep.run.status import starting_model
+from wlsweep.run.usage_meter import UsageMeter
 from wlsweep.spec.condition import first_stage, select
 
 
@@ -49,14 +50,18 @@ def main() -> None:
     from wlsweep.train.zero3 import join_group
 
     place = join_group()
-    hooks = Hooks(on_log=lambda line: print(json.dumps(line), flush=True))
+    gpus, cpus = (1, sweep.train.cpus_per_worker) if sweep.train.gpu else (0, sweep.train.cpus_per_worker)
+    meter = UsageMeter(run.usage, "group", "train", gpus, cpus, place.rank)
+    hooks = Hooks(lambda line: print(json.dumps(line), flush=True), meter.wrote_checkpoint)
     with hold(run.lease(condition.name), "torchrun") if place.rank == 0 else nullcontext(True) as mine:
         if not mine:
             raise WlsweepError(f"{condition.name} is being trained by another process; see {run.lease(condition.name)}")
         base = starting_model(run, condition, record.base)
         if condition.two_stage and not Path(base).is_dir():
             raise WlsweepError(f"{base} is missing: train {first_stage(condition).name} first")
-        train_condition(Job(sweep, condition, run, base), load_mix(run, condition.k), place, hooks)
+        with meter.during("work", [condition.name], 1):
+            train_condition(Job(sweep, condition, run, base), load_mix(run, condition.k), place, hooks)
+    meter.close()
     dist.destroy_process_group()
 
 

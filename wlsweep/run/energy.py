@@ -1,0 +1,36 @@
+"""How much energy this process's GPUs have used, by NVML: optional, and never an error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+
+def gpu_energy(uuids: Sequence[str] | None = None) -> Callable[[], float | None]:
+    """A function that tells the joules which some GPUs have used since their driver was loaded.
+
+    It tells None where that cannot be told: without `nvidia-ml-py`, without a GPU, on cards before Volta, on a share of a
+    card (MIG). The energy is the board's, so a card that two processes share would be counted twice: ask for whole cards.
+
+    Args:
+        uuids: as NVML names the cards (`GPU-...`); None for those in `CUDA_VISIBLE_DEVICES`.
+    """
+    names = uuids if uuids is not None else [n for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n]
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        cards = [
+            pynvml.nvmlDeviceGetHandleByIndex(int(n)) if n.strip().isdigit() else pynvml.nvmlDeviceGetHandleByUUID(n)
+            for n in names
+        ]
+
+        def joules() -> float | None:
+            try:
+                return float(sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(card) for card in cards)) / 1000
+            except Exception:  # noqa: BLE001 - a measurement that is not to be had
+                return None
+
+    except Exception:  # noqa: BLE001 - no module, no driver, no such card, a share of a card
+        return lambda: None
+    return joules if cards and joules() is not None else lambda: None
