@@ -38,6 +38,12 @@ def template(tmp_path_factory):
     write_json(run.logs / "seconds.json", {"train": 1.0, "all": 2.0})
     lease = {"owner": "node 7", "machine": "elsewhere", "pid": 1, "started": "1", "nonce": "n"}
     run.lease(HELD).write_text(json.dumps(lease))
+    write_json(run.plan_json, {"made_at": "2026-01-01T00:00:00Z", "plan": {"gpu_hours": 1.0}})
+    worked = {"what": "work", "stage": "train", "conditions": [BASE], "seconds": 9.0}
+    write_json(
+        run.usage / "group_1.json",
+        {"holder": "group", "host": "here", "gpus": 0, "cpus": 2, "began": 0.0, "spans": [worked]},
+    )
     for name in (BASE, OTHER):
         write_json(run.condition_config(name), {"condition": {}})
     write_report(run, evaluate(run, draws=20))
@@ -65,8 +71,11 @@ FILES = [
     *(f"predictions/condition={name}/part-0.parquet" for name in (BASE, OTHER)),
     f"conditions/{FAILED}/failed.json", f"conditions/{HELD}/lease.json",
     "metrics/all_metrics.json", "metrics/all_metrics.parquet", "metrics/by_year.parquet", "metrics/analysis.json",
-    "report/index.html",
+    "report/index.html", "plan.json", "usage/group_1.json", "metrics/usage.json",
 ]  # fmt: skip
+
+APART = ("logs", "report", "plan", "usage", "metrics/usage")
+"""What `status` and `report` read or write, and no other command."""
 
 
 def results(run, command):
@@ -139,10 +148,7 @@ def test_one_damaged_file_gives_the_right_result_or_one_error(template, clean, f
     outcomes = set()
     for way in (*WAYS, "no permission"):
         for command, arguments in COMMANDS.items():
-            if (file.startswith(("logs", "report")) or file.endswith("config.json")) and command not in (
-                "status",
-                "report",
-            ):
+            if (file.startswith(APART) or file.endswith("config.json")) and command not in ("status", "report"):
                 continue  # nothing else comes near it
             run = RunDir(fresh_copy(template, template.with_name("run")))
             os.utime(run.lease(HELD))  # a heartbeat

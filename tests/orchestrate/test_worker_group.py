@@ -19,6 +19,7 @@ from wlsweep.orchestrate import worker_group
 from wlsweep.orchestrate.mailbox import Assignment, Attempt, GroupMailbox, GroupMember, MailboxServer, Outcome
 from wlsweep.orchestrate.worker_group import is_trained
 from wlsweep.run.layout import RunDir, read_json, write_json
+from wlsweep.run.usage_meter import UsageMeter
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import load_sweep
 from wlsweep.train import loop
@@ -208,7 +209,11 @@ def test_a_worker_that_cannot_reach_its_trial_leaves_the_cause_in_its_log(tmp_pa
 
     monkeypatch.setattr(worker_group, "GroupMember", refuse)
     with pytest.raises(ConnectionRefusedError):
-        worker_group.work({"logs": tmp_path, "group": "g", "mailbox": None})
+        worker_group.work(
+            {"logs": tmp_path, "group": "g", "mailbox": None, "usage": tmp_path / "usage", "gpus": 0, "cpus": 2}
+        )
+    (held,) = (tmp_path / "usage").iterdir()
+    assert read_json(held)["cpus"] == 2, "what it held until then is counted"
     assert "ConnectionRefusedError: nobody listens" in capsys.readouterr().err
 
 
@@ -307,6 +312,9 @@ def test_what_would_fail_again_is_a_failure_at_once(tmp_path, monkeypatch, error
     assignment = Assignment(sweep, PLAIN, str(run.root), "base", str(tmp_path / "stop"), "me")
     # A rank that ran out of memory ends, so that those that wait for it in a collective end, too.
     with pytest.raises(loop.OutOfMemory) if ends else nullcontext():
-        worker_group._train(member, assignment, SimpleNamespace(rank=1 if ends else 0), tmp_path / "group.log")
+        place = SimpleNamespace(rank=1 if ends else 0)
+        worker_group._train(
+            member, assignment, place, tmp_path / "group.log", UsageMeter(tmp_path / "usage", "group", "train")
+        )
     ((state, cause, *rest),) = member.ends
     assert state == "failed" and words in cause and rest == ([True] if shared else [])

@@ -19,7 +19,7 @@ from wlsweep.report.figures.style import Figure
 from wlsweep.report.png import Renderer, write_pngs
 from wlsweep.report.report_input import ReportInput
 from wlsweep.report.sections import lead, sections
-from wlsweep.run.layout import RunDir, atomic_file, write_json
+from wlsweep.run.layout import RunDir, atomic_files, json_text
 from wlsweep.run.records import DataRecord, SweepRecord, plain
 from wlsweep.run.usage import usage_of
 
@@ -43,10 +43,9 @@ def write_report(run: RunDir, evaluation: Evaluation, renderer: Renderer | None 
     """Write `report/index.html`, and with a renderer the figures as `report/plots/*.png`."""
     report = report_input_of(run, evaluation)
     html, figures = page(report)
-    if report.usage is not None:
-        write_json(run.usage_json, report.usage.as_json())
-    with atomic_file(run.report) as temporary:
+    with atomic_files(run.report, run.usage_json) as (temporary, of_usage):
         temporary.write_text(html, encoding="utf-8")
+        of_usage.write_text(json_text(report.usage.as_json() if report.usage else None), encoding="utf-8")
     pngs, note = ([], "") if renderer is None else write_pngs(renderer, figures, run.plots)
     return ReportFiles(run.report, pngs, note)
 
