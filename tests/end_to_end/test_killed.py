@@ -22,6 +22,7 @@ from tests.end_to_end.launches import (
 )
 from wlsweep.run.layout import RunDir
 from wlsweep.run.status import RunStatus
+from wlsweep.run.usage import usage_of
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +43,10 @@ def test_a_killed_trial_costs_nothing_a_killed_worker_a_retry_and_a_failed_condi
     assert [states[n].predict for n in NAMES[:2]] == ["done", "done"]
     assert [json.loads(run.trained(n).read_text())["attempts"] for n in (orphaned, killed)] == [1, 2]
     assert states[failing].train == "failed" and "checkpoints" in states[failing].cause
+    used = {c.name: c for c in usage_of(run).conditions}
+    assert [used[n].attempts for n in NAMES] == [2, 2, 1], "an attempt that was killed is one, whoever is to blame"
+    assert all(0 < used[n].unfinished.seconds < used[n].training.seconds for n in (orphaned, killed))
+    assert used[failing].unfinished == used[failing].training and used[orphaned].checkpoint_bytes > 0
     assert f"{failing} FAILED" in text and "\x1b[" not in text
     run.checkpoints(failing).unlink()
     assert trained_in(finish(start(out))) == [failing]

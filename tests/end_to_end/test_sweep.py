@@ -14,6 +14,8 @@ from tests.end_to_end.launches import NAMES, SMALL, beside, finish, results, res
 from tests.track.reading import tensorboard_scalars
 from wlsweep.run.layout import RunDir
 from wlsweep.run.status import RunStatus
+from wlsweep.run.usage import usage_of
+from wlsweep.spec.config import load_sweep
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +53,23 @@ def test_the_record_tells_what_ran(undisturbed):
     assert record["conditions"][1]["name"] == NAMES[1]
     assert record["provenance"]["versions"]["torch"] and record["provenance"]["machine"]["cpus"]
     assert record["sweep"]["train"]["lr"] == 1e-3
+
+
+def test_what_every_condition_used_is_counted_beside_the_plan_of_then(undisturbed):
+    run, sweep = RunDir(undisturbed[0]), load_sweep(SMALL)
+    usage = usage_of(run)
+    for c in usage.conditions:
+        said = json.loads(run.trained(c.name).read_text())["seconds"]
+        assert c.attempts == 1 and not c.unfinished.seconds and c.prediction.seconds > 0
+        assert c.training.seconds >= said["start"] + said["steps"] > 0
+        cores = sweep.train.workers * sweep.train.cpus_per_worker
+        assert c.training.core_hours == pytest.approx(cores * c.training.seconds / 3600, rel=0.2)
+        assert c.model_bytes > 0
+    assert usage.starting.core_hours > 0 and usage.total.gpu_hours == 0
+    assert usage.wall_seconds >= sum(c.training.seconds for c in usage.conditions)
+    assert set(usage.stages) == {"data", "train", "predict", "report"} and not usage.unrecorded
+    assert usage.plan.models_bytes == pytest.approx(usage.storage["models"], rel=0.2)
+    assert usage.sentence().removeprefix("used: ").split(" ")[1:3] == ["CPU", "core-hours,"]
 
 
 def test_with_nothing_to_do_it_says_so(undisturbed):

@@ -86,6 +86,7 @@ class UsageMeter:
                     what=what, stage=stage or self._stage, conditions=list(conditions), attempt=attempt, seconds=0.0
                 )
             )
+        self._write()  # an attempt counts from its first moment
         outcome = "failed"
         try:
             yield
