@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from wlsweep import __version__
 from wlsweep.report.blocks import Answer, Block, Drawn, Pair, Section
+from wlsweep.report.cards import write_cards
 from wlsweep.report.figures.style import Figure
 from wlsweep.report.png import Renderer, write_pngs
 from wlsweep.report.report_input import ReportInput
@@ -40,12 +41,13 @@ class ReportFiles:
 
 
 def write_report(run: RunDir, evaluation: Evaluation, renderer: Renderer | None = None) -> ReportFiles:
-    """Write `report/index.html`, and with a renderer the figures as `report/plots/*.png`."""
+    """Write `report/index.html`, the cards of kept models, and with a renderer the figures as `report/plots/*.png`."""
     report = report_input_of(run, evaluation)
     html, figures = page(report)
     with atomic_files(run.report, run.usage_json) as (temporary, of_usage):
         temporary.write_text(html, encoding="utf-8")
         of_usage.write_text(json_text(report.usage.as_json() if report.usage else None), encoding="utf-8")
+    write_cards(run, evaluation)
     pngs, note = ([], "") if renderer is None else write_pngs(renderer, figures, run.plots)
     return ReportFiles(run.report, pngs, note)
 

@@ -28,6 +28,7 @@ from wlsweep.errors import SharedFailure, WlsweepError
 from wlsweep.run.adapter import base_fingerprint, base_of, is_adapter, weights_fingerprint
 from wlsweep.run.causes import is_out_of_memory
 from wlsweep.run.layout import RunDir, atomic_file
+from wlsweep.run.model_card import write_card
 from wlsweep.run.partial import remove_temporaries
 from wlsweep.run.records import (
     ConditionEntry,
@@ -369,6 +370,7 @@ def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> N
         export_model(engine, place, job.base, run.model(name))
         if place.rank == 0:
             _record(job, rows, total, proof, probe, TrainingSeconds(start=ready - began, steps=trained - ready))
+            write_card(run, name)
             shutil.rmtree(run.checkpoints(name), ignore_errors=True)
     finally:
         release(engine)

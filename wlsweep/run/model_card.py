@@ -1,0 +1,258 @@
+r"""The model card of each kept model: `README.md` in its folder, as the Hugging Face Hub reads it.
+
+It is written when the model is kept, and again with the evaluation when a report is made. Nothing reads it back: neither the
+model's fingerprint nor what is done depends on it, and one that cannot be written is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any, NamedTuple
+
+from wlsweep import __version__
+from wlsweep.errors import WlsweepError
+from wlsweep.estimate import Estimate, Format, count
+from wlsweep.run.adapter import base_of, is_adapter
+from wlsweep.run.layout import RunDir
+from wlsweep.run.records import AnswerRecord, DataRecord, SweepRecord, TrainedRecord
+from wlsweep.spec.adapters import RANKS
+from wlsweep.spec.architecture import model_folder
+from wlsweep.spec.condition import Condition, condition_from
+
+CARD = "README.md"
+
+
+class CardMetric(NamedTuple):
+    """A metric as the card has it."""
+
+    type: str
+    """As the Hub names it, such as `roc_auc`."""
+    name: str
+    estimate: Estimate
+    form: Format
+
+
+@dataclass(frozen=True)
+class CardEvaluation:
+    """What an evaluation says of one model."""
+
+    papers: int
+    """Of the test set."""
+    metrics: Sequence[CardMetric]
+    note: str = ""
+    """What the intervals count."""
+
+
+def write_card(run: RunDir, name: str, evaluation: CardEvaluation | None = None) -> bool:
+    """Write the card of a trained condition whose model is kept; returns whether one was written. Never raises."""
+    folder = run.model(name)
+    temporary = folder / f".{CARD}.{uuid.uuid4().hex[:8]}.tmp"
+    with suppress(OSError, WlsweepError):
+        if not any(folder.glob("*.safetensors")):
+            return False
+        text = card(run, name, evaluation)
+        try:
+            # Not `atomic_file`: a folder that is dropped just now must not be made again for its card.
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(folder / CARD)
+            return True
+        finally:
+            temporary.unlink(missing_ok=True)
+    return False
+
+
+def card(run: RunDir, name: str, evaluation: CardEvaluation | None = None) -> str:
+    """The text of a card.
+
+    Raises:
+        WlsweepError: if a record of the run cannot be read.
+    """
+    sweep, data = SweepRecord.read(run.sweep_json), DataRecord.read(run.data_json)
+    trained = TrainedRecord.read(run.trained(name))
+    condition = condition_from(trained.condition.model_dump())
+    adapter = is_adapter(run.model(name))
+    base = base_of(trained.base)
+    made = bool(_part(sweep.sweep, "model").get("tiny"))
+    head = _front_matter(name, base, made, adapter, data, evaluation)
+    parts = [
+        f"# {name}",
+        _what(sweep, condition, base, made, adapter),
+        "## Training",
+        _training(sweep, trained, condition, data),
+        "## Evaluation",
+        _evaluation(evaluation, data),
+        "## How to use",
+        _use(base, condition.lora if adapter else 0, data.answer),
+        f"Written by wlsweep {__version__}.",
+    ]
+    return f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _front_matter(
+    name: str, base: str, made: bool, adapter: bool, data: DataRecord, evaluation: CardEvaluation | None
+) -> str:
+    """YAML, each value written as JSON, which YAML contains."""
+    fields: dict[str, Any] = {"license": _license(base)}
+    if not made:
+        fields["base_model"] = _base_name(base)
+    fields |= {
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["wlsweep", "weighted-loss", "binary-classification", *(["lora"] if adapter else [])],
+    }
+    if evaluation is not None:
+        metrics = [
+            {"type": m.type, "name": m.name + _interval_text(m), "value": m.estimate.value}
+            for m in evaluation.metrics
+            if m.estimate.value is not None
+        ]
+        result = {
+            "task": {"type": "text-classification", "name": "accept or reject"},
+            "dataset": {"name": f"{_file(data.test.path)}, {evaluation.papers:,} papers", "type": "test-set"},
+            "metrics": metrics,
+        }
+        fields["model-index"] = [{"name": name, "results": [result]}]
+    return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items())
+
+
+def _interval_text(m: CardMetric) -> str:
+    at = m.form.range(m.estimate)
+    return f" (95% interval {at}{' %' if m.form.scale == 100 else ''})" if at else ""
+
+
+def _license(base: str) -> str:
+    """That of the base model, where its own card says one."""
+    folder = model_folder(base)
+    try:
+        text = (folder / CARD).read_text(encoding="utf-8") if folder else ""
+    except (OSError, ValueError):
+        text = ""
+    front = text.split("---", 2)[1] if text.startswith("---") and text.count("---") > 1 else ""
+    found = re.search(r"^license:\s*[\"']?([\w.+-]+)", front, re.M)
+    return found[1] if found else "unknown"
+
+
+def _base_name(base: str) -> str:
+    """The base's name on the Hub, or its folder's: no path of the machine."""
+    return Path(base).name if Path(base).is_absolute() or Path(base).is_dir() else base
+
+
+def _file(path: str) -> str:
+    return Path(path).name
+
+
+def _part(sweep: dict[str, Any], key: str) -> dict[str, Any]:
+    part = sweep.get(key)
+    return part if isinstance(part, dict) else {}
+
+
+def _what(sweep: SweepRecord, c: Condition, base: str, made: bool, adapter: bool) -> str:
+    kind = f"A low-rank adapter (rank {c.lora}) of" if adapter else "A full fine-tuning of"
+    whose = "a tiny base model that was made for this sweep" if made else f"`{_base_name(base)}`"
+    accept, reject = c.weights
+    weights = (
+        "Both classes weigh the same in the loss."
+        if accept == reject
+        else f"In the loss an accept weighs {accept:g} and a reject {reject:g} (gamma {c.gamma:g}, variant {c.variant})."
+    )
+    return (
+        f"{kind} {whose} that predicts whether a paper was accepted, one condition of the sweep `{sweep.name}`. {weights}"
+        f" The training mix has {c.proportion_text} accepts. Its probabilities answer for that mix and those weights: they"
+        " are shifted against the papers' true rate on purpose."
+    )
+
+
+def _training(sweep: SweepRecord, t: TrainedRecord, c: Condition, data: DataRecord) -> str:
+    train, mix = _part(sweep.sweep, "train"), data.mixes.get(c.proportion_text)
+    versions = ", ".join(
+        f"{package} {version}"
+        for package in ("torch", "transformers", "deepspeed", "peft")
+        if (version := sweep.provenance.versions.get(package))
+    )
+    rows = [
+        ("data", f"{_file(data.source.path)}: {data.source.rows:,} papers, {data.source.accepts:,} of them accepts"),
+        ("mix", f"{mix.accepts:,} accepts, {mix.rejects:,} rejects; {mix.duplicates:,} rows repeated" if mix else "-"),
+        ("gamma, variant, mix, seed", f"{c.gamma:g}, {c.variant}, {c.proportion_text} accepts, {c.seed}"),
+        ("loss", f"{c.loss} (condition `{c.group or 'plain'}`), {t.unweighted_loss:.4f} unweighted at the end"),
+        ("measured weight of an accept, of a reject", ", ".join(f"{t.proof[k]:.3f}" for k in ("accept", "reject"))),
+        ("learning rate, epochs", f"{train.get('lr')}, {train.get('epochs')}"),
+        ("steps, samples, tokens", f"{t.steps:,}, {t.samples:,}, {t.tokens:,}"),
+        ("precision, workers, device", f"{train.get('dtype')}, {t.trained_on.workers}, {t.trained_on.device}"),
+        ("software", versions),
+        ("fingerprint of the weights, of the configuration", f"`{t.model.fingerprint}`, `{t.sweep_fingerprint}`"),
+    ]
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in rows)])
+
+
+def _cell(value: str) -> str:
+    return value.replace("|", r"\|").replace("\n", " ")
+
+
+def _evaluation(evaluation: CardEvaluation | None, data: DataRecord) -> str:
+    if evaluation is None:
+        return "Not evaluated yet: `wlsweep report` on the run writes the evaluation here."
+    lines = [
+        f"On {count(evaluation.papers, 'paper')} of `{_file(data.test.path)}`, which are in no training mix. A decision is"
+        f" the sign of the difference of the two labels' log-probabilities. {evaluation.note}".rstrip(),
+        "",
+        "| metric | value | 95% interval |",
+        "|---|---|---|",
+        *(f"| {m.name} | {m.form.value(m.estimate.value)} | {m.form.range(m.estimate)} |" for m in evaluation.metrics),
+    ]
+    return "\n".join(lines)
+
+
+_TRANSFORMERS = """\
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+$imports
+folder = "."  # where this card lies
+$load
+def p_accept(paper: str) -> float:
+    chat = [{"role": "user", "content": paper}]  # instruction and paper, as in training
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(text, add_special_tokens=False).input_ids + $prefix  # the answer's beginning
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0, -1]
+    return torch.softmax(logits[[$accept, $reject]].float(), 0)[0].item()  # accept, reject"""
+_VLLM = """\
+from vllm import LLM, SamplingParams
+$imports
+llm = LLM($load)
+chat = [{"role": "user", "content": "instruction and paper, as in training"}]
+print(llm.chat(chat, SamplingParams(temperature=0, max_tokens=16)$request)[0].outputs[0].text)"""
+
+
+def _use(base: str, rank: int, answer: AnswerRecord) -> str:
+    named = json.dumps(_base_name(base))
+    if rank:
+        imports = "from peft import PeftModel\n"
+        load = (
+            f"base = {named}  # name or folder of the base model\n"
+            "tokenizer = AutoTokenizer.from_pretrained(base)\n"
+            "model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()\n\n"
+        )
+        vllm = {
+            "imports": "from vllm.lora.request import LoRARequest\n",
+            "load": f"{named}, enable_lora=True, max_lora_rank={next(r for r in RANKS if r >= rank)}",
+            "request": ', lora_request=LoRARequest("adapter", 1, ".")',
+        }
+    else:
+        imports = ""
+        load = (
+            "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+            "model = AutoModelForCausalLM.from_pretrained(folder).eval()\n\n"
+        )
+        vllm = {"imports": "", "load": '"."', "request": ""}
+    transformers = Template(_TRANSFORMERS).substitute(
+        imports=imports, load=load, prefix=answer.prefix, accept=answer.accept, reject=answer.reject
+    )
+    title = "With PEFT" if rank else "With transformers"
+    return f"{title}:\n\n```python\n{transformers}\n```\n\nWith vLLM:\n\n```python\n{Template(_VLLM).substitute(vllm)}\n```"
