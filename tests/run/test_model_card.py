@@ -96,7 +96,7 @@ def test_the_code_of_the_card_gives_the_probability_that_a_prediction_is_made_of
     with torch.no_grad():
         logp = lm(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
     expected = torch.sigmoid(logp[answer["accept"]] - logp[answer["reject"]]).item()
-    assert names["p_accept"]("A paper on cats.") == pytest.approx(expected, abs=1e-6)
+    assert names["p_positive"]("A paper on cats.") == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_base_that_says_no_license_leaves_it_unknown_and_a_made_base_is_no_name_on_the_hub(run):
@@ -132,3 +132,12 @@ def test_an_adapter_is_loaded_with_peft_on_its_base(run):
     assert found.data.library_name == "peft" and "A low-rank adapter (rank 20) of `SmolBase`" in found.text
     assert 'base = "SmolBase"' in found.text and "PeftModel.from_pretrained" in found.text
     assert "max_lora_rank=32" in found.text
+
+
+def test_the_card_of_another_task_speaks_its_words(run):
+    sweep = read_json(run.sweep_json)
+    sweep["sweep"]["task"] = {"positive": "Spam", "negative": "Ham", "item": "message"}
+    write_json(run.sweep_json, sweep)
+    said = card(run, A)
+    assert "that tells spam messages from ham messages" in said and "Probability of Spam" in said
+    assert "2,000 messages, 1,000 of them spam messages" in said and "paper" not in said.replace("papers.json", "")

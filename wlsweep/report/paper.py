@@ -1,13 +1,14 @@
 """`wlsweep export --latex --csv --figures svg,pdf`: tables, figures and a paragraph on methods for a paper.
 
-LaTeX tables need `booktabs` and hold the columns that the page shows; CSV files hold all of them, each interval in two
-columns of its own.
+LaTeX tables need `booktabs` and `graphicx`, and hold the columns that the page shows; CSV files hold all of them, each
+interval in two columns of its own.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +37,17 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "'": r"\textquotesingle{}",
+    "`": r"\textasciigrave{}",
+    "[": "{[}",  # at the beginning of a row it would be an argument of the line break before it, like a star
+    "]": "{]}",
+    "*": "{*}",
 }
+MOST_ROWS = 40
+"""A table with more is divided into tabulars that a page can hold."""
+_PACKAGES = r"\usepackage[T1]{fontenc} \usepackage{booktabs,graphicx}"
 
 
 def export_tables(run: RunDir, evaluation: Evaluation, latex: bool, as_csv: bool) -> list[Path]:
@@ -82,33 +93,53 @@ def export_figures(run: RunDir, evaluation: Evaluation, formats: Sequence[str]) 
 
 
 def latex_table(table: Table) -> str:
-    """A `tabular` with `booktabs` rules: the columns that the page shows, intervals in brackets."""
+    """`tabular`s with `booktabs` rules: the columns that the page shows, intervals in brackets.
+
+    Each is scaled down where it is wider than the line. A table of more than `MOST_ROWS` rows becomes several tabulars below
+    each other, each with the headings.
+    """
     shown = [i for i, heading in enumerate(table.headings) if heading not in table.more]
+    parts = [table.rows[at : at + MOST_ROWS] for at in range(0, len(table.rows), MOST_ROWS)] or [[]]
+    lines = [
+        f"% {table.title}: written by wlsweep {__version__}; needs {_PACKAGES}",
+        *(f"% {line}" for line in table.note.split(". ") if line),
+    ]
+    if len(parts) > 1:
+        lines.append(f"% {len(parts)} tabulars below each other: too long for a float.")
+    return "\n".join(lines) + "\n" + "\n\\par\\bigskip\n".join(_tabular(table, shown, rows) for rows in parts)
+
+
+def _tabular(table: Table, shown: Sequence[int], rows: Sequence[Row]) -> str:
+    """One tabular, no wider than the line."""
     numbers = [any(row.cells[i].number for row in table.rows) for i in shown]
     lines = [
-        f"% {table.title}: written by wlsweep {__version__}; needs \\usepackage{{booktabs}}",
-        *(f"% {line}" for line in table.note.split(". ") if line),
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{''.join('r' if n else 'l' for n in numbers)}}}",
         r"\toprule",
         " & ".join(escaped(table.headings[i]) for i in shown) + r" \\",
         r"\midrule",
-        *(" & ".join(_latex_cell(row.cells[i]) for i in shown) + r" \\" for row in table.rows),
+        *(" & ".join(_latex_cell(row.cells[i]) for i in shown) + r" \\" for row in rows),
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}%",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _latex_cell(cell: Cell) -> str:
-    shown = escaped(cell.text)
-    if cell.number and shown.startswith("-") and len(shown) > 1:
-        shown = f"${shown}$"
-    return shown + (f" [{escaped(cell.range.replace(' to ', ', '))}]" if cell.range else "")
+    """A number has a minus sign and no hyphen; its interval follows in brackets."""
+    if not cell.number:
+        return escaped(cell.text)
+    return _signed(cell.text) + (f" [{_signed(cell.range.replace(' to ', ', '))}]" if cell.range else "")
+
+
+def _signed(numbers: str) -> str:
+    return re.sub(r"-(?=[\d.])", lambda _: "$-$", escaped(numbers))
 
 
 def escaped(words: str) -> str:
-    """Text in which LaTeX reads every character as itself."""
-    return "".join(_LATEX.get(c, c) for c in words)
+    """Text in which LaTeX reads every character as itself; it knows those of Western languages (T1), and XeLaTeX or LuaLaTeX
+    all that their font has."""
+    return "".join(_LATEX.get(c, c) for c in words).replace("--", "-{}-")
 
 
 def csv_table(table: Table) -> str:

@@ -27,7 +27,7 @@ def _details(usage: Usage) -> list[str]:
         " worker group or an engine held GPUs or cores, busy or not; Ray's own start of processes, the driver and trackers"
         " are not counted, nor what a SLURM job holds beyond groups and engines.",
         "An engine's time counts for the condition that it predicts; adapters that are predicted together share it evenly,"
-        " as each has the same papers.",
+        " as each has the same test rows.",
         f"Wall time of the stages, over all launches: {stages}." if stages else "",
         "On disk now: " + ", ".join(f"{part} {size_text(size)}" for part, size in usage.storage.items()) + ".",
         f"Written into resume checkpoints: {size_text(usage.checkpoint_bytes)}.",

@@ -25,6 +25,7 @@ from wlsweep.run.records import AnswerRecord, DataRecord, SweepRecord, TrainedRe
 from wlsweep.spec.adapters import RANKS
 from wlsweep.spec.architecture import model_folder
 from wlsweep.spec.condition import Condition, condition_from
+from wlsweep.spec.task import Words
 
 CARD = "README.md"
 
@@ -77,30 +78,35 @@ def card(run: RunDir, name: str, evaluation: CardEvaluation | None = None) -> st
     sweep, data = SweepRecord.read(run.sweep_json), DataRecord.read(run.data_json)
     trained = TrainedRecord.read(run.trained(name))
     condition = condition_from(trained.condition.model_dump())
-    adapter = is_adapter(run.model(name))
+    adapter, words = is_adapter(run.model(name)), sweep.task.words
     base = base_of(trained.base)
     made = bool(_part(sweep.sweep, "model").get("tiny"))
-    head = _front_matter(name, base, made, adapter, data, evaluation)
+    head = _front_matter(name, None if made else base, adapter, data, words, evaluation)
     parts = [
         f"# {name}",
         _what(sweep, condition, base, made, adapter),
         "## Training",
-        _training(sweep, trained, condition, data),
+        _training(sweep, trained, condition, data, words),
         "## Evaluation",
-        _evaluation(evaluation, data),
+        _evaluation(evaluation, data, words),
         "## How to use",
-        _use(base, condition.lora if adapter else 0, data.answer),
+        _use(base, condition.lora if adapter else 0, data.answer, words),
         f"Written by wlsweep {__version__}.",
     ]
     return f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n"
 
 
 def _front_matter(
-    name: str, base: str, made: bool, adapter: bool, data: DataRecord, evaluation: CardEvaluation | None
+    name: str,
+    base: str | None,
+    adapter: bool,
+    data: DataRecord,
+    words: Words,
+    evaluation: CardEvaluation | None,
 ) -> str:
     """YAML, each value written as JSON, which YAML contains."""
-    fields: dict[str, Any] = {"license": _license(base)}
-    if not made:
+    fields: dict[str, Any] = {"license": _license(base) if base else "unknown"}
+    if base is not None:
         fields["base_model"] = _base_name(base)
     fields |= {
         "library_name": "peft" if adapter else "transformers",
@@ -114,8 +120,8 @@ def _front_matter(
             if m.estimate.value is not None
         ]
         result = {
-            "task": {"type": "text-classification", "name": "accept or reject"},
-            "dataset": {"name": f"{_file(data.test.path)}, {evaluation.papers:,} papers", "type": "test-set"},
+            "task": {"type": "text-classification", "name": f"{words.positive} or {words.negative}"},
+            "dataset": {"name": f"{_file(data.test.path)}, {evaluation.papers:,} {words.items}", "type": "test-set"},
             "metrics": metrics,
         }
         fields["model-index"] = [{"name": name, "results": [result]}]
@@ -155,33 +161,47 @@ def _part(sweep: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _what(sweep: SweepRecord, c: Condition, base: str, made: bool, adapter: bool) -> str:
     kind = f"A low-rank adapter (rank {c.lora}) of" if adapter else "A full fine-tuning of"
+    words = sweep.task.words
     whose = "a tiny base model that was made for this sweep" if made else f"`{_base_name(base)}`"
     accept, reject = c.weights
     weights = (
         "Both classes weigh the same in the loss."
         if accept == reject
-        else f"In the loss an accept weighs {accept:g} and a reject {reject:g} (gamma {c.gamma:g}, variant {c.variant})."
+        else f"In the loss, {words.positives} weigh {accept:g} and {words.negatives} {reject:g} (gamma {c.gamma:g}, variant"
+        f" {c.variant})."
     )
     return (
-        f"{kind} {whose} that predicts whether a paper was accepted, one condition of the sweep `{sweep.name}`. {weights}"
-        f" The training mix has {c.proportion_text} accepts. Its probabilities answer for that mix and those weights: they"
-        " are shifted against the papers' true rate on purpose."
+        f"{kind} {whose} that tells {words.positives} from {words.negatives}, one condition of the sweep `{sweep.name}`."
+        f" {weights} The training mix has {c.proportion_text} {words.positives}. Its probabilities answer for that mix and"
+        f" those weights: they are shifted against the true {words.rate} on purpose."
     )
 
 
-def _training(sweep: SweepRecord, t: TrainedRecord, c: Condition, data: DataRecord) -> str:
+def _training(sweep: SweepRecord, t: TrainedRecord, c: Condition, data: DataRecord, words: Words) -> str:
     train, mix = _part(sweep.sweep, "train"), data.mixes.get(c.proportion_text)
     versions = ", ".join(
         f"{package} {version}"
         for package in ("torch", "transformers", "deepspeed", "peft")
         if (version := sweep.provenance.versions.get(package))
     )
+    source = data.source
     rows = [
-        ("data", f"{_file(data.source.path)}: {data.source.rows:,} papers, {data.source.accepts:,} of them accepts"),
-        ("mix", f"{mix.accepts:,} accepts, {mix.rejects:,} rejects; {mix.duplicates:,} rows repeated" if mix else "-"),
-        ("gamma, variant, mix, seed", f"{c.gamma:g}, {c.variant}, {c.proportion_text} accepts, {c.seed}"),
+        (
+            "data",
+            f"{_file(source.path)}: {source.rows:,} {words.items}, {source.accepts:,} of them {words.positives}",
+        ),
+        (
+            "mix",
+            f"{mix.accepts:,} {words.positives}, {mix.rejects:,} {words.negatives}; {mix.duplicates:,} rows repeated"
+            if mix
+            else "-",
+        ),
+        ("gamma, variant, mix, seed", f"{c.gamma:g}, {c.variant}, {c.proportion_text} {words.positives}, {c.seed}"),
         ("loss", f"{c.loss} (condition `{c.group or 'plain'}`), {t.unweighted_loss:.4f} unweighted at the end"),
-        ("measured weight of an accept, of a reject", ", ".join(f"{t.proof[k]:.3f}" for k in ("accept", "reject"))),
+        (
+            f"measured weights of {words.positives}, of {words.negatives}",
+            ", ".join(f"{t.proof[k]:.3f}" for k in ("accept", "reject")),
+        ),
         ("learning rate, epochs", f"{train.get('lr')}, {train.get('epochs')}"),
         ("steps, samples, tokens", f"{t.steps:,}, {t.samples:,}, {t.tokens:,}"),
         ("precision, workers, device", f"{train.get('dtype')}, {t.trained_on.workers}, {t.trained_on.device}"),
@@ -195,12 +215,12 @@ def _cell(value: str) -> str:
     return value.replace("|", r"\|").replace("\n", " ")
 
 
-def _evaluation(evaluation: CardEvaluation | None, data: DataRecord) -> str:
+def _evaluation(evaluation: CardEvaluation | None, data: DataRecord, words: Words) -> str:
     if evaluation is None:
         return "Not evaluated yet: `wlsweep report` on the run writes the evaluation here."
     lines = [
-        f"On {count(evaluation.papers, 'paper')} of `{_file(data.test.path)}`, which are in no training mix. A decision is"
-        f" the sign of the difference of the two labels' log-probabilities. {evaluation.note}".rstrip(),
+        f"On {count(evaluation.papers, words.item, words.items)} of `{_file(data.test.path)}`, which are in no training mix."
+        f" A decision is the sign of the difference of the two labels' log-probabilities. {evaluation.note}".rstrip(),
         "",
         "| metric | value | 95% interval |",
         "|---|---|---|",
@@ -209,28 +229,29 @@ def _evaluation(evaluation: CardEvaluation | None, data: DataRecord) -> str:
     return "\n".join(lines)
 
 
-_TRANSFORMERS = """\
+_TRANSFORMERS = '''\
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 $imports
 folder = "."  # where this card lies
 $load
-def p_accept(paper: str) -> float:
-    chat = [{"role": "user", "content": paper}]  # instruction and paper, as in training
-    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(text, add_special_tokens=False).input_ids + $prefix  # the answer's beginning
+def p_positive(text: str) -> float:
+    """Probability of $label."""
+    chat = [{"role": "user", "content": text}]  # instruction and $item, as in training
+    prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(prompt, add_special_tokens=False).input_ids + $prefix  # the answer's beginning
     with torch.no_grad():
         logits = model(torch.tensor([ids])).logits[0, -1]
-    return torch.softmax(logits[[$accept, $reject]].float(), 0)[0].item()  # accept, reject"""
+    return torch.softmax(logits[[$accept, $reject]].float(), 0)[0].item()'''
 _VLLM = """\
 from vllm import LLM, SamplingParams
 $imports
 llm = LLM($load)
-chat = [{"role": "user", "content": "instruction and paper, as in training"}]
+chat = [{"role": "user", "content": "instruction and $item, as in training"}]
 print(llm.chat(chat, SamplingParams(temperature=0, max_tokens=16)$request)[0].outputs[0].text)"""
 
 
-def _use(base: str, rank: int, answer: AnswerRecord) -> str:
+def _use(base: str, rank: int, answer: AnswerRecord, words: Words) -> str:
     named = json.dumps(_base_name(base))
     if rank:
         imports = "from peft import PeftModel\n"
@@ -252,7 +273,14 @@ def _use(base: str, rank: int, answer: AnswerRecord) -> str:
         )
         vllm = {"imports": "", "load": '"."', "request": ""}
     transformers = Template(_TRANSFORMERS).substitute(
-        imports=imports, load=load, prefix=answer.prefix, accept=answer.accept, reject=answer.reject
+        imports=imports,
+        load=load,
+        prefix=answer.prefix,
+        accept=answer.accept,
+        reject=answer.reject,
+        label=words.labels[0],
+        item=words.item,
     )
+    vllm_code = Template(_VLLM).substitute(vllm, item=words.item)
     title = "With PEFT" if rank else "With transformers"
-    return f"{title}:\n\n```python\n{transformers}\n```\n\nWith vLLM:\n\n```python\n{Template(_VLLM).substitute(vllm)}\n```"
+    return f"{title}:\n\n```python\n{transformers}\n```\n\nWith vLLM:\n\n```python\n{vllm_code}\n```"
