@@ -389,7 +389,7 @@ def test_what_is_not_there_is_said(files, run, model):
     record = read_json(run.data_json)
     record["mixes"]["1/2"]["accepts"] += 1
     run.data_json.write_text(json.dumps(record))
-    with pytest.raises(WlsweepError, match=r"has 40 accepts and 40 rejects, .* says 41 and 40"):
+    with pytest.raises(WlsweepError, match=r"has 40 positive and 40 negative rows, .* says 41 and 40"):
         load_mix(run, 2)
 
 

@@ -121,7 +121,7 @@ def test_the_answers_of_any_task_are_the_tokens_of_the_whole_chat(task, tokenize
 
 def test_a_label_that_spells_a_control_token_is_refused(tokenizer):
     with pytest.raises(WlsweepError, match=r"spells the control token '<\|im_end\|>'"):
-        find_answer_tokens(tokenizer, Task(positive="<|im_end|>"))
+        find_answer_tokens(tokenizer, Task(positive="|im_end|", answer="<LABEL>"))
 
 
 @needs_smollm2

@@ -1,4 +1,5 @@
-"""Conditions beyond the 19 on the real engines: two stages, other losses, seeds, packed rows, and a run with --limit."""
+"""Conditions beyond the 19 on the real engines: two stages, other losses, seeds, packed rows, a task with other labels and
+another form of the answer, and a run with --limit."""
 
 import json
 
@@ -11,6 +12,14 @@ from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import load_sweep
 from wlsweep.spec.plan import make_plan
 
+TASK = """
+[task]
+positive = "Clearly relevant"
+negative = "Not relevant"
+answer = "Answer: LABEL"
+item = "abstract"
+
+"""
 GRID = """
 [[grid]]
 proportion = ["1/2"]
@@ -57,7 +66,7 @@ def test_a_limited_run_of_every_kind_of_condition_ends_complete_in_a_folder_of_i
     space = tmp_path / "kinds.toml"
     text = SMALL.read_text()
     text = text[: text.index("[[grid]]")].replace("base_rows = 3200", "base_rows = 1600")
-    space.write_text(text.replace("[model.tiny]", '[model]\nattention = "packed"\n[model.tiny]') + GRID)
+    space.write_text(text.replace("[model.tiny]", '[model]\nattention = "packed"\n[model.tiny]') + TASK + GRID)
     finish(start(tmp_path / "kinds", "--limit", "64", space=space))
     run = RunDir(tmp_path / "kinds")
     record = json.loads(run.sweep_json.read_text())
@@ -68,7 +77,12 @@ def test_a_limited_run_of_every_kind_of_condition_ends_complete_in_a_folder_of_i
         assert json.loads(run.trained(second).read_text())["base"] == str(run.model(first).resolve())
         assert started < run.metric_log(second).stat().st_mtime
     for c in record["conditions"]:
-        assert pd.read_parquet(run.prediction(c["name"]))["row_id"].nunique() == 64
+        predicted = pd.read_parquet(run.prediction(c["name"]))
+        assert predicted["row_id"].nunique() == 64
+        assert set(predicted["label"]) == {"Clearly relevant", "Not relevant"} >= set(predicted["parsed"].dropna())
+        assert predicted["parsed"].notna().mean() > 0.9, "the base was taught the form of the answer"
+        certain = predicted[predicted["parsed"].notna()]
+        assert certain["text"].str.startswith("Answer: ").all()
         trained = json.loads(run.trained(c["name"]).read_text())
         assert trained["samples"] == 64
         expected = parse_name(c["name"])
@@ -76,4 +90,5 @@ def test_a_limited_run_of_every_kind_of_condition_ends_complete_in_a_folder_of_i
             assert (trained["proof"]["accept"], trained["proof"]["reject"]) == pytest.approx(expected.weights)
     seeds = [json.loads(run.trained(f"baseline_gamma1.0_prop1_2{s}").read_text()) for s in ("", "_seed1")]
     assert seeds[0]["model"]["fingerprint"] != seeds[1]["model"]["fingerprint"]
+    assert "The predicted share of clearly relevant abstracts ran from" in run.report.read_text()
     assert not run.prediction(first).exists(), "a first stage that is no condition of the sweep is not predicted"

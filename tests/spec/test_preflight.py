@@ -12,6 +12,7 @@ from bench import papers, qwen_like
 from wlsweep.errors import WlsweepError
 from wlsweep.spec.config import load_sweep
 from wlsweep.spec.preflight import check_model, find_model, refuse_model
+from wlsweep.spec.task import Task
 
 SIZES = {
     "vocab_size": 2048,
@@ -96,6 +97,22 @@ def test_a_template_that_refuses_the_turns_of_the_rows_is_refused(make_model):
     template.write_text(no_system + template.read_text())
     with pytest.raises(WlsweepError, match="System role not supported"):
         refuse_model(sweep_on(folder), [parse_row(ROW)])
+
+
+def test_labels_that_the_tokenizer_writes_alike_or_that_end_a_turn_are_refused_by_plan(make_model):
+    folder = make_model()
+
+    def problems(task):
+        return check_model(sweep_on(folder).model_copy(update={"task": task}), ask_hub=False).problems
+
+    assert problems(Task(positive="Spam", negative="Ham", answer="LABEL")) == []
+    assert (
+        "spells the control token"
+        in problems(Task(positive="<|im_end|>".strip("<>"), negative="a", answer="<LABEL>"))[0]
+    )
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace("m['content']", "m['content'].replace('Ham', 'Spam')"))
+    assert "writes Spam and Ham alike" in problems(Task(positive="Spam", negative="Ham", answer="LABEL"))[0]
 
 
 def test_attention_that_a_model_cannot_have_is_refused_by_the_name_of_the_setting(make_model):

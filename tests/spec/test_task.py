@@ -1,5 +1,8 @@
 """Labels, the form of an answer, and the words of a task."""
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -55,7 +58,9 @@ def test_every_pair_that_is_taken_is_read_back_from_its_answers(positive, negati
     ("given", "said"),
     [
         ({"positive": "Spam", "negative": "Spam"}, "are the same"),
-        ({"positive": "Spam", "negative": "spam"}, "differ in case alone"),
+        ({"positive": "Spam", "negative": "spam"}, "differ in case or Unicode form alone"),
+        ({"positive": "caf\u00e9", "negative": "cafe\u0301"}, "differ in case or Unicode form alone"),
+        ({"positive": "<b>"}, "holds < or >"),
         ({"positive": ""}, "task.positive: is empty"),
         ({"negative": "  "}, "task.negative: is empty"),
         ({"negative": "Ham "}, "begins or ends with white space"),
@@ -86,6 +91,12 @@ def test_a_task_that_cannot_be_is_one_error_that_says_why(given, said, tmp_path)
 
 def toml(text):
     return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" for c in text) + '"'
+
+
+def test_the_example_of_the_documentation_is_a_search_space(tmp_path):
+    path = tmp_path / "spam.toml"
+    path.write_text(re.search(r"```toml\n(.*?)```", Path("docs/your-task.md").read_text(), re.S)[1], encoding="utf-8")
+    assert load_sweep(path).task == Task(**SPAM, answer="Answer: LABEL", item="message")
 
 
 def test_words_follow_from_the_labels_and_can_be_given():

@@ -59,7 +59,7 @@ def load_mix(run: RunDir, k: int) -> TokenRows:
     rows = _token_rows(run, [record.tokens[part] for part in ("train", "pool") if part in record.tokens], ids)
     if (found := (int(rows.accept.sum()), int((~rows.accept).sum()))) != (wanted.accepts, wanted.rejects):
         raise DamagedError(
-            f"{run.manifest(k)} has {found[0]} accepts and {found[1]} rejects, {run.data_json} says "
+            f"{run.manifest(k)} has {found[0]} positive and {found[1]} negative rows, {run.data_json} says "
             f"{wanted.accepts} and {wanted.rejects}; {AGAIN.format(run.data_json)}"
         )
     return rows

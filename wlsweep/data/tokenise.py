@@ -122,7 +122,7 @@ def load_tokenizer(model: Path | str) -> Any:
     except (OSError, ValueError, KeyError) as e:
         raise WlsweepError(f"{model}: no tokenizer can be loaded: {str(e).splitlines()[0][:200]}") from None
     if not tokenizer.is_fast:
-        raise WlsweepError(f"{model}: a fast tokenizer (tokenizer.json) is needed for the places where papers are cut")
+        raise WlsweepError(f"{model}: a fast tokenizer (tokenizer.json) is needed for the places where texts are cut")
     if not tokenizer.chat_template:
         raise WlsweepError(f"{model}: the tokenizer has no chat template; use an instruct model")
     return tokenizer
@@ -299,9 +299,7 @@ class _Frames:
         trimmed = _PROBE.rstrip() if instruction else _PROBE.strip()
         frame = _Frame(head, tail, strip=head + trimmed + tail == chat(_PROBE))
         if not found or (not frame.strip and frame.around(_PROBE) != chat(_PROBE)):
-            raise WlsweepError(
-                "the chat template changes the text of a user turn; wlsweep cannot tell where papers end"
-            )
+            raise WlsweepError("the chat template changes the text of a user turn; wlsweep cannot tell where texts end")
         if system is not None and system.strip() not in head:
             raise WlsweepError(f"the model's chat template leaves system turns out; {_OTHER_PLACES}")
         return frame

@@ -99,8 +99,10 @@ class Task(BaseModel):
                 rf'stands, such as "\\boxed{{{PLACE}}}" or "Answer: {PLACE}"'
             )
         both = f"positive = {self.positive!r} and negative = {self.negative!r}"
-        if self.positive.casefold() == self.negative.casefold():
-            raise ValueError(f"{both} {'are the same' if self.positive == self.negative else 'differ in case alone'}")
+        plain = [unicodedata.normalize("NFKC", label).casefold() for label in self.labels]
+        if plain[0] == plain[1]:
+            how = "are the same" if self.positive == self.negative else "differ in case or Unicode form alone"
+            raise ValueError(f"{both} {how}")
         before, after = self.answer.split(PLACE)
         for one, other in (self.labels, self.labels[::-1]):
             at_end = bool(before) and not after and other.startswith(one) and not _word(other[len(one)])
