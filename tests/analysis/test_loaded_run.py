@@ -134,7 +134,7 @@ def test_external_predictions_need_only_ids_and_probabilities(run, tmp_path, kin
         ('{"row_id": "paper-00000", "p_accept": 0.5}\n', "39 of 40 test rows have no prediction"),
         ('{"row_id": "paper-00000"', "row 1: no JSON object on this line"),
         ('{"id": 3}\n', "needs row_id"),
-        ("", "needs row_id"),
+        ("", r"is empty \(0 bytes\)"),
         (
             '{"row_id": "a", "p_accept": 0.5}\n{"row_id": "b", "p_accept": "high"}\n',
             "p_accept holds 'high'; expected num",
