@@ -115,6 +115,21 @@ def test_an_address_that_leads_to_no_cluster_is_refused(monkeypatch, asked, tmp_
         ray_cluster.connect(DEMO, asked[0].append, asked[1])
 
 
+@pytest.mark.parametrize("error", [Exception, RuntimeError, ConnectionError])
+def test_a_local_ray_that_does_not_start_ends_the_launch_with_what_ray_says(monkeypatch, asked, error):
+    """On a busy machine a raylet may take over 30 s: Ray then raises a plain Exception."""
+
+    said, stop = asked
+
+    def start(**settings):
+        raise error("The current node timed out during startup.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", start)
+    with pytest.raises(LaunchEnded, match="could not be started on this machine: The current node timed out during"):
+        ray_cluster.connect(DEMO, said.append, stop)
+
+
 def test_ray_gets_a_short_temporary_folder_where_the_own_one_is_too_long_for_sockets(monkeypatch, asked):
     said, _ = asked
     monkeypatch.delenv("RAY_TMPDIR", raising=False)

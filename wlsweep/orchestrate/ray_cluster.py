@@ -109,7 +109,7 @@ def connect(sweep: Sweep, say: Callable[[str], None], stop: StopRequest) -> None
         with _ended_if_stuck("Ray could not be started on this machine", stop):
             try:
                 ray.init(address="local", **local, **quiet)
-            except (RuntimeError, ConnectionError) as e:  # one of its processes died while it started
+            except Exception as e:  # one of its processes died, or took 30 s, for which Ray has a plain Exception
                 raise LaunchEnded(f"Ray could not be started on this machine: {one_line(str(e))}") from e
     for name in ("ray.tune", "ray.train", "ray.data", "ray.air"):
         logging.getLogger(name).setLevel(logging.ERROR)
