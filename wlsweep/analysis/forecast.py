@@ -98,7 +98,8 @@ class RunForecast:
 
     def text(self) -> str:
         """For the terminal."""
-        wanted = f"{self.words.rate} %"
+        heading = f"{self.words.rate} %"
+        wide = max(19, len(heading))
         lines = [
             f"Theory: the log-odds of each condition are those of {self.baseline} plus the shift of its weights and mix.",
             self.theory.sentence(),
@@ -107,7 +108,7 @@ class RunForecast:
             else f"The 95% intervals below count which {self.words.items} were drawn and the baseline's calibration, not"
             " whether theory holds.",
             "",
-            f"{'condition':34} {'shift':>6}  {wanted:>19}  {'accuracy %':>18}  measured %",
+            f"{'condition':34} {'shift':>6}  {heading:>{wide}}  {'accuracy %':>18}  measured %",
         ]
         for row in self.rows:
             if row.metrics is None:
@@ -115,7 +116,7 @@ class RunForecast:
                 continue
             rate, accuracy = percent(row.metrics["predicted_accept_rate"]), percent(row.metrics["accuracy"])
             seen = "" if row.measured is None else f"{100 * (row.measured['predicted_accept_rate'] or 0):.1f}"
-            lines.append(f"{row.name:34} {row.shift:+6.2f}  {rate:>19}  {accuracy:>18}  {seen:>10}")
+            lines.append(f"{row.name:34} {row.shift:+6.2f}  {rate:>{wide}}  {accuracy:>18}  {seen:>10}")
         lines += ["", f"{'condition':34} {'precision %':>19}  {'recall %':>19}  {'F1 %':>19}"]
         for row in self.rows:
             if row.metrics is not None:

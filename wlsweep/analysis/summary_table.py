@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 from rich.table import Table
 from rich.text import Text
 
@@ -28,8 +30,8 @@ def summary_table(evaluation: Evaluation) -> Table:
     )
     table.add_column("condition", overflow="fold")  # a long name takes a second line before a number is cut
     words = evaluation.analysis.words
-    for heading in (words.rate, "accuracy", "AUC", "ECE", "?"):
-        table.add_column(heading, justify="right", no_wrap=heading != words.rate or len(heading) <= 14)
+    for heading in (fill(words.rate, 16), "accuracy", "AUC", "ECE", "?"):
+        table.add_column(heading, justify="right", no_wrap=True)
     causes = []
     for result in [*evaluation.conditions, *evaluation.externals]:
         if result.metrics is None:

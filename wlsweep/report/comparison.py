@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 from rich.table import Table as Lines
 
 from wlsweep.analysis.compare_runs import RunComparison
@@ -95,7 +97,7 @@ def comparison_table(found: RunComparison) -> Lines:
     """The same for the terminal."""
     lines = Lines(title=f"{_what(found.words)} In points.", title_justify="left", box=None, pad_edge=False)
     lines.add_column("condition", overflow="fold")
-    for heading in (found.words.rate, "accuracy", "Holm p"):
+    for heading in (fill(found.words.rate, 16), "accuracy", "Holm p"):
         lines.add_column(heading, justify="right", no_wrap=True)
     for d in found.differences:
         both = (POINTS.full(e).replace(" to ", ", ") for e in (d.accept_rate, d.accuracy))  # 80 columns

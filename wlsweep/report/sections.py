@@ -377,7 +377,7 @@ def cost(report: ReportInput) -> Section:
     )
     calibrated = reliability(
         report,
-        f"On the diagonal, 70% are {words.positives} of the {words.items} with P({words.positive}) = 70%."
+        f"On the diagonal, 70% of the {words.items} with P({words.positive}) = 70% are {words.positives}."
         " Weighted conditions must leave it: the dotted curve is where a calibrated baseline lands when it is"
         " shifted as expected. Whiskers: 95% Wilson intervals.",
     )

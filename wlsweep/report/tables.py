@@ -12,7 +12,7 @@ from wlsweep.analysis.evaluation_records import MetricName, ModelResult, SeedMea
 from wlsweep.estimate import CHANGE, NONE, PERCENT, PLAIN, POINTS, Estimate, Format, count, p_value
 from wlsweep.report.blocks import Block, Cell, Code, Drawn, Listing, Pair, Row, Section, Table, number, text
 from wlsweep.report.figures.small_multiples import per_year, training
-from wlsweep.report.figures.style import axis, share_axis
+from wlsweep.report.figures.style import axis, share_axis, upright
 from wlsweep.report.report_input import ReportInput, columns, titles
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import system_notes
@@ -232,7 +232,7 @@ def curves(report: ReportInput) -> Section:
         "training_accept_rate",
         f"Predicted {words.rate} while training",
         f"The predicted {words.rate} of training batches: where gamma acts, lines part within the first steps.",
-        share_axis(f"predicted {words.rate}"),
+        share_axis(upright(f"predicted {words.rate}")),
     )
     return Section("training", title, [], [Pair([loss, rate])])
 

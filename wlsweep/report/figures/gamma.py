@@ -22,6 +22,7 @@ from wlsweep.report.figures.style import (
     mark,
     panels,
     share_axis,
+    upright,
 )
 from wlsweep.report.report_input import ReportInput
 from wlsweep.spec.condition import Condition
@@ -127,7 +128,7 @@ def gamma_figure(
         t.setdefault("showlegend", t["name"] not in named)
         named.add(t["name"])
     ends = [*(p.estimate for p in drawn), *(e for _, e in externals)]
-    y = share_axis(title, **({"range": _fit(ends)} if zoom else {}))
+    y = share_axis(upright(title), **({"range": _fit(ends)} if zoom else {}))
     half = [f"{words.positives} weigh gamma", f"{words.negatives} weigh gamma"]
     titles = [f"{words.variant(v)} variant: {each}" for v, each in zip(("accept", "reject"), half, strict=True)]
     x_axis = gamma_axis(gammas)

@@ -11,7 +11,7 @@ from typing import Any
 
 from wlsweep.analysis.evaluation_records import MetricName, ModelResult
 from wlsweep.report.figures.gamma import family
-from wlsweep.report.figures.style import Figure, axis, base_layout
+from wlsweep.report.figures.style import Figure, axis, base_layout, upright
 from wlsweep.spec.task import ICLR, Words
 
 # cividis (Nunez et al. 2018): even in brightness, so it reads in grey and under colour blindness
@@ -110,7 +110,10 @@ def heatmap(
         }
     ]
     y = axis(
-        f"{words.positives} in training", tickvals=list(range(len(rows))), ticktext=proportions, autorange="reversed"
+        upright(f"{words.positives} in training"),
+        tickvals=list(range(len(rows))),
+        ticktext=proportions,
+        autorange="reversed",
     )
     height = 120 + 46 * max(3, len(rows))  # the axis title needs three rows
     bare = {"gridcolor": "rgba(0,0,0,0)"}

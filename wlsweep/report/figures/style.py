@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import Any
 
 from wlsweep.estimate import Estimate
@@ -100,6 +101,12 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
 def share_axis(title: str, **more: Any) -> dict[str, Any]:
     """An axis of shares, in percent."""
     return axis(title, **({"tickformat": ".0%", "range": [0, 1]} | more))
+
+
+def upright(title: str, most: int = 22) -> str:
+    """The title of a y axis, in lines of at most `most` characters (more where a word is longer): a small figure is no
+    higher than "Predicted accept rate" is long."""
+    return "<br>".join(wrap(title, most, break_long_words=False, break_on_hyphens=False))
 
 
 def gamma_axis(gammas: list[float]) -> dict[str, Any]:
