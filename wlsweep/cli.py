@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +15,10 @@ import typer
 
 from wlsweep import __version__
 from wlsweep.errors import WlsweepError, is_of_files, os_error_text
+from wlsweep.interrupts import end_on_signals, open_streams
 
 # Help and errors stand in boxes on a terminal; in a file or pipe these would be wrapped at 80 columns.
-_BOXED = sys.stdout.isatty() and sys.stderr.isatty()
+_BOXED = all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich" if _BOXED else None,
@@ -193,8 +195,9 @@ def run(
         typer.echo(f"error: {e}", err=True)
         code = 2
     # Ray's and torch's threads need no orderly end, which would cost seconds: everything is on disk.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
     if "ray" in sys.modules:
         from wlsweep.orchestrate.ray_cluster import leave
 
@@ -497,18 +500,28 @@ def main() -> None:
         os.environ["COLUMNS"] = "1000"  # rich would wrap tables and causes at 80 columns in files and pipes
     try:
         _refuse_lost_folder()
-        app(prog_name="wlsweep")
+        try:
+            app(prog_name="wlsweep")
+        finally:
+            sys.stdout.flush()  # a full disk is an error here, and a complaint of the interpreter later
     except WlsweepError as e:
         typer.echo(f"error: {e}", err=True)
         sys.exit(2)
     except BrokenPipeError:  # wlsweep status | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(141)
     except OSError as e:
         if not is_of_files(e):
             raise
+        _drop_output()
         typer.echo(f"error: {os_error_text(e, doing='used')}", err=True)
         sys.exit(2)
+
+
+def _drop_output() -> None:
+    """What is still to be written to standard output goes nowhere: it cannot be written where it should."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse_lost_folder() -> None:
@@ -519,4 +532,6 @@ def _refuse_lost_folder() -> None:
 
 
 if __name__ == "__main__":
+    open_streams()
+    end_on_signals()
     main()

@@ -4,6 +4,8 @@ finished condition."""
 from __future__ import annotations
 
 import re
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -145,6 +147,8 @@ WATCH_S = 2.0
 def watch(show: Callable[[], None], over: Callable[[], bool], pause: Callable[[float], None] = time.sleep) -> None:
     """Call `show` again and again until `over`, on a terminal each time on an empty screen; Ctrl-C ends it."""
     screen = Console()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         while True:
             last = over()  # asked first, so that the last picture shows the end

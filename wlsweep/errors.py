@@ -44,8 +44,16 @@ _REMEDIES = {
     errno.EEXIST: "something else stands in its place: move it away, then run the same command again",
     errno.ENAMETOOLONG: "use a shorter path",
     errno.ENOENT: "check the path",
+    errno.ENOTSUP: "put a file in its place, then run the same command again",
+    errno.ELOOP: "a link points to itself: put the file in its place",
     errno.EMFILE: "raise the limit of open files (ulimit -n), then run the same command again",
 }
+
+
+def short_path(path: Path | str) -> str:
+    """A path that fits a message."""
+    text = str(path)
+    return text if len(text) <= 200 else f"{text[:90]} ... {text[-90:]} ({len(text):,} characters)"
 
 
 def os_error_text(e: OSError, path: Path | str | None = None, doing: str = "read") -> str:
@@ -56,9 +64,7 @@ def os_error_text(e: OSError, path: Path | str | None = None, doing: str = "read
         path: what was meant, where the error names a temporary file or nothing.
         doing: `read` or `written`.
     """
-    name = str(path or e.filename or "a file of this command")
-    if len(name) > 200:
-        name = f"{name[:90]} ... {name[-90:]} ({len(name):,} characters)"
+    name = short_path(path or e.filename or "a file of this command")
     said = (e.strerror or str(e) or type(e).__name__).strip().splitlines()[0]
     remedy = _REMEDIES.get(e.errno or 0, "check the disk or file server, then run the same command again")
     return f"{name} cannot be {doing}: {said}; {remedy}"

@@ -13,7 +13,8 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-from wlsweep.errors import WlsweepError
+from wlsweep.errors import WlsweepError, short_path
+from wlsweep.files import refuse_no_file
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -49,20 +50,29 @@ def find_file(kind: Kind, name: str | Path) -> Path:
         WlsweepError: if there is neither, or if `NAME` could be the shipped file or an edited copy in this folder.
     """
     path = Path(name)
-    if path.is_file():
+    if _is_file(path):
         return path
     shipped = kind.folder / f"{path.name.removesuffix('.toml')}.toml"
-    if path.name != str(name) or not shipped.is_file():
+    refuse_no_file(path, f"give the path of a {kind.what}")
+    if path.name != str(name) or not _is_file(shipped):
         raise WlsweepError(
             f"{name}: no such {kind.what}; give the path of a file, or the name of a shipped one: {', '.join(kind.names)}"
         )
     here = Path(shipped.name)
-    if here.is_file() and not here.samefile(shipped):
+    if _is_file(here) and not here.samefile(shipped):
         raise WlsweepError(
             f"{name} could be ./{here}, which lies in this folder, or the {kind.what} that comes with wlsweep: write "
             f"{here} for the file here, or rename it"
         )
     return shipped
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError) as e:  # a folder that may not be entered, a name that is too long, a zero byte
+        said = getattr(e, "strerror", None) or str(e)
+        raise WlsweepError(f"{short_path(path)} cannot be read: {said}; check the path") from None
 
 
 def copy_here(name: str) -> Path:

@@ -25,7 +25,8 @@ from wlsweep.data.read_tables import (
     parquet_names,
     parquet_rows,
 )
-from wlsweep.errors import WlsweepError
+from wlsweep.errors import WlsweepError, short_path
+from wlsweep.files import open_file
 
 Format = Literal["JSON", "JSON Lines", "CSV", "Parquet", "Arrow"]
 FORMATS = "a JSON array, JSON Lines, CSV, Parquet or Arrow"
@@ -129,7 +130,7 @@ def format_of(path: Path, expected: str = "rows") -> tuple[Format | None, str]:
 
 
 def _packing(path: Path) -> str:
-    with path.open("rb") as f:
+    with open_file(path) as f:
         magic = f.read(4)
     return "gzip" if magic[:2] == _GZIP else "zstd" if magic == _ZSTD else ""
 
@@ -144,7 +145,7 @@ def _unpacked(path: Path) -> Iterator[io.BufferedReader]:
     packing = ""
     try:
         packing = _packing(path)
-        with path.open("rb") as f:
+        with open_file(path) as f:
             if packing == "gzip":
                 yield cast(io.BufferedReader, gzip.GzipFile(fileobj=f))
             elif packing == "zstd":
@@ -159,11 +160,5 @@ def _unpacked(path: Path) -> Iterator[io.BufferedReader]:
         if packing == "zstd" and e.errno is None:  # pyarrow's for what it cannot unpack
             raise WlsweepError(f"{path} is no whole zstd file ({first_line(e)}); fetch or make it again") from None
         raise WlsweepError(
-            f"{shortened(path)} cannot be read: {e.strerror or e}; check the path given with --data"
+            f"{short_path(path)} cannot be read: {e.strerror or e}; check the path given with --data"
         ) from None
-
-
-def shortened(path: Path | str) -> str:
-    """A path that fits a message."""
-    text = str(path)
-    return text if len(text) <= 200 else f"{text[:90]} ... {text[-90:]} ({len(text):,} characters)"

@@ -6,14 +6,13 @@ row_files(Path("papers/train-*.parquet")).files
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from wlsweep.data.read_files import shortened
-from wlsweep.errors import WlsweepError, refuse_all
+from wlsweep.errors import WlsweepError, refuse_all, short_path
+from wlsweep.files import open_file, parse_json, read_file, refuse_no_file
 from wlsweep.run.records import FileState
 from wlsweep.spec.columns import Columns
 
@@ -67,7 +66,8 @@ def row_files(path: Path, columns: Columns | None = None) -> RowFiles:
         return _shards(path, columns)
     if path.is_dir() and (path / _SAVED).is_file():
         return RowFiles(path, _saved_files(path), columns)
-    raise WlsweepError(f"{shortened(path)}: no such file; check --data and [data]")
+    refuse_no_file(path, "check --data and [data]")
+    raise WlsweepError(f"{short_path(path)}: no such file; check --data and [data]")
 
 
 def sets_in(folder: Path, columns: Columns | None = None) -> tuple[RowFiles, RowFiles | None]:
@@ -128,7 +128,7 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError) as e:  # a name that is too long, a folder that may not be entered, a zero byte
         raise WlsweepError(
-            f"{shortened(path)} cannot be read: {getattr(e, 'strerror', None) or e}; check --data"
+            f"{short_path(path)} cannot be read: {getattr(e, 'strerror', None) or e}; check --data"
         ) from None
 
 
@@ -136,7 +136,7 @@ def _file_state(path: Path, earlier: FileState | None) -> FileState:
     stat = path.stat()
     if earlier and (stat.st_size, stat.st_mtime_ns) == (earlier.size, earlier.mtime_ns):
         return earlier.model_copy(update={"path": str(path.resolve())})
-    with path.open("rb") as f:
+    with open_file(path) as f:
         sha256 = hashlib.file_digest(f, "sha256").hexdigest()
     return FileState(path=str(path.resolve()), size=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=sha256)
 
@@ -150,6 +150,8 @@ def _named(folder: Path, name: str, columns: Columns | None) -> RowFiles | None:
     found += [_shards(folder / pattern, columns) for pattern in sorted(patterns)]
     if len(found) > 1:
         raise WlsweepError(f"{folder} holds {' and '.join(f.path.name for f in found)}; keep one of them")
+    for ending in ENDINGS:
+        refuse_no_file(folder / f"{name}.{ending}", "put a file in its place, or take it away")
     return found[0] if found else None
 
 
@@ -161,7 +163,7 @@ def _shards(pattern: Path, columns: Columns | None) -> RowFiles:
     """
     files = sorted(f for f in pattern.parent.glob(pattern.name) if f.is_file())
     if not files:
-        raise WlsweepError(f"{shortened(pattern)}: no such files; check --data and [data]")
+        raise WlsweepError(f"{short_path(pattern)}: no such files; check --data and [data]")
     parts = [_SHARD.fullmatch(f.name) for f in files]
     sets = {(m["set"], m["count"], m["ending"]) if m else (f.name, "", "") for f, m in zip(files, parts, strict=True)}
     if len(sets) > 1 or None in parts:
@@ -231,7 +233,7 @@ def _saved_files(folder: Path) -> tuple[Path, ...]:
 
 def _saved_json(path: Path) -> dict[str, object]:
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(read_file(path))
     except (OSError, ValueError) as e:
         raise WlsweepError(f"{path} cannot be read: {e}; save the data set again (datasets.save_to_disk)") from None
     if not isinstance(found, dict):

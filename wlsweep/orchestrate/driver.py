@@ -99,6 +99,7 @@ class Driver:
                 self.meter.close()
             show_errors_again()
             launch.stop.clear()
+            remove_dead_marks(launch.run.root)  # of launches beside this one that were killed meanwhile
         if self.seconds:  # else the last launch's stay
             spent = SecondsRecord(**self.seconds, all=time.monotonic() - began)
             spent.write(launch.run.logs / "seconds.json")

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from wlsweep.errors import os_error_text
+from wlsweep.interrupts import end_on_signals
+
 _MARK = re.compile(r"\.(?:stop|training|all-begun)-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
 
 
@@ -39,6 +42,7 @@ class StopRequest:
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self.file = new_mark(folder, "stop")
         self._say = say
+        self._taken = False
 
     def asked(self) -> bool:
         """Whether the launch was asked to stop."""
@@ -49,19 +53,28 @@ class StopRequest:
         self.file.touch()
 
     def clear(self) -> None:
-        """Remove the file."""
-        self.file.unlink(missing_ok=True)
+        """Remove the file; signals end the process again."""
+        if self._taken:
+            end_on_signals()
+        with suppress(OSError):
+            self.file.unlink(missing_ok=True)
 
     def take_signals(self) -> None:
         """SIGINT, SIGTERM and SIGUSR1 ask to stop; the second one ends the process at once. Main thread only."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._on_signal)
+        self._taken = True
 
     def _on_signal(self, number: int, frame: object) -> None:
         if self.asked():
             raise KeyboardInterrupt
-        self.ask()
-        self._say(
-            f"{signal.Signals(number).name}: running conditions save a checkpoint, then the sweep stops "
-            "(again to end at once)"
-        )
+        name = signal.Signals(number).name
+        try:
+            self.ask()
+        except OSError as e:
+            self._say(
+                f"{name}: ended at once, since nobody can be asked to stop: {os_error_text(e, self.file, 'written')}"
+            )
+            raise KeyboardInterrupt from None
+        with suppress(RuntimeError):  # the signal came in the middle of another line
+            self._say(f"{name}: running conditions save a checkpoint, then the sweep stops (again to end at once)")

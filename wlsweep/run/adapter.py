@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from wlsweep.errors import WlsweepError
+from wlsweep.files import open_file
 from wlsweep.run.layout import read_json, write_json
 from wlsweep.spec.architecture import model_folder
 
@@ -39,7 +40,7 @@ def _fingerprint(files: Iterable[tuple[Path, int, int]]) -> str:
     """Kept while the files are the same: a base of 15 GB takes some ten seconds, and each condition asks."""
     digest = hashlib.sha256()
     for path, *_ in files:
-        with path.open("rb") as f:
+        with open_file(path) as f:
             digest.update(hashlib.file_digest(f, "sha256").digest())
     return digest.hexdigest()[:16]
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from wlsweep.run.layout import RunDir, read_json
+from wlsweep.files import open_file
+from wlsweep.run.layout import RunDir
+from wlsweep.run.records import FailedRecord
 
 TAIL_BYTES = 64 << 10
 """Read from the end of a log: engines write logs of gigabytes, and a terminal shows some lines."""
@@ -29,17 +31,29 @@ def log_files(run: RunDir, name: str) -> list[Path]:
 
 def cause_of_failure(run: RunDir, name: str) -> str | None:
     """What `failed.json` says in full: stage, attempts and cause; None where the condition did not fail."""
-    if not run.failed(name).is_file():
+    record = FailedRecord.find(run.failed(name))
+    if record is None:
         return None
-    record = read_json(run.failed(name))
-    return (
-        f"{record['stage']} failed in attempt {record['attempts']}, {record['failed_at']}:\n{record['cause'].rstrip()}"
-    )
+    cause = (record.details or record.cause).rstrip()
+    return f"{record.stage} failed in attempt {record.attempts}, {record.failed_at}:\n{cause}"
+
+
+def log_of_failure(run: RunDir, name: str, stage: str, attempts: int) -> Path:
+    """The one log to read after a failure: that of rank 0 in the last attempt, else the newest of the condition, else the
+    driver's; the folder where there is none."""
+    files = log_files(run, name)
+    last = [p for p in files if p.name.startswith(f"{name}_{stage}_attempt{attempts}")]
+    driver = run.logs / "driver.log"
+    if last:
+        return min(last, key=lambda p: p.name)
+    if files:
+        return files[-1]
+    return driver if driver.is_file() else run.logs
 
 
 def last_lines(path: Path, count: int) -> LogPart:
     """The last lines of a file, without blank ones; of a progress bar its last state."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
         text = file.read().decode("utf-8", errors="replace")
     lines = (line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n"))

@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from wlsweep.errors import DamagedError, UnreadableError, WlsweepError, os_error_text
+from wlsweep.files import read_file
+from wlsweep.interrupts import unfinished
 
 
 @dataclass(frozen=True)
@@ -249,6 +251,7 @@ def atomic_files(*paths: Path) -> Iterator[list[Path]]:
 @contextmanager
 def _written_beside(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
+    unfinished.add(temporary)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -259,6 +262,7 @@ def _written_beside(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        unfinished.discard(temporary)
 
 
 @contextmanager
@@ -271,6 +275,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         WlsweepError: as `atomic_file` does.
     """
     temporary = _temporary(path)
+    unfinished.add(temporary)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
@@ -287,6 +292,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         if _concerns(e, path.parent):
             raise WlsweepError(os_error_text(e, path, "written")) from e
         raise
+    finally:
+        unfinished.discard(temporary)
 
 
 def _concerns(e: OSError, folder: Path) -> bool:
@@ -324,7 +331,7 @@ def read_json(path: Path) -> Any:
         UnreadableError: if the system does not let this process read it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_file(path).decode("utf-8"))
     except (FileNotFoundError, ValueError, RecursionError) as e:
         said = "no such file" if isinstance(e, FileNotFoundError) else e
         raise DamagedError(f"{path} cannot be read: {said}; delete it and run the stage that writes it again") from None

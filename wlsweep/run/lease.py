@@ -24,6 +24,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from wlsweep.errors import UnreadableError, WlsweepError, os_error_text
+from wlsweep.files import open_file, read_file
 from wlsweep.run.records import LeaseRecord
 
 BEAT_S = 5.0
@@ -57,7 +58,7 @@ def holder(path: Path) -> LeaseRecord | None:
         UnreadableError: if the system does not let this process read it.
     """
     try:
-        with path.open("rb") as f:
+        with open_file(path) as f:
             data, written = f.read(), os.fstat(f.fileno()).st_mtime
     except FileNotFoundError:
         return None
@@ -160,7 +161,7 @@ def _take_or_raise(path: Path, owner: str) -> str | None:
 
 def _is(path: Path, mine: str) -> bool:
     try:
-        return path.read_bytes() == mine.encode()
+        return read_file(path) == mine.encode()
     except OSError:
         return False
 

@@ -6,10 +6,13 @@ import os
 import sys
 from pathlib import Path
 
+from wlsweep.files import refuse_special_target
+
 
 def log_process_to(log: Path) -> None:
     """Send this process's output, and that of the C++ libraries in it, to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    refuse_special_target(log)
     to = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -26,6 +29,7 @@ def keep_errors_in(log: Path) -> None:
     global _terminal
     if _terminal is None:
         log.parent.mkdir(parents=True, exist_ok=True)
+        refuse_special_target(log)
         sys.stderr.flush()
         _terminal = os.dup(2)
         to = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wlsweep.errors import DamagedError, UnreadableError, os_error_text, refuse_all
+from wlsweep.files import open_file
 from wlsweep.run.columns import PREDICTION, TRUTH
 from wlsweep.spec.task import ICLR, Task
 
@@ -92,7 +93,7 @@ def read_parquet(path: Path, columns: Sequence[str], needed: Sequence[str] = ())
         DamagedError: if it is no whole Parquet file, or lacks a column.
     """
     try:
-        with path.open("rb") as f:
+        with open_file(path) as f:
             file = pq.ParquetFile(f)
             missing = [c for c in (needed or columns) if c not in file.schema_arrow.names]
             if missing:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, RootModel, TypeAdapter, ValidationError
 
 from wlsweep.errors import DamagedError, UnreadableError, os_error_text
+from wlsweep.files import open_file, read_file
 from wlsweep.run.layout import write_json
 from wlsweep.spec.task import ICLR, Task
 
@@ -73,7 +74,7 @@ def read_bytes(path: Path) -> bytes | None:
         UnreadableError: if the system does not let this process read it.
     """
     try:
-        return path.read_bytes()
+        return read_file(path)
     except FileNotFoundError:
         return None
     except OSError as e:
@@ -547,7 +548,7 @@ def read_metric_log(path: Path) -> list[MetricLine]:
 def last_metric_line(path: Path) -> MetricLine | None:
     """The last whole line of a metric log, read from its end; None where there is none."""
     try:
-        with path.open("rb") as f:
+        with open_file(path) as f:
             f.seek(max(0, path.stat().st_size - 4096))
             tail = f.read()
     except OSError:

@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple
 
 from wlsweep.errors import DamagedError, UnreadableError, WlsweepError, refuse_all
 from wlsweep.run.causes import details, one_line
+from wlsweep.run.condition_logs import log_of_failure
 from wlsweep.run.layout import RunDir
 from wlsweep.run.lease import holder
 from wlsweep.run.predictions import DoNotFit, Scores, Truth, prediction_files, read_scores, read_truth
@@ -322,7 +323,7 @@ def record_failure(run: RunDir, name: str, stage: str, cause: str, attempts: int
         cause=one_line(cause),
         details=details(cause),
         attempts=attempts,
-        log=str(run.logs),
+        log=str(log_of_failure(run, name, stage, attempts)),
         failed_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     ).write(run.failed(name))
 

@@ -9,13 +9,13 @@ command. `setup` alone is shell code, by its purpose; it is as trusted as the pe
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from wlsweep.errors import WlsweepError
+from wlsweep.errors import WlsweepError, os_error_text
+from wlsweep.files import parse_toml, read_file
 from wlsweep.shipped import SITES, find_file
 
 _OURS = set(
@@ -55,7 +55,7 @@ def _folder(value: str) -> str:
 
 
 def _time(value: str) -> str:
-    if not re.fullmatch(r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d(:\d\d)?)?", value):
+    if not re.fullmatch(r"[0-9]{1,7}((:[0-9]{2}){0,2}|-[0-9]{1,2}(:[0-9]{2}){0,2})", value):
         raise ValueError(f"{value!r}: write a time as SLURM does: minutes, HH:MM:SS or D-HH:MM:SS")
     return value
 
@@ -69,6 +69,13 @@ def _option(value: str) -> str:
     return value
 
 
+def _program(value: str) -> str:
+    refuse_control(value)
+    if not value.strip() or value.startswith("-"):
+        raise ValueError(f"{value!r}: give the name or path of a Python")
+    return value
+
+
 Word = Annotated[str, AfterValidator(_word)]
 Folder = Annotated[str, AfterValidator(_folder)]
 Line = Annotated[str, AfterValidator(refuse_control)]
@@ -78,7 +85,9 @@ Host = Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9
 class Site(BaseModel):
     """One cluster, as its users see it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, strict=True
+    )
 
     partition: Word | None = None
     """SLURM partition; without it the site's default."""
@@ -86,26 +95,26 @@ class Site(BaseModel):
     """Account that is charged."""
     qos: Word | None = None
     """Quality of service."""
-    gpus_per_node: int = Field(0, ge=0)
+    gpus_per_node: int = Field(0, ge=0, le=1_000)
     """GPUs that one job may use on a node."""
     gres: Word = "gpu"
     """GRES name of the GPUs, with a type where the site has several: `gpu` or `gpu:a100`."""
-    cpus_per_node: int = Field(ge=2)
+    cpus_per_node: int = Field(ge=2, le=100_000)
     """CPU cores that one job may use on a node."""
-    memory_gb: float = Field(ge=1)
+    memory_gb: float = Field(ge=1, le=1_000_000)
     """Memory that one job may use on a node, in GiB."""
     time: Annotated[str, AfterValidator(_time)]
     """Time limit of one job; the sweep goes on in the next."""
     warning_s: int = Field(300, ge=10, le=65535)
     """Seconds before the time limit at which running conditions save their checkpoints."""
-    write_mb_s: float | None = Field(None, gt=0)
+    write_mb_s: float | None = Field(None, ge=0.1, le=1e9)
     """MB/s at which one node writes to `shared`, for the check that `warning_s` suffices; without it it is measured when a
     job with large checkpoints is submitted."""
     setup: list[Line] = []
     """Shell lines before anything else: modules, `source .venv/bin/activate`, network settings."""
     prefix: list[Line] = []
     """Words before every Python command, such as a container: `["apptainer", "exec", "--nv", "/images/wl.sif"]`."""
-    python: Line = "python"
+    python: Annotated[str, AfterValidator(_program)] = "python"
     """Python that has wlsweep and its engines installed, after `setup` and within `prefix`."""
     shared: Folder
     """Directory that the login node and all compute nodes see under this name; runs must lie in it."""
@@ -160,9 +169,13 @@ def load_site(path: str | Path) -> Site:
     """
     path = find_file(SITES, path)
     try:
-        return Site.model_validate(tomllib.loads(path.read_bytes().decode("utf-8-sig")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raw = parse_toml(read_file(path))
+    except OSError as e:
+        raise WlsweepError(os_error_text(e, path)) from None
+    except ValueError as e:
         raise WlsweepError(f"{path}: no readable TOML: {e}") from None
+    try:
+        return Site.model_validate(raw)
     except ValidationError as e:
         lines = []
         for error in e.errors():

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from wlsweep.errors import WlsweepError, refuse_all
 from wlsweep.orchestrate.capacity import capacity
-from wlsweep.run.layout import RunDir
+from wlsweep.run.layout import RunDir, atomic_files
 from wlsweep.run.status import refuse_other_configuration
 from wlsweep.slurm.attach import slurm
 from wlsweep.slurm.checks import job_problems, job_sweep, warning_time_problems
@@ -73,9 +73,10 @@ def write_job(job: Job, sweep: Sweep) -> None:
     folder = job.script.parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    job.script.with_suffix(".json").write_text(sweep.model_dump_json(indent=1), encoding="utf-8")
-    job.script.write_text(render_script(job), encoding="utf-8")
-    job.script.chmod(0o700)
+    with atomic_files(job.script.with_suffix(".json"), job.script) as (space, script):
+        space.write_text(sweep.model_dump_json(indent=1), encoding="utf-8")
+        script.write_text(render_script(job), encoding="utf-8")
+        script.chmod(0o700)
 
 
 def _groups(sweep: Sweep, job: Job) -> int:

@@ -6,7 +6,6 @@ the meta device), or counted from the headers of the folder's safetensors files;
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wlsweep.errors import WlsweepError
+from wlsweep.files import open_file, parse_json, read_file
 from wlsweep.spec.config import Model
 
 
@@ -182,7 +182,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / "config.json"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = parse_json(read_file(file))
     except (OSError, ValueError) as e:
         raise WlsweepError(f"{file} cannot be read as a model's configuration: {e}") from None
     if not isinstance(found, dict):
@@ -257,7 +257,7 @@ def _stored_parameters(folder: Path, tied: bool) -> int | None:
     index = folder / "model.safetensors.index.json"
     try:
         if index.is_file():
-            files = sorted({folder / str(f) for f in json.loads(index.read_text())["weight_map"].values()})
+            files = sorted({folder / str(f) for f in parse_json(read_file(index))["weight_map"].values()})
         else:
             files = sorted(folder.glob("model*.safetensors"))
         shapes: dict[str, list[int]] = {}
@@ -278,9 +278,9 @@ def _stored_parameters(folder: Path, tied: bool) -> int | None:
 
 def _header(file: Path) -> dict[str, list[int]]:
     """Shape of each tensor of a safetensors file."""
-    with file.open("rb") as f:
+    with open_file(file) as f:
         (length,) = struct.unpack("<Q", f.read(8))
         if length > 100_000_000:
             raise ValueError(f"{file}: no safetensors header")
-        header = json.loads(f.read(length))
+        header = parse_json(f.read(length))
     return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}

@@ -169,6 +169,8 @@ LARGEST_GAMMA = 1_000_000
 """The largest weight; names of conditions are names of folders."""
 LARGEST_K = 10_000
 """The smallest share of accepts is 1 / this."""
+LARGEST_SEED = 2**32 - 1
+"""What NumPy and PyTorch both take."""
 
 
 def _check_share(k: int) -> str | None:
@@ -196,9 +198,17 @@ def _check_smoothing(smoothing: float) -> str | None:
 
 
 def _check_focal(focal: float) -> str | None:
-    if not (math.isfinite(focal) and focal >= 0) or round(focal, 1) != focal:
-        return f"focal {focal}: expected 0 or a positive number with one decimal"
+    if not 0 <= focal <= 100 or round(focal, 1) != focal:
+        return f"focal {str(focal)[:20]}: expected a number from 0 to 100 with one decimal"
     return None
+
+
+def _check_seed(seed: int) -> str | None:
+    return None if 0 <= seed <= LARGEST_SEED else f"seed {str(seed)[:20]}: expected a number from 0 to {LARGEST_SEED}"
+
+
+def _check_rank(rank: int) -> str | None:
+    return None if 0 <= rank <= 100_000 else f"lora {str(rank)[:20]}: expected 0 (full fine-tuning) or a rank"
 
 
 @dataclass(frozen=True)
@@ -268,7 +278,7 @@ class Axes:
             integer("lora"),
             "Kind of fine-tuning: `full`, or low-rank adapters on a frozen base: `lora`, with the rank of `[train.lora]`, "
             "or `lora64`, with a rank of its own.",
-            check=lambda rank: None if rank >= 0 else f"lora {rank}: expected 0 (full fine-tuning) or a rank",
+            check=_check_rank,
             key="finetuning",
             record=Record(lambda rank: f"lora{rank}" if rank else "full", _read_finetuning),
             baseline_keeps=True,
@@ -280,7 +290,7 @@ class Axes:
         metadata=axis(
             integer("seed"),
             "Seed of the order of training rows.",
-            check=lambda seed: None if seed >= 0 else f"seed {seed}: expected 0 or more",
+            check=_check_seed,
             baseline_keeps=True,
             first_stage_keeps=True,
         ),

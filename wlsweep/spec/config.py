@@ -24,6 +24,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    Strict,
     ValidationError,
     WithJsonSchema,
     create_model,
@@ -32,19 +33,25 @@ from pydantic import (
 
 from wlsweep.errors import WlsweepError
 from wlsweep.shipped import SEARCH_SPACES, find_file
-from wlsweep.spec.axes import GRID_ORDER, Axis
+from wlsweep.spec.axes import GRID_ORDER, LARGEST_SEED, Axis
 from wlsweep.spec.columns import Columns
 from wlsweep.spec.condition import Condition, expand
 from wlsweep.spec.layers import Setting, parse_setting, read_layers, with_settings
 from wlsweep.spec.task import Task
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+MOST = 1_000_000_000
+"""Nothing that is counted here comes near it; beyond it a number is a slip, and fails later in a library's own words."""
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Tracker = Literal["wandb", "mlflow", "tensorboard"]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    # strict: `true` is no number here, and neither is "12"
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, strict=True
+    )
 
 
 def _values_of(axis: Axis) -> GenericAlias:
@@ -82,15 +89,15 @@ else:
 class SyntheticPapers(_Model):
     """Papers drawn from a model whose P(accept | text) is known in closed form; see `wlsweep.data.synthetic`."""
 
-    base_rows: int = Field(24_000, ge=2)
+    base_rows: int = Field(24_000, ge=2, le=MOST)
     """Balanced rows on which the tiny base model is made; disjoint from the others."""
-    train_rows: int = Field(2_000, ge=2)
+    train_rows: int = Field(2_000, ge=2, le=MOST)
     """Balanced rows of the source that the proportions are drawn from."""
-    test_rows: int = Field(1_000, ge=2)
+    test_rows: int = Field(1_000, ge=2, le=MOST)
     """Balanced rows of the test set."""
-    words: int = Field(24, ge=12)
+    words: int = Field(24, ge=12, le=100_000)
     """Words of a paper, ten of them informative."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the whole world."""
 
 
@@ -118,13 +125,13 @@ class Data(_Model):
     """Share of each class that becomes the test set where no test file is given (by a hash of the row id)."""
     resampling: Literal["table", "oversample", "common_total", "pool", "error"] = "error"
     """What to do where a class is too small for a proportion; see `wlsweep.data.mix`."""
-    table: dict[str, tuple[Count, Count]] | None = None
+    table: dict[str, Annotated[tuple[Count, Count], Strict(False)]] | None = None
     """Literal (accepts, rejects) by proportion, such as `"1/3" = [5702, 11399]`."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of split and subsets."""
-    limit: int | None = Field(None, ge=8)
+    limit: int | None = Field(None, ge=8, le=MOST)
     """Rows of every set in a trial run (`wlsweep run --limit`); without it all."""
-    cutoff: int = Field(4096, ge=8)
+    cutoff: int = Field(4096, ge=8, le=10_000_000)
     """Longest row, in tokens; what does not fit is cut from the end of the paper."""
     system: Literal["keep", "merge", "drop"] = "keep"
     """What becomes of the rows' system turns: `keep` gives them to the chat template as such, and a template without a
@@ -163,24 +170,24 @@ class Data(_Model):
 class TinyBase(_Model):
     """A small Qwen2 with its own byte-level BPE, made locally and deterministically; see `wlsweep.train.tiny_base`."""
 
-    vocab: int = Field(1280, ge=300)
+    vocab: int = Field(1280, ge=300, le=1_000_000)
     """Tokens of the vocabulary."""
-    width: int = Field(64, ge=32)
+    width: int = Field(64, ge=32, le=16_384)
     """Hidden size; the MLP has twice it."""
-    layers: int = Field(2, ge=1)
+    layers: int = Field(2, ge=1, le=1_000)
     """Transformer layers."""
-    heads: int = Field(2, ge=1)
+    heads: int = Field(2, ge=1, le=512)
     """Attention heads, with half as many (at least one) key-value heads."""
     learn: Literal["decision", "format"] = "decision"
     """What it is first taught: `decision`, the true answers of the base rows; `format`, answers drawn at random, so
     that it speaks the answer's form and knows nothing of the labels."""
-    lr: float = Field(3e-3, gt=0)
+    lr: float = Field(3e-3, gt=0, le=10)
     """Peak learning rate of that first training."""
     batch: Count = 32
     """Its rows per step."""
     epochs: Count = 1
     """Its passes over the base rows."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the initial weights."""
 
     @model_validator(mode="after")
@@ -215,7 +222,7 @@ class Model(_Model):
 class Loss(_Model):
     """What all conditions share of the loss; the rest is an axis of the grid."""
 
-    format_weight: float = Field(1.0, ge=0)
+    format_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the token cross-entropy that carries no gamma (`binary` only); 1 makes gamma 1 plain fine-tuning."""
     effective_beta: float = Field(0.999, gt=0, lt=1)
     """Beta of the effective number of samples, for `balance = "effective"`."""
@@ -224,15 +231,15 @@ class Loss(_Model):
 class Lora(_Model):
     """Low-rank adapters, for conditions with `finetuning = ["lora"]`: y = W x + (alpha / rank) B A x, with W frozen."""
 
-    rank: int = Field(16, ge=1)
+    rank: int = Field(16, ge=1, le=100_000)
     """Rank of A and B; part of a condition's name."""
-    alpha: int | None = Field(None, ge=1)
+    alpha: int | None = Field(None, ge=1, le=1_000_000)
     """Scale of the adapters' output, times rank; without it twice the rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the adapters' inputs that is dropped in training. Above 0, the batch layout decides what is dropped."""
     targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
     """Linear layers that get an adapter: all but the LM head, or names such as `["q_proj", "v_proj"]`."""
-    lr: float | None = Field(None, gt=0)
+    lr: float | None = Field(None, gt=0, le=10)
     """Peak learning rate; without it ten times `train.lr`, since adapters start at zero."""
 
     def alpha_of(self, rank: int) -> int:
@@ -243,7 +250,7 @@ class Lora(_Model):
 class Train(_Model):
     """One fine-tuning. Nothing here but `workers`, `micro_batch` and resources may differ between machines."""
 
-    lr: float = Field(gt=0)
+    lr: float = Field(gt=0, le=10)
     """Peak learning rate of AdamW."""
     epochs: Count = 1
     """Passes over the training rows."""
@@ -261,9 +268,9 @@ class Train(_Model):
     """Arithmetic of forward and backward; master weights and optimizer state are float32."""
     warmup_ratio: Share = 0.1
     """Share of the steps in which the learning rate climbs, before the cosine."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, le=1e3)
     """AdamW's decoupled weight decay."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0, le=1e12)
     """Gradients are clipped to this global norm."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass (non-reentrant) instead of keeping them."""
@@ -275,11 +282,11 @@ class Train(_Model):
     checkpoint_every: Count = 200
     """Optimizer steps between resume checkpoints. One that takes more than a second is left out where checkpoints would take
     more than 3 % of the time; by so much more is then lost to a fault."""
-    max_retries: int = Field(2, ge=0)
+    max_retries: int = Field(2, ge=0, le=1_000_000)
     """How often a condition whose workers died is started again before it counts as failed."""
     lora: Lora | None = None
     """How conditions with `finetuning = ["lora"]` are trained."""
-    groups: int | None = Field(None, ge=1)
+    groups: int | None = Field(None, ge=1, le=1_000_000)
     """Conditions trained at the same time; without it as many as the cluster's GPUs hold, and one without GPUs (more groups
     train no faster on the same cores, and each has a dozen processes)."""
 
@@ -313,19 +320,19 @@ class Train(_Model):
 class Predict(_Model):
     """Prediction of the test set with vLLM."""
 
-    engines: int | None = Field(None, ge=1)
+    engines: int | None = Field(None, ge=1, le=1_000_000)
     """vLLM engines at the same time; without it as many as the cluster's resources hold (one without GPUs)."""
-    gpus_per_engine: int = Field(1, ge=0)
+    gpus_per_engine: int = Field(1, ge=0, le=1_000_000)
     """GPUs of one engine (tensor parallel); 0 runs vLLM on the CPU."""
     cpus_per_engine: Count = 2
     """CPU cores of one engine."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Arithmetic of the engine."""
-    answer_tokens: int = Field(16, ge=1)
+    answer_tokens: int = Field(16, ge=1, le=1_000_000)
     """Longest answer that is generated."""
-    memory_share: float = Field(0.9, gt=0, le=1)
+    memory_share: float = Field(0.9, ge=0.01, le=1)
     """Share of a GPU's memory that the engine takes."""
-    swap_tolerance: float | None = Field(None, gt=0)
+    swap_tolerance: float | None = Field(None, gt=0, le=1e3)
     """Largest root mean square difference (natural log units) between the engine's label log-probabilities and those that
     the trained model itself gave on the same rows; beyond it a fresh engine is tried, and the condition fails if that is no
     cure. Without it what the engine's first model showed of rounding decides (`wlsweep.predict.swap_check`)."""
@@ -340,15 +347,15 @@ class Budget(_Model):
     gpu: GpuKind = "h100-80"
     """The kind of GPU, and with it memory (GiB), dense bf16 peak, model FLOP utilisation and price. The last two are
     assumptions, not measured; give your own below."""
-    gpu_memory_gib: float | None = Field(None, gt=0)
+    gpu_memory_gib: float | None = Field(None, ge=0.1, le=1e6)
     """Memory of one GPU, where it differs from its kind's."""
-    peak_tflops: float | None = Field(None, gt=0)
+    peak_tflops: float | None = Field(None, ge=0.001, le=1e9)
     """Dense bf16 peak of one GPU, where it differs."""
-    mfu: float | None = Field(None, gt=0, le=1)
+    mfu: float | None = Field(None, ge=1e-4, le=1)
     """Model FLOP utilisation: the share of the peak that goes into the arithmetic that the loss needs."""
-    price_per_gpu_hour: float | None = Field(None, ge=0)
+    price_per_gpu_hour: float | None = Field(None, ge=0, le=1e6)
     """In dollars."""
-    training_sd: float | None = Field(None, ge=0)
+    training_sd: float | None = Field(None, ge=0, le=100)
     """SD of the mean log-odds between trainings that differ in their seed alone, as `noise.toml` measures it; `plan` says
     what differences can be found with it. Without it, what a quiet and a loud kind of training would allow."""
 
@@ -361,7 +368,7 @@ class Sweep(_Model):
     keep_models: Literal["all", "best", "none"] = "all"
     """Which models outlive their predictions; `best` is the lowest unweighted training loss, since the test set
     chooses no model."""
-    stall_minutes: float = Field(30.0, gt=0)
+    stall_minutes: float = Field(30.0, gt=0, le=1e6)
     """Minutes in which no step, no prediction and no wait for another launch happened, after which a launch ends itself with
     exit code 75; longer where the sweep's own pace is slower (20 times the longest silence so far)."""
     task: Task = Task()
@@ -373,11 +380,11 @@ class Sweep(_Model):
     budget: Budget = Budget()
     grid: list[GridBlock] = Field(min_length=1)
     """Products of axes; conditions are their union, in this order."""
-    track: Annotated[tuple[Tracker, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))] = ()
+    track: Annotated[tuple[Tracker, ...], Strict(False), AfterValidator(lambda names: tuple(dict.fromkeys(names)))] = ()
     """Trackers that get a run for each condition while it trains, and the report; each needs its extra, such as
     `pip install 'wlsweep[mlflow]'`, and takes its own settings (`MLFLOW_TRACKING_URI`, `WANDB_MODE`). One that fails is
     named at the end and fails no sweep."""
-    settings: tuple[str, ...] = ()
+    settings: Annotated[tuple[str, ...], Strict(False)] = ()
     """What `--set` changed, for the record; no key of a file."""
 
     @cached_property

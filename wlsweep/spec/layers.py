@@ -11,7 +11,6 @@ The name is never inherited, since it names the run directory.
 from __future__ import annotations
 
 import difflib
-import json
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
@@ -21,7 +20,8 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from wlsweep.errors import WlsweepError
+from wlsweep.errors import WlsweepError, os_error_text
+from wlsweep.files import parse_json, parse_toml, read_file
 from wlsweep.shipped import SEARCH_SPACES, find_file
 
 REPLACES: dict[tuple[str, ...], tuple[str, ...]] = {
@@ -71,9 +71,11 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
 def _parse(path: Path) -> dict[str, Any]:
     """TOML, or JSON as `wlsweep submit` writes a resolved search space."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, ValueError) as e:
+        data = read_file(path)
+        raw = parse_json(data) if path.suffix == ".json" else parse_toml(data)
+    except OSError as e:
+        raise WlsweepError(os_error_text(e, path)) from None
+    except ValueError as e:
         raise WlsweepError(f"{path}: no readable {'JSON' if path.suffix == '.json' else 'TOML'}: {e}") from None
     if not isinstance(raw, dict):
         raise WlsweepError(f"{path}: expected an object of a search space's keys")

@@ -7,7 +7,6 @@ Path, weights, family, attention, tokenizer, chat template and labels are checke
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -19,7 +18,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from wlsweep.data.rows import Row
-from wlsweep.errors import WlsweepError, refuse_all
+from wlsweep.errors import WlsweepError, os_error_text, refuse_all
+from wlsweep.files import kind_of_special, parse_json, read_file
 from wlsweep.spec.adapters import adapter_problems
 from wlsweep.spec.architecture import FAMILIES, hub_cache, model_folder, read_config
 from wlsweep.spec.config import Sweep
@@ -67,7 +67,7 @@ def check_model(sweep: Sweep, rows: Sequence[Row] = (), ask_hub: bool = True) ->
     warnings: list[str] = []
     missing = _missing_files(folder)
     (problems if ask_hub else warnings).extend(missing)
-    if not any("tokenizer" in line for line in missing):
+    if not any("tokenizer" in line or "not a file" in line for line in missing):
         problems += _chat_problems(folder, sweep, rows)
     return ModelCheck(folder, problems, warnings)
 
@@ -210,11 +210,12 @@ def _architecture_problems(config: Mapping[str, Any], sweep: Sweep, folder: Path
 
 def _missing_files(folder: Path) -> list[str]:
     """Weights and tokenizer that a model folder lacks."""
-    problems = []
+    if problems := _unusable_files(folder):
+        return problems
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            files = sorted({str(f) for f in json.loads(index.read_text())["weight_map"].values()})
+            files = sorted({str(f) for f in parse_json(read_file(index))["weight_map"].values()})
         except (OSError, ValueError, KeyError, AttributeError):
             problems.append(f"{index} cannot be read; fetch the model again")
             files = []
@@ -229,6 +230,18 @@ def _missing_files(folder: Path) -> list[str]:
         problems.append(f"{folder} holds no weights (*.safetensors); fetch the model again")
     if not any((folder / f).is_file() for f in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         problems.append(f"{folder} holds no tokenizer (tokenizer.json, tokenizer_config.json)")
+    return problems
+
+
+def _unusable_files(folder: Path) -> list[str]:
+    """What lies in a model folder and is no file: a library that opened a named pipe would wait for ever."""
+    problems = []
+    for path in sorted(folder.iterdir()):
+        try:
+            if kind := kind_of_special(path):
+                problems.append(f"{path} is {kind}, not a file; fetch the model again")
+        except OSError as e:
+            problems.append(f"{os_error_text(e, path)}")
     return problems
 
 
