@@ -9,6 +9,8 @@ import io
 import json
 import os
 import shutil
+import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,8 @@ WAYS = {
     "folder": as_folder,
     "missing": lambda p: p.unlink(),
     "BOM": lambda p: p.write_bytes(BOM + p.read_bytes()),
+    "named pipe": lambda p: (p.unlink(), os.mkfifo(p)),
+    "link to itself": lambda p: (p.unlink(), p.symlink_to(p.name)),
 }
 
 
@@ -160,6 +164,84 @@ def wlsweep(*arguments: object) -> tuple[int, str, str]:
     finally:
         sys.argv = kept
     return code, out.getvalue(), err.getvalue()
+
+
+SECONDS = 60
+"""No command of the tests of odd inputs takes so long; one that does waits for something that never comes."""
+
+
+@contextlib.contextmanager
+def in_time(what):
+    """An error where the block waits for ever, as it does on a pipe that nobody writes to."""
+
+    def hangs(*_):
+        raise AssertionError(f"{what} hangs")
+
+    kept = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, kept)
+
+
+def _socket(path):
+    here = Path.cwd()
+    os.chdir(path.parent)  # names of sockets are short
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as made:
+        made.bind(path.name)
+    os.chdir(here)
+
+
+PLACED = {
+    "named pipe": os.mkfifo,
+    "endless device": lambda p: p.symlink_to("/dev/zero"),
+    "socket": _socket,
+    "link to itself": lambda p: p.symlink_to(p.name),
+    "link to nothing": lambda p: p.symlink_to("nowhere"),
+    "folder": Path.mkdir,
+}
+"""What stands where a file should."""
+CHANGED = {
+    "empty": lambda b: b"",
+    "UTF-16": lambda b: b.decode(errors="replace").encode("utf-16"),
+    "UTF-32": lambda b: b.decode(errors="replace").encode("utf-32"),
+    "latin-1": lambda b: b[:10] + b"\xe9" + b[10:],
+    "zero bytes": lambda _: bytes(1000),
+    "a zero byte": lambda b: b[:10] + b"\0" + b[10:],
+    "nested lists": lambda _: b"[" * 100_000,
+    "nested objects": lambda _: b'{"a":' * 50_000,
+    "nested TOML": lambda _: b"a = " + b"[" * 50_000,
+    "a number of 6,000 digits": lambda _: b'{"a": ' + b"1" * 6000 + b"}",
+    "a key twice": lambda _: b'{"name": "a", "name": "b"}',
+    "not a number": lambda _: b'{"name": NaN}',
+    "null": lambda _: b"null",
+    "a number": lambda _: b"7",
+    "a text": lambda _: b'"x"',
+    "white space": lambda _: b" \n" * 5000,
+}
+"""What is no search space, no site, no rows and no predictions."""
+
+
+def odd_files(path, good):
+    """Put each odd thing in the place of a file; yields its name."""
+    for name, put in PLACED.items():
+        _clear(path)
+        put(path)
+        yield name
+    for name, change in CHANGED.items():
+        _clear(path)
+        path.write_bytes(change(good))
+        yield name
+    _clear(path)
+
+
+def _clear(path):
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif path.is_symlink() or path.exists():
+        path.unlink()
 
 
 def fresh_copy(template: Path, to: Path) -> Path:

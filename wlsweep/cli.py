@@ -15,7 +15,7 @@ import typer
 
 from wlsweep import __version__
 from wlsweep.errors import WlsweepError, is_of_files, os_error_text
-from wlsweep.interrupts import end_on_signals, open_streams
+from wlsweep.interrupts import end_on_signals, open_streams, remove_unfinished
 
 # Help and errors stand in boxes on a terminal; in a file or pipe these would be wrapped at 80 columns.
 _BOXED = all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
@@ -202,6 +202,7 @@ def run(
         from wlsweep.orchestrate.ray_cluster import leave
 
         leave()
+    remove_unfinished()  # of a thread that was left
     os._exit(code)
 
 
@@ -405,12 +406,14 @@ def forecast(folder: RunFolder, json_: AsJson = False) -> None:
 @app.command(name="track")
 def track_run(folder: RunFolder, track: Track = None) -> None:
     """Send a run to trackers: one that exists, or what a launch could not send. What was sent is not sent again."""
-    from wlsweep.run.layout import existing_run, read_json
+    from wlsweep.run.layout import existing_run
+    from wlsweep.run.records import SweepRecord
     from wlsweep.track.clients import trackers_named
     from wlsweep.track.process import reproach, track_now
 
     run = existing_run(folder)
-    wanted = trackers_named(track or read_json(run.sweep_json)["sweep"].get("track", ()))
+    record = SweepRecord.read(run.sweep_json)
+    wanted = trackers_named(track or record.resolved(run.sweep_json).track)
     failed = track_now(run, wanted)
     typer.echo("\n".join([*reproach(run, failed), *(f"{name}: sent" for name in wanted if name not in failed)]))
     raise typer.Exit(int(bool(failed)))
@@ -499,7 +502,7 @@ def main() -> None:
     if not sys.stdout.isatty():
         os.environ["COLUMNS"] = "1000"  # rich would wrap tables and causes at 80 columns in files and pipes
     try:
-        _refuse_lost_folder()
+        _refuse_what_is_no_text([*sys.argv[1:], str(_working_directory())])
         try:
             app(prog_name="wlsweep")
         finally:
@@ -524,9 +527,19 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _refuse_lost_folder() -> None:
+def _refuse_what_is_no_text(words: list[str]) -> None:
+    """Refuse names with bytes that are no UTF-8: records, tables and pages name their files, and hold text."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            shown = word.encode(errors="backslashreplace").decode()
+            raise WlsweepError(f"{shown}: not UTF-8; rename the file or folder, or work in another one") from None
+
+
+def _working_directory() -> Path:
     try:
-        Path.cwd()
+        return Path.cwd()
     except FileNotFoundError:
         raise WlsweepError("the working directory was deleted; change to one that exists (cd)") from None
 

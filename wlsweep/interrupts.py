@@ -40,13 +40,18 @@ def open_streams() -> None:
             setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-def _end(number: int, _frame: FrameType | None) -> None:
-    for path in list(unfinished):
+def remove_unfinished() -> None:
+    """Remove what is half-written, before the process ends at once; also what a thread is still writing."""
+    for path in [*unfinished, *unfinished]:  # the thread may have made one more file in a folder
         with suppress(OSError):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    remove_unfinished()
     with suppress(OSError):
         os.write(2, f"\nstopped by {signal.Signals(number).name}: nothing is half-written; run it again\n".encode())
     os._exit(128 + number)

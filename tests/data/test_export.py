@@ -4,6 +4,7 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
+from tests.damage import in_time, odd_files
 from tests.data.sharegpt import corpus, sweep_of, write_lines
 from tests.made_run import THE_19, make_run
 from wlsweep.data.export import export_jsonl, export_sharegpt
@@ -39,6 +40,16 @@ def test_the_exported_sets_hold_the_rows_of_the_mixes_and_of_the_test_set(prepar
             assert (system["value"], human["value"]) == (original.system, original.instruction + original.paper)
             assert gpt == {"from": original.answerer, "value": f"\\boxed{{{original.label}}}"}
             assert entry["tags"]["assistant_tag"] == original.answerer
+
+
+@pytest.mark.parametrize("file", ["s.jsonl", "p.jsonl", "data.json", "test.parquet", "manifest_prop1_2.parquet"])
+def test_an_odd_file_is_one_error_that_names_it_and_nothing_is_exported(prepared, run, tmp_path, file):
+    path = tmp_path / file if file.endswith(".jsonl") else run.data / file
+    for way in odd_files(path, path.read_bytes()):
+        with in_time(way), pytest.raises(WlsweepError) as refused:
+            export_sharegpt(run, prepared, tmp_path / "out")
+        assert file.partition(".")[0] in str(refused.value), (way, refused.value)
+        assert not list(tmp_path.glob("out/**/*.json")), way
 
 
 @pytest.mark.parametrize("answerer", ["gpt", "assistant"])

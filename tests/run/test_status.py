@@ -184,6 +184,24 @@ def test_a_failure_keeps_its_cause(run):
     assert stages(run) == ("failed", "missing") and "not known" in cause(run)
 
 
+def test_a_failure_names_the_log_that_says_most_of_it(run):
+    from wlsweep.run.records import FailedRecord
+
+    def log(stage="train", attempts=1):
+        record_failure(run, NAME, stage, "out of luck", attempts)
+        return FailedRecord.read(run.failed(NAME)).log
+
+    assert log() == str(run.logs)
+    (run.logs / "conditions").mkdir(parents=True)
+    (run.logs / "driver.log").write_text("x")
+    assert log() == str(run.logs / "driver.log")
+    names = [f"{NAME}_train_attempt{a}_rank{r}.log" for a in (1, 2) for r in (0, 1)]
+    for name in names:
+        (run.logs / "conditions" / name).write_text("x")
+    assert log(attempts=2) == str(run.logs / "conditions" / names[2])
+    assert log(attempts=1) == str(run.logs / "conditions" / names[0])
+
+
 def test_a_held_condition_runs_whatever_is_damaged(run):
     run.trained(NAME).write_text("{}")
     with hold(run.lease(NAME), "the other launch"):

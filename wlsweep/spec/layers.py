@@ -11,7 +11,6 @@ The name is never inherited, since it names the run directory.
 from __future__ import annotations
 
 import difflib
-import tomllib
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -118,14 +117,15 @@ def parse_setting(text: str, model: type[BaseModel]) -> Setting:
         WlsweepError: for a key that the model does not have, and a value that the key cannot take.
     """
     key, equals, value_text = text.partition("=")
+    text = text if len(text) <= 200 else f"{text[:200]} ..."
     if not (equals and key):
         raise WlsweepError(f"--set {text}: write KEY=VALUE, such as train.lr=2e-5")
     keys = tuple(key.strip().split("."))
     annotation = _type_of(text, keys, model)
     value = value_text.strip()
     try:
-        candidates = [tomllib.loads(f"value = {value}")["value"], value]
-    except tomllib.TOMLDecodeError:
+        candidates = [parse_toml(f"value = {value}".encode())["value"], value]
+    except ValueError:
         candidates = [value]
     if candidates[0] is False and _section_of(annotation) is not None:
         return Setting(keys, False)
