@@ -79,7 +79,7 @@ def test_a_path_of_five_thousand_characters_is_one_short_error():
         ("train.lr=true", "valid number"),
         ("train.weight_decay=inf", "less than or equal"),
         ("data.seed=-1", "greater than or equal to 0"),
-        ("train.lr=nan", "greater than 0"),
+        ("train.lr=nan", "than or equal to 10|greater than 0"),
         ("grid=[{proportion=['1/2'], variant=['accept'], gamma=[1e300]}]", "gamma 1e"),
         ("grid=[{proportion=['1/99999'], variant=['accept'], gamma=[2.0]}]", "1/10000 or more"),
         ("data.table={'1/3'=[10, 10]}", "50.0% accepts is not 1/3"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from wlsweep.data.read_json import LONGEST, BadObjectError, first_line
+from wlsweep.files import open_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -127,7 +128,7 @@ def parquet_names(path: Path) -> list[str]:
     import pyarrow.parquet as pq
 
     try:
-        with path.open("rb") as f:
+        with open_file(path) as f:
             return list(pq.ParquetFile(f).schema_arrow.names)
     except (OSError, ValueError, pa.ArrowException):
         return []
