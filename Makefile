@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 comma := ,
 LOCK := locks/$(EXTRA).lock
 
-.PHONY: help sweep chaos chaos-slurm test test-fast smollm2 test-jobs test-slurm test-slurm-smoke oracle simulations bench bench-peer bench-gpu gpu-check lint format types docs configuration locks clean head job
+.PHONY: help sweep chaos chaos-slurm test test-fast smollm2 test-jobs test-slurm test-slurm-smoke oracle simulations bench bench-peer bench-gpu gpu-check lint format types docs configuration picture locks clean head job
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -151,6 +151,9 @@ gpu-check: $(VENV)/.installed-$(EXTRA)  ## verdicts on one GPU (EXTRA=gpu), at m
 
 configuration: $(VENV)/.installed-$(EXTRA)  ## docs/configuration.md, made from the models' docstrings
 	@$(BIN)/python docs/make_configuration.py
+
+picture: $(VENV)/.installed-$(EXTRA)  ## docs/page.png, the README's picture, from the page of a finished run (RUN=runs/demo; needs Chromium)
+	@$(BIN)/python -m docs.make_picture $(or $(RUN),runs/demo)
 
 locks:  ## recompile the lock files from pyproject.toml (needs uv)
 	uv pip compile -q --no-annotate --no-header pyproject.toml --extra cpu --extra dev --excludes locks/cpu-excludes.txt --overrides locks/cpu-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o locks/cpu.lock

@@ -93,7 +93,17 @@ def test_every_figure_of_the_plan_is_there_valid_and_captioned(run):
 
 def test_the_page_follows_the_order_of_a_readers_questions(run):
     order = re.findall(r'<section id="(\w+)">', run.report.read_text())
-    assert order == ["answer", "warnings", "forecast", "cost", "tables", "years", "training", "provenance"]
+    assert order == [
+        "answer",
+        "warnings",
+        "forecast",
+        "cost",
+        "tables",
+        "years",
+        "training",
+        "usage",
+        "provenance",
+    ]
 
 
 def test_failed_and_missing_conditions_stay_in_with_their_cause(run):
