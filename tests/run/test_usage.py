@@ -15,13 +15,16 @@ import wlsweep
 from tests.made_run import THE_19, make_run
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.cli import app
+from wlsweep.orchestrate.stages import ENGINES
 from wlsweep.report.page import write_report
 from wlsweep.run import energy, usage_meter
-from wlsweep.run.layout import read_json, write_json
+from wlsweep.run.layout import RunDir, read_json, write_json
 from wlsweep.run.records import PlanRecord, UsageRecord, UsageSpan
 from wlsweep.run.status import RunStatus
 from wlsweep.run.usage import read_accounts, usage_of
 from wlsweep.run.usage_meter import UsageMeter
+from wlsweep.spec.config import load_sweep
+from wlsweep.spec.plan import make_plan
 
 A, B, C = THE_19[:3]
 HOUR = 3600.0
@@ -129,6 +132,18 @@ def test_what_the_plan_had_said_is_that_of_then(run):
     assert "(plan: 5 MB)" in usage.sentence()
     run.plan_json.write_text("{")
     assert usage_of(run).plan is None, "a damaged plan is no plan, and no error"
+
+
+@pytest.mark.parametrize("space", ["demo", "iclr19", "demo_lora"])
+def test_the_plan_of_a_first_launch_is_kept_and_a_later_one_leaves_it(tmp_path, space):
+    sweep = load_sweep(f"search_spaces/{space}.toml")
+    launch = SimpleNamespace(sweep=sweep, run=RunDir(tmp_path))
+    ENGINES.plan(launch)
+    kept = PlanRecord.read(launch.run.plan_json)
+    assert kept.plan == json.loads(json.dumps(make_plan(sweep)))
+    launch.sweep = sweep.model_copy(update={"keep_models": "none"})
+    ENGINES.plan(launch)
+    assert PlanRecord.read(launch.run.plan_json) == kept
 
 
 def test_without_gpus_the_hours_are_those_of_cores(tmp_path):

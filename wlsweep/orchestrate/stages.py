@@ -5,6 +5,7 @@ A driver knows no engine: tests hand it functions of their own.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate.capacity import Capacity, capacity
 from wlsweep.orchestrate.launch import Launch
 from wlsweep.orchestrate.training import OnTrial, TrainRequest
+from wlsweep.run.layout import json_text
 from wlsweep.run.records import PlanRecord
 from wlsweep.shipped import how_to_install
 from wlsweep.spec.plan import make_plan
@@ -102,7 +104,8 @@ def _plan(launch: Launch) -> None:
         plan = make_plan(launch.sweep)
     except WlsweepError:
         return  # the other stages say what is wrong; here there is nothing to compare with then
-    PlanRecord(made_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), plan=plan).write(launch.run.plan_json)
+    made_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    PlanRecord(made_at=made_at, plan=json.loads(json_text(plan))).write(launch.run.plan_json)
 
 
 def _connect(launch: Launch) -> Capacity:

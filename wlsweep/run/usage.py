@@ -157,16 +157,16 @@ class Usage:
         """In one line, beside the plan of then."""
         if not self.recorded:
             return "used: not recorded (no launch since version 0.2.0)"
+        idle = hours_text(self.hours(self.starting + self.waiting))
         parts = [f"{hours_text(self.hours(self.total))} {self.unit}" + self._plan_part("gpu_hours", "for training")]
+        parts[0] += f", {idle} of them getting ready or idle"
+        if lost := sum(self.hours(c.unfinished) for c in self.conditions):
+            parts.append(f"{hours_text(lost)} of them in attempts that left no model")
         if (dollars := self.dollars) is not None:
             parts.append(f"${dollars:,.2f}" + self._plan_part("dollars"))
         if self.on_gpus:
             parts.append(f"energy {self.energy(self.total)}")
         parts.append(f"wall time {clock(self.wall_seconds)}")
-        idle = self.hours(self.starting + self.waiting)
-        parts.append(f"{hours_text(idle)} of the hours getting ready or idle")
-        if lost := sum(self.hours(c.unfinished) for c in self.conditions):
-            parts.append(f"{hours_text(lost)} in attempts that left no model")
         parts.append(f"models {size_text(self.storage['models'])}" + self._plan_part("models_bytes"))
         return "used: " + ", ".join(parts)
 
