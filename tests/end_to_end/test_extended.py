@@ -8,6 +8,7 @@ import pytest
 
 from tests.end_to_end.launches import SMALL, finish, start
 from wlsweep.run.layout import RunDir
+from wlsweep.run.records import PlanRecord
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import load_sweep
 from wlsweep.spec.plan import make_plan
@@ -59,6 +60,7 @@ def test_every_shipped_search_space_can_be_planned(name):
     assert len(plan["conditions"]) == {"full36": 36, "extended": 31, "oracle_losses": 9, "noise": 4}.get(name, 19)
     assert all(c["steps"] > 0 for c in plan["conditions"]) and plan["parameters"] > 0
     assert [parse_name(c["name"]).name for c in plan["conditions"]] == [c.name for c in sweep.conditions]
+    assert PlanRecord(made_at="now", plan=plan).plan == json.loads(json.dumps(plan)), "a run keeps it as JSON"
 
 
 @pytest.mark.slow

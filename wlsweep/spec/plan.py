@@ -67,7 +67,7 @@ def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "sweep": sweep.name,
         "fingerprint": sweep.fingerprint(),
-        "words": sweep.task.words._asdict(),
+        "words": sweep.task.words._asdict() | {"labels": list(sweep.task.words.labels)},
         "conditions": conditions,
         "test_rows": (counts.test_accepts or 0) + (counts.test_rejects or 0)
         if counts and counts.test_accepts
