@@ -343,7 +343,7 @@ def evaluate(folder: RunFolder, only: Only = None, external: External = None) ->
     from wlsweep.run.layout import existing_run
 
     run = existing_run(folder)
-    Console().print(summary_table(evaluate_run(run, only, _externals(external))))
+    Console(markup=False).print(summary_table(evaluate_run(run, only, _externals(external))))
     typer.echo(f"metrics: {run.metrics_json}\nnext:    wlsweep report {folder}")
 
 
@@ -389,7 +389,7 @@ def compare(
     found = compare_runs(existing_run(first), existing_run(second), only)
     with atomic_file(out) as temporary:
         temporary.write_text(comparison_page(found, str(first), str(second)), encoding="utf-8")
-    Console().print(comparison_table(found))
+    Console(markup=False).print(comparison_table(found))
     typer.echo(f"page:    {out}")
 
 

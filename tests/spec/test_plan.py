@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from wlsweep.spec.config import load_sweep
-from wlsweep.spec.plan import make_plan
+from wlsweep.spec.plan import make_plan, plan_text
 
 
 def test_the_plan_of_iclr19_holds_the_published_counts():
@@ -42,3 +42,9 @@ def test_a_wrong_command_line_is_one_clear_error():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "matches no condition name" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_a_plan_quotes_is_printed_as_it_is_also_in_brackets(capsys):
+    plan = make_plan(load_sweep("search_spaces/demo.toml"))
+    plan_text(plan | {"notes": ["not read: 'id' (read are text; [data.columns] names them)"]})
+    assert "(read are text; [data.columns] names them)" in capsys.readouterr().out

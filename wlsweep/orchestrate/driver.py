@@ -334,7 +334,7 @@ def run_sweep(
         WlsweepError: if nothing can be started as asked.
     """
     command = "wlsweep " + shlex.join(arguments)
-    console, run = Console(file=sys.stdout), RunDir(out)
+    console, run = Console(file=sys.stdout, markup=False), RunDir(out)
     if not until_decided:
         driver = Driver(new_launch(sweep, run, only, last, command, console))
         driver.refuse()  # a run that is not continued stays as it is

@@ -217,7 +217,7 @@ def plan_text(plan: dict[str, Any]) -> None:
     for c in plan["conditions"]:
         numbers = [f"{c[k]:,}" if c[k] is not None else "?" for k in ("accepts", "rejects", "repeated", "steps")]
         table.add_row(str(c["index"]), c["name"], *numbers)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)  # what is quoted may hold [brackets]
     console.print(table)
     need = plan["resources"]
     test = f"{plan['test_rows']:,} test rows" if plan["test_rows"] else "test rows unknown"
