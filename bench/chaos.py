@@ -3,11 +3,12 @@
     python -m bench.chaos --kills 20 --seed 1 [--out runs/chaos] [--minutes 30]
     python -m bench.chaos --summary [--out runs/chaos]
 
-Each launch of a sweep meets up to four faults at random moments; after two such launches one runs undisturbed. A fault is a
-signal (SIGKILL, SIGTERM, SIGINT, SIGSTOP for a while and SIGCONT) to a random kind of process of the launch's own tree, a
-full disk that is freed again, a run directory in which for a while nothing can be made or renamed, or a second launch at
-the same time. Disk faults need root (a loop-mounted file system). Results are added to `results.jsonl`, so that slices with
-different seeds add up.
+Each launch of a sweep meets up to eight faults: after a quiet time of random length, one every few seconds until it ends.
+After five such launches one runs undisturbed. The next launch starts at once, while processes of the last may still end. A
+fault is a signal (SIGKILL, SIGTERM, SIGINT, SIGSTOP for a while and SIGCONT) to a random kind of process of the launch's own
+tree, a full disk that is freed again, a run directory in which nothing can be made or renamed for a while, or a launch
+beside it. Disk faults need root (a loop-mounted file system). Results are added to `results.jsonl`, so that slices
+with different seeds add up.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ ROOT = Path(__file__).parents[1]
 SPACE = Path(__file__).with_name("chaos.toml")
 HANG_S = 300.0
 """A launch that runs so long after its last fault does not end by itself (stall_minutes of the search space is 2)."""
-FAULTS = 4
-"""Most faults of one launch."""
-LAUNCHES = 3
+FAULTS = 8
+"""Most faults of one launch; after three to five of them it has met one that ends it."""
+GAP = 0.1
+"""Mean time between two faults, in lengths of an undisturbed sweep: long enough for the launch to take up its work again."""
+LAUNCHES = 6
 """The last launch of a sweep is left alone."""
 LEFT_S = 90
 """Ray's own processes notice a raylet that was killed or stopped by missed heartbeats, half a minute and more later."""
@@ -108,6 +111,9 @@ class Sweeps:
     def __init__(self, out: Path, seed: int, disk: bool) -> None:
         self.out, self.disk, self.rng = out, disk, random.Random(seed)
         self.seed = seed
+        self._ending: list[tuple[float, dict[int, psutil.Process]]] = []
+        self._left: set[str] = set()
+        self._stopped: list[tuple[float, psutil.Process]] = []
         self.command = [sys.executable, "-m", "wlsweep.cli", "run", str(SPACE), "--stage", "predict", "--out"]
 
     def launch(self, run: Path) -> subprocess.Popen[bytes]:
@@ -137,7 +143,8 @@ class Sweeps:
     def sweep(self, number: int, want: dict[str, str], seconds: float) -> dict[str, Any]:
         """One sweep with faults, until a launch ends with 0; what happened."""
         run = self.out / "disk" / f"sweep-{self.seed}-{number}"
-        began, faults, codes, hangs, left = time.monotonic(), [], [], 0, set[str]()
+        began, faults, codes, hangs = time.monotonic(), [], [], 0
+        self._left = set()
         for attempt in range(2 * LAUNCHES):
             process, seen = self.launch(run), dict[int, psutil.Process]()
             met, code = self._disturb(process, run, seconds, FAULTS if attempt < LAUNCHES - 1 else 0, seen)
@@ -147,10 +154,15 @@ class Sweeps:
                 hangs += 1
                 for one in [process, *seen.values()]:
                     _signal(one, signal.SIGKILL)
-            left |= self._processes_left(seen, met)
+            self._continue_stopped(time.monotonic() + PAUSE_S)
+            self._ending.append((time.monotonic() + LEFT_S, seen))
             if code == 0:
                 break
         lost = time.monotonic() - began - seconds
+        while self._ending:  # of the last launches
+            self._note_left()
+            time.sleep(0.5)
+        left = self._left
         got = bits_of(run)
         different = sorted(k for k in want.keys() | got.keys() if want.get(k) != got.get(k))
         found = {
@@ -168,17 +180,21 @@ class Sweeps:
     ) -> tuple[list[Fault], int | str]:
         """Let a launch meet faults until it ends; returns them and its exit code."""
         began, met = time.monotonic(), list[Fault]()
-        moments = sorted(self.rng.uniform(3, 1.2 * seconds) for _ in range(faults))
+        moments = [self.rng.uniform(1, self.rng.choice((0.3, 0.9)) * seconds)] if faults else []
+        while len(moments) < faults:
+            moments.append(moments[-1] + self.rng.expovariate(1 / (GAP * seconds)))
         while process.poll() is None:
             time.sleep(0.2)
             for one in tree_of(process.pid):
                 seen[one.pid] = one
+            self._continue_stopped(time.monotonic())
+            self._note_left()
             now = time.monotonic() - began
             if moments and now >= moments[0]:
                 moments.pop(0)
                 met.append(self._fault(process, run, now))
                 print(f"  {run.name}: {met[-1].what} to {met[-1].victim} after {now:.0f} s", flush=True)
-            last = met[-1].after_s if met else 0.0
+            last = met[-1].after_s + PAUSE_S if met else 0.0
             if not moments and now - last > HANG_S + seconds:
                 return met, "hang"
         return met, process.returncode
@@ -199,6 +215,7 @@ class Sweeps:
         if what == "second launch":
             second = self.launch(run)
             time.sleep(self.rng.uniform(2, 30))
+            self._ending.append((time.monotonic() + LEFT_S, {one.pid: one for one in tree_of(second.pid)}))
             _signal(second, signal.SIGKILL)
             second.wait()
             return Fault(what, "run directory", now)
@@ -210,16 +227,28 @@ class Sweeps:
         one = self.rng.choice(groups[victim])
         _signal(one, getattr(signal, what))
         if what == "SIGSTOP":
-            time.sleep(PAUSE_S)
-            _signal(one, signal.SIGCONT)
+            self._stopped.append((time.monotonic() + PAUSE_S, one))
         return Fault(what, victim, now)
 
-    def _processes_left(self, seen: dict[int, psutil.Process], met: list[Fault]) -> set[str]:
-        """What a launch left running `LEFT_S` seconds after its end."""
-        end = time.monotonic() + LEFT_S
-        while (left := [p for p in seen.values() if _lives(p)]) and time.monotonic() < end:
-            time.sleep(0.5)
-        return {kind_of(_command(p)) for p in left}
+    def _continue_stopped(self, now: float) -> None:
+        """SIGCONT to what was stopped `PAUSE_S` ago."""
+        for when, process in self._stopped:
+            if when <= now:
+                _signal(process, signal.SIGCONT)
+        self._stopped = [(when, process) for when, process in self._stopped if when > now]
+
+    def _note_left(self) -> None:
+        """Note what launches left running `LEFT_S` seconds after their ends."""
+        now = time.monotonic()
+        self._ending = [(end, living) for end, seen in self._ending if (living := _living(seen)) or end > now]
+        for end, seen in self._ending:
+            if end <= now:
+                self._left |= {kind_of(_command(p)) for p in seen.values()}
+        self._ending = [(end, seen) for end, seen in self._ending if end > now and seen]
+
+
+def _living(seen: dict[int, psutil.Process]) -> dict[int, psutil.Process]:
+    return {pid: process for pid, process in seen.items() if _lives(process)}
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -13,6 +13,7 @@ import json
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -113,9 +114,7 @@ class SlurmSweeps:
         what = self.rng.choices(["SIGKILL", "SIGTERM", "SIGSTOP", "power off", "service"], [8, 2, 2, 2, 1])[0]
         node = self.rng.choice(self._nodes())
         if what == "power off":
-            self.lab.crash(node)
-            time.sleep(self.rng.uniform(1, 20))
-            self.lab.boot(int(node.removeprefix("node")))
+            self.power_cycle(node, self.rng.uniform(1, 20))
             return Fault(what, "node", now)
         if what == "service":
             machine, name = self.rng.choice([("login", "slurmctld"), (node, "slurmd")])
@@ -139,6 +138,20 @@ class SlurmSweeps:
             time.sleep(PAUSE_S)
             _signal(process, signal.SIGCONT)
         return Fault(what, victim, now)
+
+    def power_cycle(self, node: str, off_s: float) -> None:
+        """Power a node off, and on again after so many seconds."""
+        self.lab.crash(node)
+        for attempt in range(5):
+            time.sleep(off_s if not attempt else 5)
+            try:
+                self.lab.boot(int(node.removeprefix("node")))
+                return
+            except (subprocess.CalledProcessError, AssertionError):  # the old network end is still there
+                if attempt == 4:
+                    raise
+                if node in self.lab.first:
+                    self.lab.crash(node)
 
 
 def main() -> int:

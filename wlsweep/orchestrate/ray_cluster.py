@@ -23,6 +23,7 @@ from typing import Any
 
 from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate.capacity import local_cpus
+from wlsweep.orchestrate.descendants import kill_descendants, note_descendants
 from wlsweep.orchestrate.signals import StopRequest
 from wlsweep.orchestrate.stall import LaunchEnded, Silence
 from wlsweep.run.causes import one_line
@@ -191,7 +192,7 @@ def _end_now(message: str, code: int, stop: StopRequest) -> None:
     with contextlib.suppress(OSError):
         os.write(1, f"{message}\n".encode())
     stop.clear()
-    end_local_processes()
+    kill_descendants()
     os._exit(code)
 
 
@@ -251,6 +252,7 @@ class ClusterWatch:
 
     def _look(self) -> None:
         while not self.over.wait(LOOK_S):
+            note_descendants()
             try:
                 remove_orphaned_placement_groups()
                 self._silence.broken()
@@ -339,28 +341,11 @@ def leave() -> None:
 
     if _watch:
         _watch.over.set()
+    note_descendants()
     thread = threading.Thread(target=ray.shutdown, daemon=True)
-    started = _started_here()
     thread.start()
     thread.join(timeout=LEAVE_S)
-    end_local_processes(started)
-
-
-def _started_here() -> list[Any]:
-    """What this process started, directly or not, and still runs."""
-    import psutil
-
-    return list(psutil.Process().children(recursive=True))
-
-
-def end_local_processes(started: list[Any] | None = None) -> None:
-    """Kill what this process started and that still runs."""
-    import psutil
-
-    for process in started if started is not None else _started_here():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.is_running():
-                process.kill()
+    kill_descendants()
 
 
 def local_nodes(sweep: Sweep) -> list[dict[str, float]]:
