@@ -16,8 +16,8 @@ PICTURE = Path(__file__).with_name("page.png")
 WIDTH, HEIGHT = 1280, 900
 """Of the window, in CSS pixels."""
 MOST_BYTES = 200_000
-COLOURS = 128
-"""Of the picture's palette: enough for text, lines and the colours of four mixes."""
+COLOURS = 256
+"""Of the picture's palette."""
 
 
 def screen(page: Path) -> bytes:

@@ -1,6 +1,7 @@
 """The README is true: its tree, its commands and its search spaces exist."""
 
 import re
+import struct
 from pathlib import Path
 
 from wlsweep.cli import app
@@ -39,3 +40,10 @@ def test_every_shipped_search_space_is_described():
 def test_every_command_of_the_readme_exists_and_none_is_left_out():
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
     assert commands == set(re.findall(r"^    wlsweep (\w+)", README, re.M))
+
+
+def test_the_picture_of_the_page_is_there_and_small():
+    (picture,) = re.findall(r"!\[[^\]]+\]\((docs/\S+\.png)\)", README)
+    data = Path(picture).read_bytes()
+    width, height = struct.unpack(">II", data[16:24])
+    assert data.startswith(b"\x89PNG") and (width, height) == (1280, 900) and len(data) <= 200_000

@@ -139,5 +139,5 @@ def test_the_card_of_another_task_speaks_its_words(run):
     sweep["sweep"]["task"] = {"positive": "Spam", "negative": "Ham", "item": "message"}
     write_json(run.sweep_json, sweep)
     said = card(run, A)
-    assert "that tells spam messages from ham messages" in said and "Probability of Spam" in said
+    assert "It tells spam messages from ham messages" in said and "Probability of Spam" in said
     assert "2,000 messages, 1,000 of them spam messages" in said and "paper" not in said.replace("papers.json", "")

@@ -171,9 +171,9 @@ def _what(sweep: SweepRecord, c: Condition, base: str, made: bool, adapter: bool
         f" {c.variant})."
     )
     return (
-        f"{kind} {whose} that tells {words.positives} from {words.negatives}, one condition of the sweep `{sweep.name}`."
-        f" {weights} The training mix has {c.proportion_text} {words.positives}. Its probabilities answer for that mix and"
-        f" those weights: they are shifted against the true {words.rate} on purpose."
+        f"{kind} {whose}. It tells {words.positives} from {words.negatives} and is one condition of the sweep"
+        f" `{sweep.name}`. {weights} The training mix has {c.proportion_text} {words.positives}. Its probabilities answer"
+        f" for that mix and those weights: they are shifted against the true {words.rate} on purpose."
     )
 
 
