@@ -18,7 +18,7 @@ from wlsweep.analysis.forecast import forecast_run
 from wlsweep.analysis.loaded_run import load_predictions
 from wlsweep.analysis.summary_table import summary_table
 from wlsweep.cli import app
-from wlsweep.data.export import export_jsonl
+from wlsweep.data.export import export_jsonl, export_sharegpt
 from wlsweep.data.prepare import prepare_data
 from wlsweep.report.comparison import comparison_page, comparison_table
 from wlsweep.report.page import report_input_of, write_report
@@ -46,7 +46,7 @@ def messages(n):
         yield {"conversations": turns, "_metadata": {"submission_id": f"m{i}"}}
 
 
-def space(source, n):
+def space(source):
     return {
         "name": "spam",
         "task": SPAM.model_dump(),
@@ -67,7 +67,7 @@ def run(tmp_path_factory):
     qwen_like.build(papers.paragraphs(60, seed=5)).save_pretrained(folder / "model")
     for path in (made.data_json, made.test_parquet):
         path.unlink()
-    prepare_data(Sweep.model_validate(space(source, 400)), made, folder / "model")
+    prepare_data(Sweep.model_validate(space(source)), made, folder / "model")
     spam = np.array(pq.read_table(made.test_parquet)["label"].to_pylist()) == "Spam"
     rng = np.random.default_rng(0)
     true = rng.normal(np.where(spam, 1.0, -1.0), 1.4)
@@ -100,6 +100,17 @@ def test_the_data_stage_reads_the_answers_and_the_evaluation_takes_the_task_s_la
     assert set(table["parsed"].to_pylist()) == {"Spam", "Ham"}
     line = json.loads(export_jsonl(run)[0].read_text().splitlines()[0])
     assert line["label"] in ("Answer: Spam", "Answer: Ham") and line["predict"] in ("Answer: Spam", "Answer: Ham")
+
+
+def test_sharegpt_exports_carry_the_form_of_the_answer_and_no_name_of_iclr(run, tmp_path):
+    sweep = Sweep.model_validate(space(run.root.parent / "messages.jsonl"))
+    *files, info = export_sharegpt(run, sweep, tmp_path)
+    assert {f.parent.name for f in files} == {
+        *(f"weighted_loss_train_1_{k}" for k in (2, 3, 4, 8)),
+        "weighted_loss_test",
+    }
+    answers = {row["conversations"][-1]["value"] for f in files for row in json.loads(f.read_text())}
+    assert answers == {"Answer: Spam", "Answer: Ham"} and "iclr" not in info.read_text()
 
 
 def test_no_word_of_iclr_is_seen_on_the_page_or_in_its_figures(run):
