@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -12,6 +12,7 @@ from wlsweep.errors import WlsweepError
 from wlsweep.spec.config import load_sweep
 from wlsweep.spec.task import ICLR, Task
 
+LABEL_TEXTS = st.text(alphabet="aBé1+.}\\ not", min_size=1, max_size=8).map(str.strip)
 SPAM = {"positive": "Spam", "negative": "Ham"}
 
 
@@ -41,15 +42,15 @@ def test_a_label_within_the_other_is_told_apart_where_the_form_says_where_the_la
 
 
 @given(
-    st.text(min_size=1, max_size=8),
-    st.text(min_size=1, max_size=8),
+    LABEL_TEXTS,
+    LABEL_TEXTS,
     st.sampled_from([r"\boxed{LABEL}", "LABEL", "A: LABEL", "LABEL!"]),
 )
 def test_every_pair_that_is_taken_is_read_back_from_its_answers(positive, negative, answer):
     try:
         task = Task(positive=positive, negative=negative, answer=answer)
     except ValidationError:
-        assume(False)
+        return
     for label in task.labels:
         assert task.parse(task.answer_with(label)) == task.parse(f"  {task.answer_with(label)}\n") == label
 
