@@ -35,6 +35,8 @@ def test_tables_are_written_for_latex_and_as_csv_with_a_paragraph_on_methods(run
         "verdicts.tex",
         "methods.txt",
     } <= names
+    conditions = (folder / "conditions.tex").read_text()
+    assert "% In brackets: 95% intervals" in conditions and "Click" not in conditions and "grey" not in conditions
     said = (folder / "methods.txt").read_text()
     assert "8 conditions (7 of 8 trainings are done; 1 seed(s))" in said and "120 test papers (60 accepts" in said
     assert "Holm" in said and "torch 2.13.0" in said

@@ -102,7 +102,7 @@ def latex_table(table: Table) -> str:
     parts = [table.rows[at : at + MOST_ROWS] for at in range(0, len(table.rows), MOST_ROWS)] or [[]]
     lines = [
         f"% {table.title}: written by wlsweep {__version__}; needs {_PACKAGES}",
-        *(f"% {line}" for line in table.note.split(". ") if line),
+        *(f"% {line}" for line in table.note.replace("In grey:", "In brackets:").split(". ") if "Click" not in line),
     ]
     if len(parts) > 1:
         lines.append(f"% {len(parts)} tabulars below each other: too long for a float.")
