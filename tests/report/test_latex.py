@@ -26,7 +26,7 @@ def compiled(folder, *tables):
     document = rf"""\documentclass{{article}}
 \usepackage[T1]{{fontenc}}
 \usepackage{{booktabs,graphicx}}
-\pagestyle{{empty}}\setlength{{\parindent}}{{0pt}}
+\pagestyle{{empty}}
 \begin{{document}}
 {inputs}
 \end{{document}}

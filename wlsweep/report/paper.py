@@ -113,7 +113,7 @@ def _tabular(table: Table, shown: Sequence[int], rows: Sequence[Row]) -> str:
     """One tabular, no wider than the line."""
     numbers = [any(row.cells[i].number for row in table.rows) for i in shown]
     lines = [
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        r"\noindent\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{''.join('r' if n else 'l' for n in numbers)}}}",
         r"\toprule",
         " & ".join(escaped(table.headings[i]) for i in shown) + r" \\",
