@@ -1,9 +1,12 @@
 """Marks in the run directory by which a launch tells its processes something."""
 
 import os
+import signal
 import socket
 
-from wlsweep.orchestrate.signals import new_mark, remove_dead_marks
+import pytest
+
+from wlsweep.orchestrate.signals import StopRequest, new_mark, remove_dead_marks
 
 
 def test_marks_of_killed_launches_on_this_machine_go_and_all_others_stay(tmp_path):
@@ -15,3 +18,36 @@ def test_marks_of_killed_launches_on_this_machine_go_and_all_others_stay(tmp_pat
     remove_dead_marks(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
     assert str(os.getpid()) in mine.name and not new_mark(tmp_path, "stop").exists()
+
+
+@pytest.fixture
+def own_handlers():
+    """The signal handlers of before, after the test."""
+    kept = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def test_a_signal_in_the_middle_of_an_import_or_a_line_is_said_all_the_same(tmp_path, capfd, own_handlers):
+    def say(text):
+        raise ImportError("cannot import name 'EMOJI' from partially initialized module")
+
+    stop = StopRequest(tmp_path, say)
+    stop.take_signals()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.asked() and "SIGTERM: running conditions save a checkpoint" in capfd.readouterr().out
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+    stop.clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_that_cannot_be_noted_ends_the_launch_at_once(tmp_path, own_handlers):
+    said = []
+    stop = StopRequest(tmp_path / "gone", said.append)
+    stop.take_signals()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert "nobody can be asked to stop" in said[0]
+    stop.clear()

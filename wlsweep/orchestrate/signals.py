@@ -72,9 +72,16 @@ class StopRequest:
         try:
             self.ask()
         except OSError as e:
-            self._say(
+            self._tell(
                 f"{name}: ended at once, since nobody can be asked to stop: {os_error_text(e, self.file, 'written')}"
             )
             raise KeyboardInterrupt from None
-        with suppress(RuntimeError):  # the signal came in the middle of another line
-            self._say(f"{name}: running conditions save a checkpoint, then the sweep stops (again to end at once)")
+        self._tell(f"{name}: running conditions save a checkpoint, then the sweep stops (again to end at once)")
+
+    def _tell(self, text: str) -> None:
+        """Say it whatever the signal interrupted: another line, or the import of what says it."""
+        try:
+            self._say(text)
+        except Exception:  # noqa: BLE001 - of what was half done
+            with suppress(OSError):
+                os.write(1, f"{text}\n".encode())
