@@ -1,4 +1,4 @@
-"""What a reader must know of the generated answers before trusting a number: said by the page and by the terminal alike."""
+"""What a reader must know before trusting a number, said by the page and by the terminal alike."""
 
 from __future__ import annotations
 
@@ -7,6 +7,22 @@ from collections.abc import Sequence
 from wlsweep.analysis.evaluation_records import ModelResult
 from wlsweep.estimate import count
 from wlsweep.spec.task import ICLR, Words
+
+_NAMED = 3
+"""Conditions that are named one by one where the same holds of several."""
+
+
+def unfinished(conditions: Sequence[ModelResult]) -> list[str]:
+    """A line for each condition that is not done, with its cause; one for all of which the same is to be said."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for c in conditions:
+        if not c.done:
+            alike.setdefault((c.state, c.cause or ""), []).append(c.name)
+    lines = []
+    for (state, cause), names in alike.items():
+        who = names if len(names) <= _NAMED else [f"{len(names)} conditions"]
+        lines += [f"{name}: {state} ({cause})" for name in who]
+    return lines
 
 
 def answer_warnings(models: Sequence[ModelResult], words: Words = ICLR.words) -> list[str]:

@@ -7,7 +7,7 @@ from textwrap import fill
 from rich.table import Table
 from rich.text import Text
 
-from wlsweep.analysis.answers import answer_warnings
+from wlsweep.analysis.answers import answer_warnings, unfinished
 from wlsweep.analysis.evaluate import Evaluation
 from wlsweep.analysis.evaluation_records import MetricName
 from wlsweep.estimate import Format, percent
@@ -32,11 +32,9 @@ def summary_table(evaluation: Evaluation) -> Table:
     words = evaluation.analysis.words
     for heading in (fill(words.rate, 16), "accuracy", "AUC", "ECE", "?"):
         table.add_column(heading, justify="right", no_wrap=True)
-    causes = []
     for result in [*evaluation.conditions, *evaluation.externals]:
         if result.metrics is None:
             table.add_row(Text(result.name), Text(result.state, style="red"))
-            causes.append(f"{result.name}: {result.cause}")
             continue
         table.add_row(
             Text(result.name),
@@ -44,6 +42,7 @@ def summary_table(evaluation: Evaluation) -> Table:
             *(_SHORT.value(result[metric].value) for metric in ("auc", "ece")),
             str(result.metrics.unknown),
         )
+    causes = unfinished([*evaluation.conditions, *evaluation.externals])
     doubts = answer_warnings([*evaluation.conditions, *evaluation.externals], words)
     if causes or doubts:
         table.caption = Text("\n").join(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from wlsweep.analysis.answers import answer_warnings
+from wlsweep.analysis.answers import answer_warnings, unfinished
 from wlsweep.analysis.evaluation_records import MetricName, ModelResult, SeedMean
 from wlsweep.estimate import CHANGE, NONE, PERCENT, PLAIN, POINTS, Estimate, Format, count, p_value
 from wlsweep.report.blocks import Block, Cell, Code, Drawn, Listing, Pair, Row, Section, Table, number, text
@@ -240,7 +240,7 @@ def curves(report: ReportInput) -> Section:
 def warnings(report: ReportInput) -> Section:
     """Failures and everything that a reader must know before trusting a number."""
     words = report.words
-    lines = [f"{c.name}: {c.state} ({c.cause})." for c in report.conditions if not c.done]
+    lines = [f"{line}." for line in unfinished(report.conditions)]
     if report.baseline is None:
         lines.append("No baseline is done among the conditions shown, so nothing can be compared with one.")
     for proportion, mix in report.data.get("mixes", {}).items():
