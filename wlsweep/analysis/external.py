@@ -26,8 +26,8 @@ def read_external(path: Path, truth: Truth) -> tuple[Scores | None, list[str]]:
     """Predictions in the truth's order, or every way in which they do not fit.
 
     Args:
-        path: Parquet, JSON Lines or a JSON array (gzipped, too), told apart by content. `parsed` may be a label in any
-            case, or a whole answer.
+        path: CSV, Parquet, Arrow, JSON Lines or a JSON array (gzip and zstd, too), told apart by content. `parsed` may be
+            a label in any case, or a whole answer.
         truth: of the run.
     """
     rows: list[dict[str, Any]] = []
@@ -82,12 +82,15 @@ def _read_all(values: Sequence[Any], read: Callable[[Any], Any]) -> tuple[list[A
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """A number; also one written as text, as CSV has it."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise _Odd
     try:
         return float(value)
     except OverflowError:
         return math.inf
+    except ValueError:
+        raise _Odd from None
 
 
 def _text(value: Any) -> str:

@@ -130,7 +130,7 @@ def prepare_data(
     if earlier is not None:
         both = sorted(set(earlier.mixes) & set(record.mixes))
         _refuse_other_data(run, [f"mix {n}" for n in both if earlier.mixes[n] != record.mixes[n]])
-    for line in record.notes:
+    for line in (*(f"{role} rows: {shape}" for role, shape in shapes.items()), *record.notes):
         on_progress(line)
     run.data_json.unlink(missing_ok=True)  # from here until it is written again the stage is not finished
     for k, drawn in mixes.items():

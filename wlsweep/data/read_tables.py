@@ -62,6 +62,8 @@ def csv_rows(f: BinaryIO) -> Iterator[tuple[int, object]]:
             number + 1,
             BadObjectError(f"{found} here or soon after is no UTF-8; save the file as UTF-8; later rows were not read"),
         )
+    except BadObjectError as e:
+        yield 1, e
     except csv.Error as e:
         yield number + 1, BadObjectError(f"the CSV breaks here ({first_line(e)}); later rows were not read")
 
@@ -82,7 +84,7 @@ def _csv_reader(f: BinaryIO) -> tuple[Any, list[str]]:
     reader = csv.reader(chain([first], text), delimiter=delimiter_of(first.encode()) or ",", strict=True)
     names = [name.strip() or f"column {n}" for n, name in enumerate(next(reader, []), 1)]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise csv.Error(f"the header has the column {twice[0][:60]!r} twice")
+        raise BadObjectError(f"the header has the column {twice[0][:60]!r} twice")
     return reader, names
 
 

@@ -122,7 +122,7 @@ def _refuse_missing(fields: Sequence[str], source: RowFiles, names: Sequence[str
     """Refuse columns that are named and not there."""
     problems = []
     for name in fields:
-        if name not in names:
+        if names and name not in names:  # without any name the file cannot be read, and its rows say why
             close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], 1)
             meant = next((n for n in names if close and n.lower() == close[0]), None)
             problems.append(f"{name!r}" + (f"; did you mean {meant!r}?" if meant else ""))
