@@ -8,7 +8,7 @@ from tests.damage import in_time, odd_files
 from tests.data.sharegpt import corpus, sweep_of, write_lines
 from tests.made_run import THE_19, make_run
 from wlsweep.data.export import export_jsonl, export_sharegpt
-from wlsweep.data.load import load_mix, load_test
+from wlsweep.data.load import load_mix, load_test, load_validation
 from wlsweep.data.prepare import prepare_data
 from wlsweep.data.rows import read_rows
 from wlsweep.errors import WlsweepError
@@ -99,3 +99,13 @@ def test_every_test_paper_is_one_line_in_order_whatever_the_order_of_predictions
 def test_nothing_predicted_is_an_error(tmp_path):
     with pytest.raises(WlsweepError, match="nothing to export"):
         export_jsonl(make_run(tmp_path, THE_19[:1], n=5, leave_out=THE_19[:1]))
+
+
+def test_validation_is_exported_as_a_set_of_its_own(tmp_path, run, model):
+    source = write_lines(tmp_path / "s.jsonl", corpus(20, 20, "s"))
+    sweep = sweep_of({"source": str(source), "resampling": "oversample", "validation_share": 0.4, "cutoff": 200}, (2,))
+    prepare_data(sweep, run, model)
+    *_, info = export_sharegpt(run, sweep, tmp_path / "out")
+    entry = json.loads(info.read_text())["iclr_weighted_loss_validation"]
+    rows = json.loads((tmp_path / "out" / entry["file_name"]).read_text())
+    assert sorted(r["_metadata"]["submission_id"] for r in rows) == load_validation(run).row_ids

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wlsweep.data.mix import MixCount, Stock, draw, exact_counts, plan_counts, scale_table, shortfalls
+from wlsweep.data.split import validation_counts
 from wlsweep.errors import WlsweepError
 from wlsweep.spec.config import load_sweep
 
@@ -87,6 +88,15 @@ def test_a_scaled_table_keeps_its_proportions_and_the_limit(limit):
     for k, (a, r) in PUBLISHED.items():
         assert sum(scaled[f"1/{k}"]) == limit
         assert abs(scaled[f"1/{k}"][0] - limit * a / (a + r)) <= 1
+
+
+def test_the_published_table_less_a_fifth_takes_each_remaining_paper_once_at_one_half():
+    scaled = scale_table({f"1/{k}": counts for k, counts in PUBLISHED.items()}, None, 0.2)
+    held_out = validation_counts(8553, 8548, 0.2)
+    assert scaled["1/2"] == (8553 - held_out[0], 8548 - held_out[1])
+    assert {sum(counts) for counts in scaled.values()} == {sum(scaled["1/2"])}
+    plan_counts("table", [2, 3, 4, 8], Stock(*scaled["1/2"]), scaled)  # raises nothing
+    assert scale_table({"1/2": (5, 5)}, None, 0.0) == {"1/2": (5, 5)} and scale_table(None, 8, 0.2) is None
 
 
 @given(

@@ -18,7 +18,7 @@ from tests.data.fuzzed import file_contents
 from tests.data.sharegpt import ROOT, corpus, sharegpt, sweep_of, write_lines
 from wlsweep.cli import main
 from wlsweep.data import prepare
-from wlsweep.data.load import load_mix, load_test
+from wlsweep.data.load import load_mix, load_test, load_validation
 from wlsweep.data.mix import exact_counts
 from wlsweep.data.prepare import base_rows
 from wlsweep.data.rows import read_rows
@@ -424,3 +424,86 @@ def test_another_choice_for_system_turns_makes_other_prompts_and_is_refused_afte
     run.trained("baseline_gamma1.0_prop1_2").write_text("{}")
     with pytest.raises(WlsweepError, match=r"changed \(system\)"):
         prepare_data(sweep_of(data_of(files)), run, model)
+
+
+VALIDATED = {
+    "test file": {},
+    "split": {"source": "train.jsonl"},
+    "pool": {"resampling": "pool", "pool": "pool.jsonl"},
+    "table": {"resampling": "table", "table": {"1/2": [40, 40], "1/3": [26, 54], "1/4": [20, 60], "1/8": [10, 70]}},
+}
+
+
+@pytest.mark.parametrize("limit", [None, 12])
+@pytest.mark.parametrize("kind", VALIDATED)
+def test_validation_papers_are_in_no_mix_no_test_set_and_not_under_the_base_and_the_plan_counts_them(
+    files, run, model, kind, limit
+):
+    write_lines(files / "pool.jsonl", corpus(0, 40, "p"))
+    more = {k: str(files / v) if str(v).endswith("jsonl") else v for k, v in VALIDATED[kind].items()}
+    sweep = sweep_of(data_of(files, **more, validation_share=0.25))
+    record = prepare_data(sweep, run, model, limit=limit)
+    validation, test = load_validation(run), set(load_test(run).row_ids)
+    held_out, mixes = set(validation.row_ids), {k: set(load_mix(run, k).row_ids) for k in (2, 3, 4, 8)}
+    rows = limit or (16 if kind == "split" else 20)  # a quarter of 64 or 80
+    assert len(validation) == len(held_out) == rows and validation.row_ids == sorted(held_out)
+    assert int(validation.accept.sum()) == rows // 2 == record["validation"]["accepts"]
+    assert not held_out & test and not any(held_out & mix for mix in mixes.values())
+    assert not any(row_id.startswith("p") for row_id in held_out), "papers of a pool are extra training rows"
+    assert not held_out & {r.row_id for r in read_rows(base_rows(sweep, run))}
+    counts = source_counts(sweep, limit)
+    assert (counts.validation_accepts, counts.validation_rejects) == (rows // 2, rows // 2)
+    assert counts.stock.total == record["source"]["rows"]
+    planned = planned_mixes(sweep, counts, limit)
+    assert {f"1/{k}": (c.accepts, c.rejects) for k, c in planned.items()} == {
+        name: (m["accepts"], m["rejects"]) for name, m in record["mixes"].items()
+    }
+    assert prepare_data(sweep, run, model, limit=limit) == record
+
+
+def test_a_trial_run_validates_on_papers_of_the_real_runs_validation(files, run, model):
+    sweep = sweep_of(data_of(files, validation_share=0.4))
+    prepare_data(sweep, run, model)
+    trial = RunDir(run.root.parent / "trial")
+    prepare_data(sweep, trial, model, limit=8)
+    assert set(load_validation(trial).row_ids) < set(load_validation(run).row_ids)
+    assert not set(load_mix(trial, 2).row_ids) & set(load_validation(run).row_ids)
+
+
+def test_without_validation_the_data_are_those_of_before_and_with_it_the_token_table_is(files, run, model):
+    record = prepare_data(sweep_of(data_of(files)), run, model)
+    assert record["validation"] is None and load_validation(run) is None and not run.validation_parquet.exists()
+    assert "validation_share" not in record["identity"]
+    other = RunDir(run.root.parent / "validated")
+    validated = prepare_data(sweep_of(data_of(files, validation_share=0.5)), other, model)
+    assert validated["tokens"] == record["tokens"] | {"validation": record["tokens"]["train"]}
+    assert set(load_mix(other, 2).row_ids) | set(load_validation(other).row_ids) == set(load_mix(run, 2).row_ids)
+
+
+def test_other_validation_papers_under_trained_conditions_are_refused(files, run, model):
+    prepare_data(sweep_of(data_of(files)), run, model)
+    run.trained("accept_gamma2.0_prop1_2").parent.mkdir(parents=True)
+    run.trained("accept_gamma2.0_prop1_2").write_text("{}")
+    with pytest.raises(WlsweepError, match=r"changed \(validation_share\)"):
+        prepare_data(sweep_of(data_of(files, validation_share=0.5)), run, model)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "another paper"])
+def test_damaged_validation_papers_are_one_error(files, run, model, damage):
+    prepare_data(sweep_of(data_of(files, validation_share=0.5)), run, model)
+    if damage == "missing":
+        run.validation_parquet.unlink()
+    elif damage == "cut":
+        run.validation_parquet.write_bytes(run.validation_parquet.read_bytes()[:50])
+    else:
+        pq.write_table(pq.read_table(run.validation_parquet).slice(1), run.validation_parquet)
+    with pytest.raises(WlsweepError, match=r"validation\.parquet .*delete .*data\.json and run the sweep again"):
+        load_validation(run)
+
+
+def test_too_few_validation_rows_of_a_class_are_refused_by_plan_and_stage_before_anything_is_written(files, run, model):
+    sweep = sweep_of(data_of(files, validation_share=0.1))
+    for refuse in (lambda: source_counts(sweep), lambda: prepare_data(sweep, run, model, limit=8)):
+        with pytest.raises(WlsweepError, match=r"0\.1 of 40 accepts and 40 rejects leaves 4 and 4 for validation"):
+            refuse()
+    assert not run.root.exists()

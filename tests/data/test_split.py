@@ -2,10 +2,18 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from wlsweep.data.split import check_disjoint, limit_rows, limited_counts, split_off_test
+from wlsweep.data.split import (
+    FEWEST_VALIDATION,
+    check_disjoint,
+    limit_rows,
+    limited_counts,
+    split_off_test,
+    split_off_validation,
+    validation_counts,
+)
 from wlsweep.errors import WlsweepError
 
 
@@ -59,3 +67,43 @@ def test_shared_ids_and_shared_texts_are_all_named():
     assert "'c' of test has the text of 'b' of train" in str(error.value)
     assert "'d'" not in str(error.value)
     check_disjoint([("a", "1")], [("b", "2")], "train", "test")
+
+
+@given(accepts=st.integers(2, 60), rejects=st.integers(2, 60), share=st.floats(0.1, 0.9), seed=st.integers(0, 3))
+def test_validation_takes_its_share_of_each_class_whatever_the_order_of_rows(accepts, rejects, share, seed):
+    ids = [f"r{i}" for i in range(accepts + rejects)]
+    accept = np.arange(len(ids)) < accepts
+    assume(share * min(accepts, rejects) > FEWEST_VALIDATION and (1 - share) * min(accepts, rejects) > 1)
+    marked = split_off_validation(ids, accept, share, seed)
+    found = int(marked[accept].sum()), int(marked[~accept].sum())
+    assert found == validation_counts(accepts, rejects, share)
+    assert abs(found[0] - share * accepts) <= 0.5 + 1e-9 and abs(found[1] - share * rejects) <= 0.5 + 1e-9
+    backwards = split_off_validation(ids[::-1], accept[::-1], share, seed)
+    assert backwards.tolist() == marked[::-1].tolist()
+    assert not split_off_validation(ids, accept, 0.0, seed).any()
+
+
+def test_validation_papers_are_not_chosen_as_test_papers_are():
+    ids, accept = [f"r{i}" for i in range(400)], np.arange(400) < 200
+    both = split_off_validation(ids, accept, 0.5, 0) & split_off_test(ids, accept, 0.5, 0)
+    assert 70 < both.sum() < 130  # about a quarter of the 400
+
+
+@pytest.mark.parametrize(
+    ("accepts", "rejects", "share", "said"),
+    [
+        (
+            40,
+            100,
+            0.1,
+            r"leaves 4 and 10 for validation, where at least 5 of each class are needed; raise it to 0\.12,",
+        ),
+        (6, 100, 0.5, "leaves 3 and 50 .*; give more rows"),
+        (0, 100, 0.5, "leaves 0 and 50 .*; give more rows"),
+    ],
+)
+def test_too_few_validation_rows_of_a_class_are_refused_with_the_share_that_would_do(accepts, rejects, share, said):
+    with pytest.raises(WlsweepError, match=said):
+        validation_counts(accepts, rejects, share)
+    if "raise" in said:
+        assert min(validation_counts(accepts, rejects, 0.12)) == FEWEST_VALIDATION

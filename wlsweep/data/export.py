@@ -14,7 +14,7 @@ from typing import TextIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wlsweep.data.load import finished_data, read_manifest
+from wlsweep.data.load import finished_data, load_validation, read_manifest
 from wlsweep.data.row_files import state_of
 from wlsweep.data.rows import read_rows, to_sharegpt
 from wlsweep.data.sources import find_inputs
@@ -46,7 +46,8 @@ def _prefix(task: Task) -> str:
 
 
 def export_sharegpt(run: RunDir, sweep: Sweep, out: Path) -> list[Path]:
-    """Write `NAME/data.json` for every mix and the test set, and one `dataset_info.json`, in one pass over the source.
+    """Write `NAME/data.json` for every mix, validation and the test set, and one `dataset_info.json`, in one pass over the
+    source.
 
     Texts are whole: LLaMA-Factory truncates by itself, with `cutoff_len`. A repeated row stands as often as it is used.
     Who answers is called what the first row of the source calls it, since LLaMA-Factory knows one name a data set.
@@ -67,6 +68,8 @@ def export_sharegpt(run: RunDir, sweep: Sweep, out: Path) -> list[Path]:
     for mix in record.mixes:
         k = int(mix.removeprefix("1/"))
         uses[dataset_name(k, sweep.task)] = read_manifest(run, k)
+    if (validation := load_validation(run)) is not None:
+        uses[f"{_prefix(sweep.task)}_validation"] = dict.fromkeys(validation.row_ids, 1)
     uses[f"{_prefix(sweep.task)}_test"] = dict.fromkeys(read_truth(run.test_parquet, sweep.task).row_id.to_pylist(), 1)
     paths = {name: out / name / "data.json" for name in uses}
     answerer = ""

@@ -1,4 +1,4 @@
-"""Reads what the data stage made: the token rows of a mix to train on, and of the test set to predict."""
+"""Reads what the data stage made: the token rows of a mix to train on, of validation, and of the test set to predict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wlsweep.data.token_table import TokenTable, open_table
 from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.errors import DamagedError, WlsweepError
-from wlsweep.run.columns import MANIFEST
+from wlsweep.run.columns import MANIFEST, VALIDATION
 from wlsweep.run.layout import RunDir
 from wlsweep.run.predictions import read_parquet, read_truth
 from wlsweep.run.records import DataRecord
@@ -22,7 +22,8 @@ AGAIN = "delete {} and run the sweep again: the data stage is made again, what i
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Tokenised rows of a mix (repetitions expanded, sorted by id) or of the test set (in the order of its file)."""
+    """Tokenised rows of a mix (repetitions expanded, sorted by id), of validation (sorted by id) or of the test set (in the
+    order of its file)."""
 
     row_ids: list[str]
     row_hashes: list[str]
@@ -84,6 +85,34 @@ def read_manifest(run: RunDir, k: int) -> dict[str, int]:
     if len(uses) < len(table) or None in uses or not all(n and n > 0 for n in uses.values()):
         raise DamagedError(f"{path} is damaged: ids twice, or uses below 1; {AGAIN.format(run.data_json)}")
     return uses
+
+
+def load_validation(run: RunDir) -> TokenRows | None:
+    """The papers of validation, sorted by row id, the same for every condition; None where there is no validation.
+
+    Raises:
+        WlsweepError: if the data stage is not finished, or its files do not belong together.
+    """
+    record = finished_data(run)
+    if record.validation is None:
+        return None
+    path = run.validation_parquet
+    try:
+        ids = read_parquet(path, VALIDATION.names)["row_id"].to_pylist()
+    except FileNotFoundError:
+        raise DamagedError(f"{path} is missing; {AGAIN.format(run.data_json)}") from None
+    except DamagedError as e:
+        raise DamagedError(f"{e}; {AGAIN.format(run.data_json)}") from None
+    rows = _token_rows(run, [record.tokens["validation"]], ids)
+    if len(set(ids)) < len(ids) or (int(rows.accept.sum()), len(ids)) != (
+        record.validation.accepts,
+        record.validation.rows,
+    ):
+        raise DamagedError(
+            f"{path} does not hold the {record.validation.rows} papers, each once, that {run.data_json} names; "
+            f"{AGAIN.format(run.data_json)}"
+        )
+    return rows
 
 
 def load_test(run: RunDir) -> TokenRows:

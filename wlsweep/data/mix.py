@@ -134,9 +134,19 @@ def shortfalls(resampling: str, counts: Mapping[int, MixCount], stock: Stock, wo
     return lines
 
 
-def scale_table(table: Mapping[str, tuple[int, int]], limit: int) -> dict[str, tuple[int, int]]:
-    """The table for a trial run: at most `limit` rows in every set, in the same proportions."""
-    return {name: limited_counts(accepts, rejects, limit) for name, (accepts, rejects) in table.items()}
+def scale_table(
+    table: Mapping[str, tuple[int, int]] | None, limit: int | None, held_out: float = 0.0
+) -> Mapping[str, tuple[int, int]] | None:
+    """The table without the share that validation holds out, and for a trial run with at most `limit` rows in every set; in
+    the same proportions."""
+    if table is None or (limit is None and not held_out):
+        return table
+
+    def rows(total: int) -> int:
+        left = int(total * (1 - held_out)) if held_out else total
+        return left if limit is None else min(left, limit)
+
+    return {name: limited_counts(a, r, rows(a + r)) for name, (a, r) in table.items()}
 
 
 def draw(

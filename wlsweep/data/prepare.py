@@ -24,11 +24,11 @@ from wlsweep.data.mix import Drawn, MixCount, Stock, draw, plan_counts, scale_ta
 from wlsweep.data.row_files import RowFiles, row_files, state_of
 from wlsweep.data.rows import read_rows, to_sharegpt
 from wlsweep.data.sources import Inputs, data_notes, data_shapes, find_inputs, refuse_one_class
-from wlsweep.data.split import check_disjoint, limit_rows, split_off_test
+from wlsweep.data.split import check_disjoint, limit_rows, split_off_test, split_off_validation
 from wlsweep.data.token_table import FORMAT, TableKey, TokenTable, ensure_table
 from wlsweep.data.tokenise import AnswerTokens, tokenizer_hash
 from wlsweep.errors import WlsweepError
-from wlsweep.run.columns import MANIFEST, TRUTH
+from wlsweep.run.columns import MANIFEST, TRUTH, VALIDATION
 from wlsweep.run.layout import RunDir, atomic_file
 from wlsweep.run.records import (
     AnswerRecord,
@@ -67,6 +67,7 @@ class _Parts(NamedTuple):
     train: _Part
     test: _Part
     pool: _Part | None
+    validation: _Part | None
 
     @property
     def stock(self) -> Stock:
@@ -119,9 +120,7 @@ def prepare_data(
     words = sweep.task.words
     _check_leakage(parts, inputs, words)
     refuse_one_class("the test set", parts.test.accepts, len(parts.test.rows) - parts.test.accepts, words)
-    table = sweep.data.table
-    if table is not None and limit is not None:
-        table = scale_table(table, limit)
+    table = scale_table(sweep.data.table, limit, sweep.data.validation_share)
     counts = plan_counts(sweep.data.resampling, ks, parts.stock, table, words)
     read = data_notes(sweep, run.cache)
     mixes = {k: _draw(parts, count, sweep.data.seed) for k, count in counts.items()}
@@ -138,31 +137,36 @@ def prepare_data(
             pq.write_table(pa.table([drawn.row_ids, drawn.multiplicity], schema=MANIFEST), temporary)
     with atomic_file(run.test_parquet) as temporary:
         pq.write_table(_truth(parts.test), temporary, compression="zstd")
+    run.validation_parquet.unlink(missing_ok=True)
+    if parts.validation is not None:
+        with atomic_file(run.validation_parquet) as temporary:
+            pq.write_table(_papers(parts.validation), temporary)
     record.write(run.data_json)
     return record
 
 
 def base_rows(sweep: Sweep, run: RunDir) -> RowFiles:
-    """Rows that a tiny base model may be made from: never a test row.
+    """Rows that a tiny base model may be made from: never a test or a validation row.
 
-    Where the test set is split off the source, the remaining rows are written to the cache as ShareGPT, once.
+    Where the test set or validation is split off the source, the remaining rows are written to the cache as ShareGPT, once.
     """
     if sweep.data.synthetic is not None:
         from wlsweep.data.synthetic import ensure_synthetic
 
         return row_files(ensure_synthetic(sweep.data.synthetic, run.cache, sweep.task).base)
-    inputs = find_inputs(sweep.data, run.cache, sweep.task)
-    if inputs.test is not None:
+    inputs, task, share = find_inputs(sweep.data, run.cache, sweep.task), sweep.task, sweep.data.validation_share
+    if inputs.test is not None and not share:
         return inputs.train
+    split = inputs.test is None
     source = inputs.train.content_key(state_of(inputs.train).sha256)
-    key = json.dumps([source, sweep.data.test_share, sweep.data.seed, *(sweep.task.identity or ())])
+    parts = [source, sweep.data.test_share if split else None, sweep.data.seed, *(task.identity or ())]
+    key = json.dumps([*parts, {"validation": share}] if share else parts)
     path = run.cache / "split" / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.jsonl"
     if not path.is_file():
-        test, task = _split_ids(inputs.train, sweep), sweep.task
+        held_out = set().union(*_held_out_ids(inputs.train, sweep, split))
         with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
-            out.writelines(
-                json.dumps(to_sharegpt(r, task)) + "\n" for r in read_rows(inputs.train, task) if r.row_id not in test
-            )
+            rows = (r for r in read_rows(inputs.train, task) if r.row_id not in held_out)
+            out.writelines(json.dumps(to_sharegpt(r, task)) + "\n" for r in rows)
     return row_files(path)
 
 
@@ -188,23 +192,36 @@ def _identity(sweep: Sweep, states: Mapping[str, FileState], tokenizer: str, lim
         **({} if data.system == "keep" else {"system": data.system}),
         **({"task": list(sweep.task.identity)} if sweep.task.identity else {}),
         **({} if data.columns is None else {"columns": data.columns.model_dump(exclude_none=True)}),
+        **({"validation_share": data.validation_share} if data.validation_share else {}),
     }
 
 
 def _whole(run: RunDir, record: DataRecord, ks: Sequence[int]) -> bool:
     tables = {run.cache / folder / "table.json" for folder in record.tokens.values()}
     files = [*tables, run.test_parquet, *(run.manifest(k) for k in ks)]
+    files += [] if record.validation is None else [run.validation_parquet]
     # The total of common_total depends on the set of proportions, so another grid is drawn again and compared.
     return set(record.mixes) == {f"1/{k}" for k in ks} and all(f.is_file() for f in files)
 
 
-def _split_ids(source: RowFiles, sweep: Sweep) -> set[str]:
+def _held_out(
+    ids: Sequence[str], accept: NDArray[np.bool_], sweep: Sweep, split: bool
+) -> tuple[NDArray[np.bool_], ...]:
+    """Which rows of the training file are test rows (none unless `split`), and which are for validation; bool [n] each."""
+    data, words, none = sweep.data, sweep.task.words, np.zeros(len(ids), dtype=bool)
+    test = split_off_test(ids, accept, data.test_share, data.seed, words) if split else none
+    rest, validation = np.flatnonzero(~test), none.copy()
+    of_rest = [ids[i] for i in rest]
+    validation[rest] = split_off_validation(of_rest, accept[rest], data.validation_share, data.seed, words)
+    return test, validation
+
+
+def _held_out_ids(source: RowFiles, sweep: Sweep, split: bool) -> tuple[set[str], ...]:
+    """The ids of `_held_out`, from the files themselves."""
     index = [(row.row_id, row.label == sweep.task.positive) for row in read_rows(source, sweep.task)]
     ids = [row_id for row_id, _ in index]
-    test = split_off_test(
-        ids, np.array([a for _, a in index]), sweep.data.test_share, sweep.data.seed, sweep.task.words
-    )
-    return {ids[i] for i in np.flatnonzero(test)}
+    marked = _held_out(ids, np.array([a for _, a in index], dtype=bool), sweep, split)
+    return tuple({ids[i] for i in np.flatnonzero(m)} for m in marked)
 
 
 def _tokenised(
@@ -219,18 +236,21 @@ def _tokenised(
     data = sweep.data
     split = inputs.test is None
     selection = "" if limit is None else f"limit={limit} seed={data.seed}" + (f" share={data.test_share}" * split)
+    if limit is not None and data.validation_share:
+        selection += f" validation={data.validation_share}"
 
     def table(role: str, source: RowFiles, texts: bool, only: set[str] | None) -> TokenTable:
         content, tokenizer = source.content_key(str(identity[f"{role}_sha256"])), str(identity["tokenizer_sha256"])
         key = TableKey(content, tokenizer, data.cutoff, selection, texts, data.system, sweep.task)
         return ensure_table(key, source, model, cache, on_progress, only)
 
-    def chosen(source: RowFiles, test: set[str] | None = None) -> set[str] | None:
-        """Ids of a trial run: of each side of the split where there is one, so that both are those of the real run."""
+    def chosen(source: RowFiles, held_out: Sequence[set[str]] = ()) -> set[str] | None:
+        """Ids of a trial run: of each side of the split where there is one, so that all are those of the real run."""
         if limit is None:
             return None
         index = [(row.row_id, row.label == sweep.task.positive) for row in read_rows(source, sweep.task)]
-        sides = [[p for p in index if (p[0] in (test or ())) == side] for side in (False, True)]
+        sides = [[p for p in index if p[0] in ids] for ids in held_out]
+        sides.append([p for p in index if not any(p[0] in ids for ids in held_out)])
         ids: set[str] = set()
         for side in sides:
             kept = limit_rows([i for i, _ in side], np.array([a for _, a in side], dtype=bool), limit, data.seed)
@@ -241,22 +261,29 @@ def _tokenised(
     if inputs.pool is not None:
         of_pool = table("pool", inputs.pool, False, chosen(inputs.pool))
         pool = _Part(of_pool, np.arange(len(of_pool)))
-    if inputs.test is not None:
-        train = table("train", inputs.train, False, chosen(inputs.train))
-        test = table("test", inputs.test, True, chosen(inputs.test))
-        return _Parts(_Part(train, np.arange(len(train))), _Part(test, np.arange(len(test))), pool)
-    test_ids = _split_ids(inputs.train, sweep) if limit is not None else set()
-    both = table("train", inputs.train, True, chosen(inputs.train, test_ids))
+    held_out = _held_out_ids(inputs.train, sweep, split) if limit is not None else ()
+    train = table("train", inputs.train, split, chosen(inputs.train, held_out))
     if limit is not None:
-        is_test = np.array([row_id in test_ids for row_id in both.row_ids])
+        is_test, is_validation = (np.array([row_id in ids for row_id in train.row_ids]) for ids in held_out)
     else:
-        is_test = split_off_test(both.row_ids, both.accept, data.test_share, data.seed, sweep.task.words)
-    return _Parts(_Part(both, np.flatnonzero(~is_test)), _Part(both, np.flatnonzero(is_test)), pool)
+        is_test, is_validation = _held_out(train.row_ids, train.accept, sweep, split)
+    validation = _Part(train, np.flatnonzero(is_validation)) if data.validation_share else None
+    test = _Part(train, np.flatnonzero(is_test))
+    if inputs.test is not None:
+        of_test = table("test", inputs.test, True, chosen(inputs.test))
+        test = _Part(of_test, np.arange(len(of_test)))
+    return _Parts(_Part(train, np.flatnonzero(~is_test & ~is_validation)), test, pool, validation)
 
 
 def _check_leakage(parts: _Parts, inputs: Inputs, words: Words) -> None:
     train, test = f"train ({inputs.train})", f"test ({inputs.test or inputs.train})"
     check_disjoint(parts.train.keys, parts.test.keys, train, test, words)
+    if parts.validation is not None:
+        validation = f"validation ({inputs.train})"
+        check_disjoint(parts.validation.keys, parts.test.keys, validation, test, words)
+        check_disjoint(parts.train.keys, parts.validation.keys, train, validation, words)
+        if parts.pool is not None:
+            check_disjoint(parts.pool.keys, parts.validation.keys, f"pool ({inputs.pool})", validation, words)
     if parts.pool is not None:
         check_disjoint(parts.pool.keys, parts.test.keys, f"pool ({inputs.pool})", test, words)
         check_disjoint(parts.pool.keys, parts.train.keys, f"pool ({inputs.pool})", train, words)
@@ -297,6 +324,7 @@ def _record(
         )
 
     named = {"train": parts.train, "test": parts.test, **({"pool": parts.pool} if parts.pool else {})}
+    named |= {"validation": parts.validation} if parts.validation else {}
     return DataRecord(
         fingerprint=_fingerprint(identity),
         identity=identity,
@@ -304,6 +332,7 @@ def _record(
         source=source("train", parts.train),
         test=source("test", parts.test),
         pool=source("pool", parts.pool) if parts.pool else None,
+        validation=source("validation", parts.validation) if parts.validation else None,
         split_off="test" not in states,
         resampling=sweep.data.resampling,
         cutoff=sweep.data.cutoff,
@@ -371,6 +400,17 @@ def _trained_on_others(run: RunDir, identity: Mapping[str, JsonValue]) -> list[s
             if found is not None and found.data_fingerprint not in (None, _fingerprint(identity)):
                 return [f"fingerprint {found.data_fingerprint}, now {_fingerprint(identity)}"]
     return []
+
+
+def _papers(validation: _Part) -> pa.Table:
+    """Sorted by id, as a mix is."""
+    table = validation.table
+    rows = sorted(
+        (row_id, row_hash, bool(table.accept[i]))
+        for i, (row_id, row_hash) in zip(validation.rows, validation.keys, strict=True)
+    )
+    columns = {"row_id": [r[0] for r in rows], "row_hash": [r[1] for r in rows]}
+    return pa.table(columns | {"label": [table.labels[0 if r[2] else 1] for r in rows]}, schema=VALIDATION)
 
 
 def _truth(test: _Part) -> pa.Table:

@@ -10,7 +10,13 @@ from typing import NamedTuple
 from wlsweep.data.mix import MixCount, Stock, plan_counts, scale_table
 from wlsweep.data.row_files import RowFiles, is_file, recorded_files, row_files, sets_in
 from wlsweep.data.rows import notes_on, read_rows, shape_text
-from wlsweep.data.split import check_disjoint, limited_counts, refuse_impossible_share, test_count
+from wlsweep.data.split import (
+    check_disjoint,
+    limited_counts,
+    refuse_impossible_share,
+    test_count,
+    validation_counts,
+)
 from wlsweep.errors import WlsweepError
 from wlsweep.run.records import DataRecord
 from wlsweep.spec.columns import Columns
@@ -41,6 +47,9 @@ class SourceCounts(NamedTuple):
     test_rejects: int | None
     origin: str
     """`files`, `synthetic` or `table`: what was counted."""
+    validation_accepts: int = 0
+    """Rows that validation gets; none where `data.validation_share` is 0."""
+    validation_rejects: int = 0
 
 
 def find_inputs(data: Data, cache: Path, task: Task = ICLR) -> Inputs:
@@ -92,10 +101,10 @@ def source_counts(sweep: Sweep, limit: int | None = None) -> SourceCounts:
     test: tuple[int, int] | None
     if data.synthetic is not None:
         train, test = _balanced(data.synthetic.train_rows), _balanced(data.synthetic.test_rows)
-        return _limited(Stock(*train), test, limit, "synthetic")
+        return _limited(Stock(*train), test, sweep, limit, "synthetic")
     if data.source is None and data.table is not None:
         best = max(data.table.values(), key=lambda counts: counts[0])
-        return _limited(Stock(*best), None, limit, "table")
+        return _limited(Stock(*best), None, sweep, limit, "table")
     inputs = find_inputs(data, Path())
     keys = {role: _keys(files, sweep.task) for role, files in inputs.named.items()}
     _refuse_shared(inputs, keys, sweep.task.words)
@@ -108,7 +117,7 @@ def source_counts(sweep: Sweep, limit: int | None = None) -> SourceCounts:
         train = train[0] - test[0], train[1] - test[1]
     refuse_one_class("the test set", *test, sweep.task.words)
     pool = _counts(keys["pool"]) if "pool" in keys else (0, 0)
-    return _limited(Stock(*train, *pool), test, limit, "files")
+    return _limited(Stock(*train, *pool), test, sweep, limit, "files")
 
 
 def planned_mixes(sweep: Sweep, counts: SourceCounts, limit: int | None = None) -> dict[int, MixCount]:
@@ -117,19 +126,21 @@ def planned_mixes(sweep: Sweep, counts: SourceCounts, limit: int | None = None) 
     Raises:
         WlsweepError: if the policy cannot give them.
     """
-    table = sweep.data.table
-    if table is not None and limit is not None:
-        table = scale_table(table, limit)
+    table = scale_table(sweep.data.table, limit, sweep.data.validation_share)
     return plan_counts(sweep.data.resampling, {c.k for c in sweep.conditions}, counts.stock, table, sweep.task.words)
 
 
-def _limited(stock: Stock, test: tuple[int, int] | None, limit: int | None, origin: str) -> SourceCounts:
+def _limited(stock: Stock, test: tuple[int, int] | None, sweep: Sweep, limit: int | None, origin: str) -> SourceCounts:
+    """Counts after validation has got its share of the training rows, and then the limit of each set."""
+    validation = validation_counts(stock.accepts, stock.rejects, sweep.data.validation_share, sweep.task.words)
+    stock = stock._replace(accepts=stock.accepts - validation[0], rejects=stock.rejects - validation[1])
     if limit is not None:
+        validation = limited_counts(*validation, limit)
         kept = limited_counts(stock.accepts, stock.rejects, limit)
         pool = limited_counts(stock.pool_accepts, stock.pool_rejects, limit)
         stock = Stock(*kept, *pool)
         test = limited_counts(*test, limit) if test else None
-    return SourceCounts(stock, test[0] if test else None, test[1] if test else None, origin)
+    return SourceCounts(stock, test[0] if test else None, test[1] if test else None, origin, *validation)
 
 
 def _balanced(rows: int) -> tuple[int, int]:

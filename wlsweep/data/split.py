@@ -1,4 +1,4 @@
-"""Which rows are test rows, and the proof that none of them is trained on.
+"""Which rows are test rows and which are for validation, and the proof that none of them is trained on.
 
 Rows are ordered by a keyed hash of their id: the choice needs no generator state, does not depend on the order of the
 file or of the stages, and a row that is added moves at most a few others across the border.
@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wlsweep.errors import WlsweepError, refuse_all
 from wlsweep.spec.task import ICLR, Words
+
+FEWEST_VALIDATION = 5
+"""Validation rows of a class below which nothing can be read off them; a trial run (`--limit`) may have fewer."""
 
 
 def keyed_order(ids: Sequence[str], seed: int, purpose: str) -> NDArray[np.int64]:
@@ -63,13 +67,65 @@ def split_off_test(
         WlsweepError: if the share is 0 or 1, or a class has fewer than two rows.
     """
     refuse_impossible_share(share)
-    test = np.zeros(len(ids), dtype=bool)
-    for name, of_class in ((words.positives, np.flatnonzero(accept)), (words.negatives, np.flatnonzero(~accept))):
-        if len(of_class) < 2:
-            raise WlsweepError(f"{len(of_class)} {name} in the source: too few to split off a test set; at least 2")
-        order = keyed_order([ids[i] for i in of_class], seed, "test")
-        test[of_class[order[: test_count(len(of_class), share)]]] = True
-    return test
+    for name, n in ((words.positives, int(accept.sum())), (words.negatives, int((~accept).sum()))):
+        if n < 2:
+            raise WlsweepError(f"{n} {name} in the source: too few to split off a test set; at least 2")
+    return _share_of_each_class(ids, accept, share, seed, "test")
+
+
+def split_off_validation(
+    ids: Sequence[str], accept: NDArray[np.bool_], share: float, seed: int, words: Words = ICLR.words
+) -> NDArray[np.bool_]:
+    """Mark the validation rows among training rows (no test rows), `test_count` of each class.
+
+    Args:
+        ids: unique row ids, n of them.
+        accept: bool [n], whether the label is the positive one.
+        share: of each class, 0 <= share < 1; 0 marks none.
+        seed: of the choice.
+        words: of the task, for errors.
+
+    Returns:
+        bool [n], True for validation rows.
+
+    Raises:
+        WlsweepError: if a class gets fewer than `FEWEST_VALIDATION`.
+    """
+    validation_counts(int(accept.sum()), int((~accept).sum()), share, words)
+    if not share:
+        return np.zeros(len(ids), dtype=bool)
+    return _share_of_each_class(ids, accept, share, seed, "validation")
+
+
+def validation_counts(accepts: int, rejects: int, share: float, words: Words = ICLR.words) -> tuple[int, int]:
+    """(accepts, rejects) that validation gets of so many training rows; none under a share of 0.
+
+    Raises:
+        WlsweepError: if a class gets fewer than `FEWEST_VALIDATION`.
+    """
+    if not share:
+        return 0, 0
+    found = test_count(accepts, share), test_count(rejects, share)
+    if min(found) < FEWEST_VALIDATION:
+        rarer = min(accepts, rejects)
+        least = ceil(100 * (FEWEST_VALIDATION - 0.5) / rarer) / 100 if rarer else 1.0
+        way = f"raise it to {least:g}, or give more rows" if least <= 0.5 else "give more rows"
+        raise WlsweepError(
+            f"data.validation_share = {share:g} of {accepts:,} {words.positives} and {rejects:,} {words.negatives} "
+            f"leaves {found[0]:,} and {found[1]:,} for validation, where at least {FEWEST_VALIDATION} of each class are "
+            f"needed; {way}"
+        )
+    return found
+
+
+def _share_of_each_class(
+    ids: Sequence[str], accept: NDArray[np.bool_], share: float, seed: int, purpose: str
+) -> NDArray[np.bool_]:
+    marked = np.zeros(len(ids), dtype=bool)
+    for of_class in (np.flatnonzero(accept), np.flatnonzero(~accept)):
+        order = keyed_order([ids[i] for i in of_class], seed, purpose)
+        marked[of_class[order[: test_count(len(of_class), share)]]] = True
+    return marked
 
 
 def limited_counts(accepts: int, rejects: int, limit: int) -> tuple[int, int]:

@@ -159,6 +159,15 @@ def _rows(run: RunDir, k: int, written: int) -> Any:
     return load_mix(run, k)
 
 
+@lru_cache(maxsize=2)
+def _validation(run: RunDir, written: int) -> Any:
+    """Rows of validation, the same for every condition; kept likewise."""
+    from wlsweep.data.load import load_validation
+
+    del written
+    return load_validation(run)
+
+
 def _train(member: GroupMember, assignment: Assignment, place: Any, group_log: Path, meter: UsageMeter) -> None:
     from wlsweep.train.loop import ConditionFailed, Hooks, Job, OutOfMemory, Stopped, train_condition
 
@@ -171,9 +180,10 @@ def _train(member: GroupMember, assignment: Assignment, place: Any, group_log: P
     cause, shared = None, False
     try:
         with meter.during("work", [name], assignment.attempt):
-            rows = _rows(run, assignment.condition.k, run.data_json.stat().st_mtime_ns)
+            written = run.data_json.stat().st_mtime_ns
+            rows, validation = _rows(run, assignment.condition.k, written), _validation(run, written)
             try:
-                train_condition(job, rows, place, hooks)
+                train_condition(job, rows, place, hooks, validation)
             except Stopped:
                 meter.outcome("stopped")
                 raise

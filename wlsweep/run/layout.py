@@ -3,7 +3,7 @@
 runs/NAME/
   sweep.json                       resolved configuration and provenance
   plan.json                        what `wlsweep plan` said when the run began
-  data/                            manifests of the mixes, test.parquet (the truth), data.json
+  data/                            manifests of the mixes, test.parquet (the truth), validation.parquet, data.json
   conditions/CONDITION/            config.json, metrics.jsonl, model/, checkpoints/, trained.json | failed.json, lease.json
   predictions/condition=CONDITION/ Parquet
   metrics/                         all_metrics.json, all_metrics.parquet, by_year.parquet, analysis.json
@@ -57,6 +57,11 @@ class RunDir:
     def test_parquet(self) -> Path:
         """The truth: one row per test paper."""
         return self.data / "test.parquet"
+
+    @property
+    def validation_parquet(self) -> Path:
+        """The papers of validation, which no mix holds."""
+        return self.data / "validation.parquet"
 
     def manifest(self, k: int) -> Path:
         """Row id and multiplicity of the training rows at proportion 1/k."""

@@ -263,6 +263,8 @@ class DataRecord(_Record):
     source: SourceRecord
     test: SourceRecord
     pool: SourceRecord | None = None
+    validation: SourceRecord | None = None
+    """Training rows that are held out, where `data.validation_share` is above 0; `source` is without them."""
     split_off: bool
     """Whether the test set is a share of the source."""
     resampling: str
@@ -320,6 +322,13 @@ class MetricLine(_Part):
     tokens_per_s: float | None = None
     lr: float | None = None
     grad_norm: float | None = None
+    validation_loss: float | None = None
+    """The condition's own weighted loss on the papers of validation, where this step was validated; so for the others."""
+    validation_bce: float | None = None
+    """Unweighted binary cross-entropy, nats: the same measure for every condition."""
+    validation_auc: float | None = None
+    validation_accuracy: float | None = None
+    validation_accept_rate: float | None = None
 
 
 class TrainingSeconds(_Part):
@@ -327,6 +336,8 @@ class TrainingSeconds(_Part):
 
     start: float
     steps: float
+    """Validation included."""
+    validation: float = 0.0
 
 
 class TrainedOn(_Part):

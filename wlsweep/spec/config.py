@@ -123,6 +123,10 @@ class Data(_Model):
     """A made world instead of files."""
     test_share: Share = 0.2
     """Share of each class that becomes the test set where no test file is given (by a hash of the row id)."""
+    validation_share: float = Field(0.0, ge=0, lt=1)
+    """Share of each class of the training rows that is held out for validation (by a hash of the row id; no test rows, no
+    rows of a pool): the same papers for every condition, in no mix. With it learning rate and epochs can be chosen
+    without the test set. Literal counts of `table` shrink by it. 0: no validation."""
     resampling: Literal["table", "oversample", "common_total", "pool", "error"] = "error"
     """What to do where a class is too small for a proportion; see `wlsweep.data.mix`."""
     table: dict[str, Annotated[tuple[Count, Count], Strict(False)]] | None = None
@@ -139,8 +143,11 @@ class Data(_Model):
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of results should know of how prompts are made."""
-        return system_notes(self.system)
+        """What a reader of results should know of how prompts and mixes are made."""
+        scaled = (
+            f"the counts of data.table are scaled by {1 - self.validation_share:g}: data.validation_share is held out"
+        )
+        return system_notes(self.system) + [scaled] * bool(self.table and self.validation_share)
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
@@ -279,6 +286,9 @@ class Train(_Model):
     GPUs, that much more host memory, and slower steps."""
     log_every: Count = 10
     """Optimizer steps between lines of the metric log."""
+    validate_every: int | None = Field(None, ge=1)
+    """Optimizer steps between validations, a multiple of `log_every`; there is always one at the end. Without it as often as
+    validation takes at most about a tenth of the training's arithmetic. For `data.validation_share` above 0."""
     checkpoint_every: Count = 200
     """Optimizer steps between resume checkpoints. One that takes more than a second is left out where checkpoints would take
     more than 3 % of the time; by so much more is then lost to a fault."""
@@ -301,6 +311,11 @@ class Train(_Model):
             raise ValueError(
                 f"checkpoint_every {self.checkpoint_every} is no multiple of log_every {self.log_every}; a resumed "
                 "training could not write the same metric log"
+            )
+        if self.validate_every is not None and self.validate_every % self.log_every:
+            raise ValueError(
+                f"validate_every {self.validate_every} is no multiple of log_every {self.log_every}; validation is part of "
+                "a line of the metric log"
             )
         return self
 
@@ -445,7 +460,7 @@ class Sweep(_Model):
                 "keep_models": True,
                 "stall_minutes": True,
                 "budget": True,
-                "train": layout | {"groups"},
+                "train": layout | {"groups", "validate_every"},
                 # Predictions carry their model's fingerprint; how they were made may be fixed without another training.
                 "predict": True,
             }
@@ -456,6 +471,8 @@ class Sweep(_Model):
             kept["task"] = list(self.task.identity)
         if self.data.system == "keep":
             del kept["data"]["system"]  # the fingerprint of sweeps from before there was a choice
+        if not self.data.validation_share:
+            del kept["data"]["validation_share"]  # likewise
         if self.train.lora is None:  # so that sweeps without adapters keep the fingerprints of before
             del kept["train"]["lora"]
         else:

@@ -25,6 +25,8 @@ from wlsweep.track.clients import CLIENTS, Client, End, Line, numbers
 WAIT_S = (5.0, 15.0, 60.0)
 """Pauses after a tracker's first, second and any later failure in a row."""
 NOT_LOGGED = ("step", "of")
+VALIDATION = "validation_"
+"""What the names of validation's metrics begin with in a metric log."""
 
 
 @dataclass
@@ -181,10 +183,17 @@ class _Tracker:
         found: list[Line] = []
         for line in _whole_lines(log):
             if (step := int(line["step"])) > after:
-                found.append((step, numbers({k: v for k, v in line.items() if k not in NOT_LOGGED}, "train")))
+                found.append((step, _as_logged(line)))
         if not found:
             self._read[name] = seen
         return found
+
+
+def _as_logged(line: Mapping[str, Any]) -> dict[str, float]:
+    """A line of a metric log as trackers name it: `train/loss`, `validation/loss`."""
+    here = {k: v for k, v in line.items() if k not in NOT_LOGGED and not k.startswith(VALIDATION)}
+    judged = {k.removeprefix(VALIDATION): v for k, v in line.items() if k.startswith(VALIDATION)}
+    return numbers(here, "train") | numbers(judged, "validation")
 
 
 def _whole_lines(log: Path) -> Iterator[dict[str, Any]]:

@@ -42,6 +42,7 @@ from wlsweep.run.records import (
 )
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import Sweep
+from wlsweep.spec.validation import validation_steps
 from wlsweep.train import batches, packed
 from wlsweep.train.agreement import measure, refuse_disagreement
 from wlsweep.train.checkpoint import load_checkpoint, save_checkpoint
@@ -49,6 +50,7 @@ from wlsweep.train.lora import seed_dropout, without_dropout
 from wlsweep.train.loss import sample_weights
 from wlsweep.train.model import Forward, MicroBatch, collate, run_forward
 from wlsweep.train.pace import CheckpointPace
+from wlsweep.train.validation import Validation
 from wlsweep.train.zero3 import Decision, Place, build_engine, export_model, release
 
 PROBES = 8
@@ -139,6 +141,10 @@ class _Meter:
             ]
         ).double()
         self.tokens += tokens
+
+    def pause(self, seconds: float) -> None:
+        """Leave out seconds in which nothing was trained."""
+        self.started += seconds
 
     def read(self) -> tuple[dict[str, float | None], float]:
         """Metrics over all ranks since the last call, and its distance in seconds, the same on every rank; collective."""
@@ -282,19 +288,19 @@ def _step_of(line: str) -> float:
         return math.inf  # the torn last line of a killed process
 
 
-def train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> None:
-    """Train one condition to its end; collective over all ranks.
+def train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks, validation: TokenRows | None = None) -> None:
+    """Train one condition to its end on its rows, and judge it on those of validation; collective over all ranks.
 
     Leaves `model/`, `metrics.jsonl` and, last, `trained.json` in the condition's folder.
 
     Raises:
-        ConditionFailed: on every rank, if weights cannot be proved or the loss is no finite number.
+        ConditionFailed: on every rank, if weights cannot be proved or a loss is no finite number.
         OutOfMemory: on the rank whose GPU was too small.
         SharedFailure: if the base model cannot be set up for training.
         Stopped: on every rank, after a resume checkpoint, if a hook asked for it.
     """
     try:
-        _train_condition(job, rows, place, hooks)
+        _train_condition(job, rows, place, hooks, validation)
     except Exception as e:
         if place.rank == 0:
             remove_temporaries(job.run.condition(job.name))  # a half-written model keeps a full disk full
@@ -344,7 +350,7 @@ def _compare_with_transformers(engine: Any, batcher: Batcher, job: Job) -> None:
     _COMPARED.add(key)
 
 
-def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> None:
+def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks, validation: TokenRows | None) -> None:
     train, run, name = job.sweep.train, job.run, job.name
     if place.world != train.workers:
         raise WlsweepError(f"train.workers is {train.workers}, but {place.world} ranks were started")
@@ -355,6 +361,7 @@ def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> N
     engine = _set_up(job, decision, total)
     try:
         batcher = Batcher(job, rows, place)
+        validator = _validator(job, batcher, validation)
         with without_dropout(engine.module):
             _compare_with_transformers(engine, batcher, job)
             proof = prove_weights(engine, batcher, job.condition)
@@ -363,18 +370,29 @@ def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks) -> N
             condition_config(job.sweep, job.condition, job.base).write(run.condition_config(name))
             _keep_log_until(run.metric_log(name), start)
         ready = time.monotonic()
-        _steps(engine, job, batcher, place, hooks, start, metered, total)
+        validating = _steps(engine, job, batcher, place, hooks, start, metered, total, validator)
         trained = time.monotonic()
         with without_dropout(engine.module):
             probe = _probe(engine, batcher)
         export_model(engine, place, job.base, run.model(name))
         if place.rank == 0:
-            _record(job, rows, total, proof, probe, TrainingSeconds(start=ready - began, steps=trained - ready))
+            seconds = TrainingSeconds(start=ready - began, steps=trained - ready, validation=validating)
+            _record(job, rows, total, proof, probe, seconds)
             write_card(run, name)
             shutil.rmtree(run.checkpoints(name), ignore_errors=True)
     finally:
         release(engine)
     dist.barrier()
+
+
+def _validator(job: Job, batcher: Batcher, rows: TokenRows | None) -> Validation | None:
+    """What judges the model on papers of validation, with the weights of the training's own mix."""
+    if rows is None:
+        return None
+    steps = validation_steps(job.sweep.train, len(batcher.rows.accept), len(rows.accept))
+    return Validation(
+        Batcher(job, rows, batcher.place), steps, job.condition, batcher.weights, job.sweep.loss.format_weight
+    )
 
 
 def _what(job: Job, place: Place) -> dict[str, Any]:
@@ -405,8 +423,10 @@ def _steps(
     start: int,
     metered: dict[str, Any] | None,
     total: int,
-) -> None:
-    train, run, name = job.sweep.train, job.run, job.name
+    validator: Validation | None,
+) -> float:
+    """The optimizer steps from `start` to `total`; how many seconds of it went into validation."""
+    train, run, name, validating = job.sweep.train, job.run, job.name, 0.0
     per_epoch = batches.steps_per_epoch(len(batcher.rows.accept), train.global_batch)
     # The engine averages over ranks and accumulation steps; the loss is already a share of the global sum.
     scale = place.world * train.accumulation
@@ -438,6 +458,9 @@ def _steps(
                         f"{name}: the loss is {metrics['loss']} at step {done} of {total}; "
                         "a lower train.lr or a smaller gamma may keep it finite"
                     )
+                if validator is not None and done in validator.steps:
+                    judged, spent = _judged(name, validator, engine, meter)
+                    metrics, validating = {**metrics, **judged}, validating + spent
                 if log is not None:
                     line = {"step": done, "of": total, "epoch": done / per_epoch, **metrics, "lr": lr}
                     line["grad_norm"] = float(engine.get_global_grad_norm())
@@ -456,6 +479,19 @@ def _steps(
     finally:
         if log is not None:
             log.close()
+    return validating
+
+
+def _judged(name: str, validator: Validation, engine: Any, meter: _Meter) -> tuple[dict[str, float], float]:
+    """Metrics of validation now, and the seconds that they took, which the meter leaves out."""
+    began = time.monotonic()
+    found = validator(engine)
+    if unknown := [key for key, value in found.items() if not math.isfinite(value)]:
+        raise ConditionFailed(
+            f"{name}: {unknown[0]} is {found[unknown[0]]}; a lower train.lr or a smaller gamma may keep it finite"
+        )
+    meter.pause(spent := time.monotonic() - began)
+    return found, spent
 
 
 def _device() -> str:

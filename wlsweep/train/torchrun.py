@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from wlsweep.data.load import load_mix
+from wlsweep.data.load import load_mix, load_validation
 from wlsweep.errors import WlsweepError
 from wlsweep.run.layout import existing_run
 from wlsweep.run.lease import hold
@@ -59,8 +59,9 @@ def main() -> None:
         base = starting_model(run, condition, record.base)
         if condition.two_stage and not Path(base).is_dir():
             raise WlsweepError(f"{base} is missing: train {first_stage(condition).name} first")
+        job, rows = Job(sweep, condition, run, base), load_mix(run, condition.k)
         with meter.during("work", [condition.name], 1):
-            train_condition(Job(sweep, condition, run, base), load_mix(run, condition.k), place, hooks)
+            train_condition(job, rows, place, hooks, load_validation(run))
     meter.close()
     dist.destroy_process_group()
 

@@ -213,6 +213,16 @@ def export_model(engine: Any, place: Place, base: str, to: Path) -> None:
     dist.barrier()
 
 
+def release_gathered(engine: Any) -> None:
+    """Free what forward passes without a backward pass left gathered, where parameters are partitioned; collective.
+
+    DeepSpeed keeps what the backward pass that it expects would soon use: up to a billion parameters, beside which the next
+    step would gather as many again.
+    """
+    if engine.zero_param_persistence_threshold() < ALONE:
+        engine.empty_partition_cache()
+
+
 def release(engine: Any) -> None:
     """Give back what an engine holds, so that the process can build the next one; nothing is left of this one."""
     engine.destroy()
