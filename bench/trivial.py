@@ -61,7 +61,7 @@ def join_group() -> Place:
     return Place(dist.get_rank(), dist.get_world_size())
 
 
-def train_condition(job: Job, _rows: Any, place: Place, hooks: Hooks) -> None:
+def train_condition(job: Job, _rows: Any, place: Place, hooks: Hooks, _validation: Any = None) -> None:
     """One line of the metric log, an empty model folder and the record, then the ranks meet."""
     import torch.distributed as dist
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from tests.made_run import THE_19, make_run, shift_of, write_predictions
+from tests.made_run import THE_19, add_validation, make_run, shift_of, write_predictions
 from wlsweep.analysis.evaluate import current, evaluate, remembered_externals, training_curve
 from wlsweep.analysis.loaded_run import load_predictions
 from wlsweep.analysis.summary_table import summary_table
@@ -275,3 +275,13 @@ def test_a_selection_leaves_the_intervals_of_all_conditions_in_the_file(tmp_path
     whole = {e["name"]: e["ece_low"] for e in json.loads(run.metrics_json.read_text())}
     evaluate(run, "0-2", draws=DRAWS)
     assert {e["name"]: e["ece_low"] for e in json.loads(run.metrics_json.read_text())} == pytest.approx(whole)
+
+
+def test_a_thinned_metric_log_keeps_its_validations_and_their_last(tmp_path):
+    run = make_run(tmp_path, THE_19[:1], n=20, steps=300)
+    (written,) = add_validation(run, THE_19[:1], every=7).values()
+    lines = training_curve(run, THE_19[0], points=50)
+    assert [line for line in lines if "validation_bce" in line] == written
+    assert len(lines) <= 50 + len(written) and lines[-1]["step"] == 3000
+    few = [line for line in training_curve(run, THE_19[0], points=5) if "validation_bce" in line]
+    assert len(few) <= 11 and few[-1] == written[-1]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import wlsweep
-from tests.made_run import THE_19, make_run
+from tests.made_run import THE_19, add_validation, make_run
 from wlsweep.analysis.evaluate import evaluate
 
 
@@ -49,3 +49,16 @@ def test_comparisons_tests_verdicts_and_training_are_those_of_the_evaluation(run
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(wlsweep.errors.WlsweepError, match="holds no run"):
         wlsweep.load_run(tmp_path)
+
+
+def test_validation_has_a_row_for_each_validation_and_none_without(run, tmp_path):
+    assert len(wlsweep.load_run(run.root).validation) == 0
+    made = make_run(tmp_path / "validated", THE_19[:2], n=40)
+    written = add_validation(made, THE_19[:2])
+    results = wlsweep.load_run(made.root)
+    assert list(results.validation.columns) == "condition step epoch loss bce auc accuracy accept_rate".split()
+    for name, lines in written.items():
+        at = results.validation[results.validation["condition"] == name]
+        assert at["step"].tolist() == [line["step"] for line in lines] == [60, 120, 180, 240]
+        assert at["auc"].tolist() == [line["validation_auc"] for line in lines]
+    assert results.training["validation_bce"].notna().sum() == 8

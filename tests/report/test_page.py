@@ -7,14 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.made_run import THE_19, make_run, write_predictions
+from tests.made_run import THE_19, add_validation, make_run, write_predictions
 from tests.report.browser import browser, tab
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.estimate import PERCENT
 from wlsweep.report.blocks import Listing
 from wlsweep.report.page import page, report_input_of, write_report
 from wlsweep.report.sections import forecast_section, lead
-from wlsweep.report.tables import tables
+from wlsweep.report.tables import curves, tables
 from wlsweep.run.layout import read_json, write_json
 
 NAMED = {
@@ -476,3 +476,33 @@ def test_on_paper_nothing_is_cut_and_no_figure_is_broken_over_pages(finished, na
             tallest < (height - 1) * 96
             and t.eval("getComputedStyle(document.querySelector('figure')).breakInside") == "avoid"
         )
+
+
+def test_validation_has_curves_and_a_table_of_last_values_and_nothing_where_there_was_none(run, tmp_path):
+    assert "validation" not in "".join(figures_of(run.report.read_text()))
+    assert "Validation at the end" not in run.report.read_text()
+    made = make_run(tmp_path / "validated", THE_19[:3], n=60)
+    written = add_validation(made, THE_19[:2])
+    write_report(made, evaluate(made, draws=20))
+    figures = figures_of(made.report.read_text())
+    for slug, key in (("validation_cross_entropy", "bce"), ("validation_auc", "auc"), ("validation_loss", "loss")):
+        drawn = {tuple(zip(line["x"], line["y"], strict=True)) for line in figures[slug]["data"]}
+        assert drawn == {
+            tuple((line["step"], line[f"validation_{key}"]) for line in lines) for lines in written.values()
+        }
+    (table,) = [b for b in curves(report_input_of(made, evaluate(made, draws=20))).blocks if b.kind == "table"]
+    assert [[c.value if c.number else c.text for c in row.cells] for row in table.rows] == [
+        [name, 240, *(pytest.approx(lines[-1][f"validation_{key}"] * scale) for key, scale in ROW)]
+        for name, lines in written.items()
+    ]
+    assert "40 papers (18 accepts, 22 rejects)" in table.note and "about 15 points either way" in table.note
+
+
+ROW = (("bce", 1), ("auc", 1), ("accuracy", 1), ("accept_rate", 1), ("loss", 1))
+
+
+def test_trainings_that_were_validated_at_their_end_alone_have_a_table_and_no_curves(tmp_path):
+    made = make_run(tmp_path / "validated", THE_19[:2], n=60)
+    add_validation(made, THE_19[:2], every=1000)
+    kinds = [block.kind for block in curves(report_input_of(made, evaluate(made, draws=20))).blocks]
+    assert kinds == ["pair", "table"]

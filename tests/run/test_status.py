@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.damage import as_folder, unreadable
-from tests.made_run import FINGERPRINT, THE_19, make_run, trained_record
+from tests.made_run import FINGERPRINT, THE_19, add_validation, make_run, trained_record
 from wlsweep.analysis.evaluate import evaluate, up_to_date
 from wlsweep.analysis.forecast import forecast_run
 from wlsweep.data.export import export_jsonl
@@ -17,7 +17,14 @@ from wlsweep.errors import UnreadableError, WlsweepError
 from wlsweep.report.page import write_report
 from wlsweep.run.layout import atomic_file, atomic_folder, existing_run, write_json
 from wlsweep.run.lease import hold
-from wlsweep.run.status import RunStatus, next_command, record_failure, refuse_other_configuration, refuse_unreadable
+from wlsweep.run.status import (
+    RunStatus,
+    next_command,
+    record_failure,
+    refuse_other_configuration,
+    refuse_unreadable,
+    status_table,
+)
 from wlsweep.spec.condition import parse_name
 
 BASE, NAME, THIRD = THE_19[0], THE_19[1], THE_19[4]
@@ -287,3 +294,15 @@ def test_json_holds_no_nan(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / "x.json", {"a": float("nan")})
     assert not (tmp_path / "x.json").exists()
+
+
+def test_status_says_what_the_last_validation_of_each_trained_condition_said(run, capsys):
+    status_table(RunStatus(run))
+    assert "validation" not in capsys.readouterr().out
+    written = add_validation(run, [BASE])
+    (base, other, *_) = RunStatus(run).all()
+    assert base.validation == {k: written[BASE][-1][f"validation_{k}"] for k in base.validation}
+    assert set(base.validation) == {"loss", "bce", "auc", "accuracy", "accept_rate"} and other.validation is None
+    status_table(RunStatus(run))
+    said = capsys.readouterr().out
+    assert f"{base.validation['bce']:.3f}" in said and "on the papers of validation" in said

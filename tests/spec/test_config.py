@@ -78,3 +78,14 @@ def test_the_default_for_system_turns_leaves_fingerprints_as_they_were_before_th
     merged = sweep.model_copy(update={"data": sweep.data.model_copy(update={"system": "merge"})})
     assert merged.fingerprint() != sweep.fingerprint()
     assert sweep.data.notes == [] and "before the text of the user's turn" in merged.data.notes[0]
+
+
+def test_without_validation_fingerprints_are_those_of_before_and_its_interval_changes_none():
+    sweep = load_sweep("iclr19")
+    assert sweep.fingerprint() == "3b21c046ae402984"
+    held_out = load_sweep("iclr19", settings=["data.validation_share=0.2"])
+    assert held_out.fingerprint() != sweep.fingerprint()
+    often = load_sweep("iclr19", settings=["data.validation_share=0.2", "train.validate_every=50"])
+    assert often.fingerprint() == held_out.fingerprint()
+    with pytest.raises(WlsweepError, match="validate_every 15 is no multiple of log_every 10"):
+        load_sweep("iclr19", settings=["train.validate_every=15"])

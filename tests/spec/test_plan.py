@@ -4,6 +4,9 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+from wlsweep.errors import WlsweepError
 from wlsweep.spec.config import load_sweep
 from wlsweep.spec.plan import make_plan, plan_text
 
@@ -48,3 +51,31 @@ def test_what_a_plan_quotes_is_printed_as_it_is_also_in_brackets(capsys):
     plan = make_plan(load_sweep("search_spaces/demo.toml"))
     plan_text(plan | {"notes": ["not read: 'id' (read are text; [data.columns] names them)"]})
     assert "(read are text; [data.columns] names them)" in capsys.readouterr().out
+
+
+def test_the_plan_says_how_often_trainings_are_validated_and_what_that_adds(capsys):
+    plan = make_plan(load_sweep("iclr19", settings=["data.validation_share=0.1", "train.epochs=2"]))
+    found = plan["validation"]
+    assert (found["accepts"], found["rejects"]) == (855, 855)
+    rows, steps = plan["conditions"][0]["accepts"] + plan["conditions"][0]["rejects"], plan["conditions"][0]["steps"]
+    assert rows == 17101 - 1711 and steps == 2 * 962  # nine tenths of the table, the rest to the row
+    assert found["validations_each"] == 5 and found["every_steps"] == 390
+    assert found["share_of_training"] == round(5 * 1710 / (3 * 2 * rows), 4) < 0.1
+    assert found["gpu_hours"] == round(found["share_of_training"] * plan["gpu_hours"], 1)
+    plan_text(plan)
+    assert (
+        "validation: 1,710 training papers held out (855 accepts, 855 rejects), judged every 390 steps and at the end (5 "
+        f"times); adds about 9% to the time of training, {found['gpu_hours']} GPU-hours"
+    ) in " ".join(capsys.readouterr().out.split())
+    assert any("scaled by 0.9" in note for note in plan["notes"])
+
+
+def test_too_small_a_share_for_validation_is_one_error_of_the_plan_and_off_is_no_word_of_it():
+    with pytest.raises(WlsweepError, match=r"data\.validation_share = 0\.001 of 2,000 accepts"):
+        make_plan(load_sweep("demo", settings=["data.validation_share=0.001"]))
+    assert "validation" not in make_plan(load_sweep("demo"))
+
+
+def test_of_adapters_a_validation_is_half_of_the_arithmetic():
+    found = make_plan(load_sweep("demo_lora", settings=["data.validation_share=0.2", "train.validate_every=1000"]))
+    assert found["validation"]["share_of_training"] == round(800 / (2 * 3200), 4)

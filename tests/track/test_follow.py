@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 
-from tests.made_run import THE_19, make_run
+from tests.made_run import THE_19, add_validation, make_run
 from tests.track.reading import tensorboard_scalars, wandb_records
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.errors import WlsweepError
@@ -74,6 +74,17 @@ def test_every_step_is_sent_once_while_a_condition_trains_and_its_end_follows(ru
     assert found["eval/accuracy"][0] == (240, pytest.approx(entry["accuracy"]))
     _, texts = scalars(run, "made")
     assert str(run.report.resolve()) in texts[-1][1]
+
+
+def test_validation_has_names_of_its_own(run):
+    pytest.importorskip("tensorboardX", reason="make test installs the trackers")
+    (written,) = add_validation(run, [A]).values()
+    Follower(run, ["tensorboard"]).send(last=True)
+    found, _ = scalars(run, A)
+    for key in ("loss", "bce", "auc", "accuracy", "accept_rate"):
+        expected = [(line["step"], pytest.approx(line[f"validation_{key}"])) for line in written]
+        assert found[f"validation/{key}"] == expected
+    assert len(found["train/loss"]) == STEPS and not [tag for tag in found if tag.startswith("train/validation")]
 
 
 def test_a_resumed_condition_goes_on_in_its_run_and_nothing_is_sent_twice(run):

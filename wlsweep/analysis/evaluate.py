@@ -192,10 +192,16 @@ def _existing(known: Inputs) -> list[tuple[str, Path]]:
 
 
 def training_curve(run: RunDir, name: str, points: int = 200) -> tuple[LogLine, ...]:
-    """The metric log of a condition, thinned to at most about `points` lines; a half-written last line is left out."""
+    """The metric log of a condition, thinned to at most about `points` lines and as many that hold a validation, the last of
+    which is kept; a half-written last line is left out."""
     lines = read_metric_log(run.metric_log(name))
-    step = max(1, -(-len(lines) // points))
-    return tuple(line.model_dump(exclude_unset=True) for line in lines[::step])
+    validated = [i for i, line in enumerate(lines) if line.validation_bce is not None]
+    kept = {*_thinned(range(len(lines)), points), *_thinned(validated, points), *validated[-1:]}
+    return tuple(lines[i].model_dump(exclude_unset=True) for i in sorted(kept))
+
+
+def _thinned(numbers: Sequence[int], points: int) -> Sequence[int]:
+    return numbers[:: max(1, -(-len(numbers) // points))]
 
 
 def _scalars(entry: dict[str, Any]) -> dict[str, Any]:

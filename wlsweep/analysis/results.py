@@ -121,6 +121,17 @@ class Results:
         ]
         return _frame(_one_level(dataclasses.asdict(c)) for c in (*found.conditions, *shared))
 
+    @cached_property
+    def validation(self) -> pd.DataFrame:
+        """A row for each validation of each condition: `condition`, `step`, `epoch`, and on the papers of validation `loss`
+        (the condition's own, weighted), `bce` (unweighted), `auc`, `accuracy`, `accept_rate`; empty without validation."""
+        return _frame(
+            {"condition": c.name, "step": line.step, "epoch": line.epoch, **judged}
+            for c in self.evaluation.conditions
+            for line in read_metric_log(self.run.metric_log(c.name))
+            if (judged := line.validation) is not None
+        )
+
 
 def _one_level(row: Mapping[str, Any]) -> dict[str, Any]:
     """Keys of inner mappings joined to those of the outer one."""

@@ -14,6 +14,7 @@ from wlsweep.report.blocks import Block, Cell, Code, Drawn, Listing, Pair, Row, 
 from wlsweep.report.figures.small_multiples import per_year, training
 from wlsweep.report.figures.style import axis, share_axis, upright
 from wlsweep.report.report_input import ReportInput, columns, titles
+from wlsweep.report.validation import validation_blocks
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import system_notes
 from wlsweep.spec.task import Words
@@ -210,7 +211,7 @@ _YEARLY: tuple[MetricName, ...] = ("accuracy", "recall", "recall_reject", "f1")
 
 
 def curves(report: ReportInput) -> Section:
-    """Training curves."""
+    """Training curves, and those of validation where there is one."""
     title = "Training"
     logs, words = report.analysis.training, report.words
     if not any(logs.values()):
@@ -234,7 +235,7 @@ def curves(report: ReportInput) -> Section:
         f"The predicted {words.rate} of training batches: where gamma acts, lines part within the first steps.",
         share_axis(upright(f"predicted {words.rate}")),
     )
-    return Section("training", title, [], [Pair([loss, rate])])
+    return Section("training", title, [], [Pair([loss, rate]), *validation_blocks(report)])
 
 
 def warnings(report: ReportInput) -> Section:

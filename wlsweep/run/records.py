@@ -303,6 +303,12 @@ class ClassWeights(_Part):
     reject: float
 
 
+VALIDATION_METRICS = ("loss", "bce", "auc", "accuracy", "accept_rate")
+"""What a validation measures."""
+VALIDATION = "validation_"
+"""What their names begin with in a metric log."""
+
+
 class MetricLine(_Part):
     """One line of `metrics.jsonl`; metrics may be null where a batch held no row of a class."""
 
@@ -329,6 +335,12 @@ class MetricLine(_Part):
     validation_auc: float | None = None
     validation_accuracy: float | None = None
     validation_accept_rate: float | None = None
+
+    @property
+    def validation(self) -> dict[str, float] | None:
+        """`loss`, `bce`, `auc`, `accuracy` and `accept_rate` on the papers of validation; None where there was none."""
+        named = {name: getattr(self, VALIDATION + name) for name in VALIDATION_METRICS}
+        return None if self.validation_bce is None else {k: v for k, v in named.items() if v is not None}
 
 
 class TrainingSeconds(_Part):

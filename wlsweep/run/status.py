@@ -68,6 +68,8 @@ class ConditionStatus:
     """Optimizer steps in all."""
     cause: str | None = None
     """Why it is not done, where that is known, or who works on it now."""
+    validation: dict[str, float] | None = None
+    """Where it is trained and was validated: `loss`, `bce`, `auc`, `accuracy` and `accept_rate` at its end."""
 
     @property
     def done(self) -> bool:
@@ -215,7 +217,7 @@ class RunStatus:
     def scored(self, condition: Condition) -> tuple[ConditionStatus, Scores | None]:
         """The same, with what its predictions say where they are done."""
         name = condition.name
-        trained, predicted = self.training(name)[0], Artifact("missing")
+        (trained, record), predicted = self.training(name), Artifact("missing")
         scores: Scores | None = None
         if trained.state == "done":
             predicted, scores = self.prediction(name)
@@ -233,7 +235,8 @@ class RunStatus:
             cause = why
         last = last_metric_line(self.run.metric_log(name))
         step, of = (last.step, last.of) if last else (None, None)
-        return ConditionStatus(condition.index, name, train, predict, step, of, cause), scores
+        validation = record.final.validation if record else None
+        return ConditionStatus(condition.index, name, train, predict, step, of, cause, validation), scores
 
     def all(self) -> list[ConditionStatus]:
         """Where every condition stands, in order."""
@@ -388,13 +391,18 @@ def status_table(state: RunStatus) -> None:
 
     states = state.all()
     table = Table(box=None, pad_edge=False)
-    for column in ("#", "condition", "train", "predict", "step", "cause"):
+    validated = any(s.validation for s in states)
+    shown = (("bce", "cross-entropy"), ("auc", "AUC"), ("accept_rate", "accept rate")) if validated else ()
+    for column in ("#", "condition", "train", "predict", "step", *(title for _, title in shown), "cause"):
         table.add_column(column)
     for s in states:
         step = f"{s.step}/{s.of}" if s.step else ""
-        table.add_row(str(s.index), s.name, s.train, s.predict, step, one_line(s.cause) if s.cause else "")
+        judged = (f"{s.validation[key]:.3f}" if s.validation else "" for key, _ in shown)
+        table.add_row(str(s.index), s.name, s.train, s.predict, step, *judged, one_line(s.cause) if s.cause else "")
     console = Console(markup=False)
     console.print(table)
+    if validated:
+        console.print("cross-entropy (unweighted), AUC and accept rate: on the papers of validation", highlight=False)
     done = sum(s.done for s in states)
     failed = sum("failed" in (s.train, s.predict) for s in states)
     running = sum("running" in (s.train, s.predict) for s in states)

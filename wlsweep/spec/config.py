@@ -286,7 +286,7 @@ class Train(_Model):
     GPUs, that much more host memory, and slower steps."""
     log_every: Count = 10
     """Optimizer steps between lines of the metric log."""
-    validate_every: int | None = Field(None, ge=1)
+    validate_every: Count | None = None
     """Optimizer steps between validations, a multiple of `log_every`; there is always one at the end. Without it as often as
     validation takes at most about a tenth of the training's arithmetic. For `data.validation_share` above 0."""
     checkpoint_every: Count = 200

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wlsweep.data.mix import shortfalls
+from wlsweep.data.mix import MixCount, shortfalls
 from wlsweep.data.sources import SourceCounts, data_notes, data_shapes, planned_mixes, source_counts
 from wlsweep.errors import refuse_all
 from wlsweep.estimate import size_text
@@ -28,6 +28,7 @@ from wlsweep.spec.cost import (
 from wlsweep.spec.power import power_of, seed_warning
 from wlsweep.spec.preflight import check_model, sample_rows
 from wlsweep.spec.task import Words
+from wlsweep.spec.validation import forward_share, validation_share_of_training, validation_steps
 
 ASSUMED_PAPERS = 2024
 """Test papers where none can be counted: those of the ICLR experiment."""
@@ -103,7 +104,31 @@ def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
         )
     else:
         found |= _cost(sweep, shape, chosen, [c["tokens_at_most"] or 0 for c in conditions], found["warnings"])
+    if counts is not None and sweep.data.validation_share:
+        found["validation"] = _validation(sweep, counts, chosen, mixes)
+        if "gpu_hours" in found:
+            hours = found["validation"]["share_of_training"] * found["gpu_hours"]
+            found["validation"]["gpu_hours"] = round(hours, 1)
     return found
+
+
+def _validation(
+    sweep: Sweep, counts: SourceCounts, chosen: Sequence[Condition], mixes: Mapping[int, MixCount]
+) -> dict[str, Any]:
+    """The papers of validation, when trainings judge themselves on them, and what that adds to their arithmetic."""
+    accepts, rejects = counts.validation_accepts, counts.validation_rejects
+    work = [(mixes[c.k].total, accepts + rejects, c.lora) for c in chosen]
+    steps = max((validation_steps(sweep.train, *w) for w in work), key=len)
+    # As a share of the arithmetic of all trainings, those of adapters with less of it.
+    whole = [n / forward_share(lora) for n, _, lora in work]
+    added = [w * validation_share_of_training(sweep.train, *at) for w, at in zip(whole, work, strict=True)]
+    return {
+        "accepts": accepts,
+        "rejects": rejects,
+        "validations_each": len(steps),
+        "every_steps": steps[0] if len(steps) > 1 else None,
+        "share_of_training": round(sum(added) / sum(whole), 4),
+    }
 
 
 def _counts(sweep: Sweep) -> SourceCounts | None:
@@ -247,6 +272,8 @@ def plan_text(plan: dict[str, Any]) -> None:
             f"training: {plan['gpu_hours']:,} GPU-hours, ${plan['cost_dollars']:,.0f} (assumed, not measured: {b['gpu']}, "
             f"MFU {b['mfu']:g} of {b['peak_tflops']:g} TFLOP/s, ${b['price']:g} a GPU-hour)"
         )
+    if "validation" in plan:
+        console.print(_validation_text(plan["validation"], words))
     seeds, rows = plan["power"][0]["seeds"], plan["power"][0]["test_rows"]
     console.print(
         f"differences between two mixes that 80% of sweeps find with {seeds} seed{'s' * (seeds != 1)} and {rows:,} "
@@ -260,3 +287,15 @@ def plan_text(plan: dict[str, Any]) -> None:
         console.print(f"note: {line}")
     for line in plan["warnings"]:
         console.print(f"warning: {line}")
+
+
+def _validation_text(v: dict[str, Any], words: Words) -> str:
+    every = (
+        f" every {v['every_steps']:,} steps and at the end ({v['validations_each']} times)" if v["every_steps"] else ""
+    )
+    hours = f", {v['gpu_hours']:,} GPU-hours" if "gpu_hours" in v else ""
+    return (
+        f"validation: {v['accepts'] + v['rejects']:,} training {words.items} held out ({v['accepts']:,} {words.positives}, "
+        f"{v['rejects']:,} {words.negatives}), judged{every or ' at the end'}; adds about "
+        f"{v['share_of_training']:.0%} to the time of training{hours}"
+    )

@@ -19,14 +19,13 @@ from typing import Any
 
 from wlsweep.errors import WlsweepError
 from wlsweep.run.layout import RunDir, read_json, write_json
+from wlsweep.run.records import VALIDATION
 from wlsweep.spec.config import Tracker
 from wlsweep.track.clients import CLIENTS, Client, End, Line, numbers
 
 WAIT_S = (5.0, 15.0, 60.0)
 """Pauses after a tracker's first, second and any later failure in a row."""
 NOT_LOGGED = ("step", "of")
-VALIDATION = "validation_"
-"""What the names of validation's metrics begin with in a metric log."""
 
 
 @dataclass

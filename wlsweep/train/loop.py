@@ -389,7 +389,7 @@ def _validator(job: Job, batcher: Batcher, rows: TokenRows | None) -> Validation
     """What judges the model on papers of validation, with the weights of the training's own mix."""
     if rows is None:
         return None
-    steps = validation_steps(job.sweep.train, len(batcher.rows.accept), len(rows.accept))
+    steps = validation_steps(job.sweep.train, len(batcher.rows.accept), len(rows.accept), job.condition.lora)
     return Validation(
         Batcher(job, rows, batcher.place), steps, job.condition, batcher.weights, job.sweep.loss.format_weight
     )

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from wlsweep.run.records import VALIDATION
 from wlsweep.spec.condition import Condition
 from wlsweep.train import batches
 from wlsweep.train.lora import without_dropout
@@ -28,9 +29,6 @@ from wlsweep.train.zero3 import release_gathered
 
 if TYPE_CHECKING:
     from wlsweep.train.loop import Batcher
-
-PREFIX = "validation_"
-"""What the names of its metrics begin with in the metric log."""
 
 
 class Validation:
@@ -105,4 +103,4 @@ def validation_metrics(
         "accuracy": (said == (accept > 0)).double().mean().item(),
         "accept_rate": said.double().mean().item(),
     }
-    return {PREFIX + name: value for name, value in found.items()}
+    return {VALIDATION + name: value for name, value in found.items()}
