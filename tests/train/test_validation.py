@@ -165,7 +165,7 @@ def test_the_last_validation_is_what_a_plain_forward_pass_of_the_saved_model_say
         weights = {"Accept": 1.0, "Reject": condition.gamma}
     answer, losses, bce, odds = validation.answer, [], [], []
     for prompt, label in zip(validation.prompts, validation.labels, strict=True):
-        ids = torch.tensor([[*prompt.tolist(), *answer.ids(label)]])
+        ids = torch.tensor([[*prompt.tolist(), *answer.ids(label == "Accept")]])
         with torch.no_grad():
             logits = lm(input_ids=ids).logits[0, len(prompt) - 1 : -1].double()
         token = torch.nn.functional.cross_entropy(logits, ids[0, len(prompt) :], reduction="none")
