@@ -1,6 +1,10 @@
 """`[data.columns]`: which columns of a table hold what."""
 
 import datetime
+import json
+import re
+import tomllib
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -8,6 +12,7 @@ from pydantic import ValidationError
 from tests.data.written import as_messages, chat, csv_bytes, lines, parquet
 from wlsweep.data.row_files import RowFiles
 from wlsweep.data.rows import notes_on, read_rows
+from wlsweep.data.shapes import recognised
 from wlsweep.errors import WlsweepError
 from wlsweep.spec.columns import Columns
 from wlsweep.spec.config import load_sweep
@@ -188,3 +193,13 @@ def test_columns_are_set_on_the_command_line_and_excluded_by_synthetic_papers():
 def test_the_fingerprint_of_a_sweep_does_not_hold_the_columns_which_the_data_stage_compares():
     plain = load_sweep("abstracts", "papers.csv")
     assert load_sweep("abstracts", "papers.csv", settings=["data.columns.id=x"]).fingerprint() == plain.fingerprint()
+
+
+def test_the_examples_of_the_documentation_are_rows_of_the_shapes_that_it_names():
+    page = Path("docs/your-data.md").read_text(encoding="utf-8")
+    examples = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.S)]
+    assert [recognised(e).name for e in examples] == ["ShareGPT", "OpenAI messages", "alpaca"]
+    for example in examples:
+        assert recognised(example).read(example).answer == r"\boxed{Accept}"
+    (table,) = re.findall(r"```toml\n(.*?)```", page, re.S)
+    assert Columns(**tomllib.loads(table)["data"]["columns"]).label == "decision"
