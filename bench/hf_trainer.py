@@ -57,7 +57,7 @@ def main(folder: str, out: str) -> None:
         num_train_epochs=1,
         learning_rate=train.lr,
         bf16=train.dtype == "bf16",
-        gradient_checkpointing=train.gradient_checkpointing,
+        gradient_checkpointing=bool(train.gradient_checkpointing),
         gradient_checkpointing_kwargs={"use_reentrant": False},
         optim="adamw_torch_fused" if train.gpu else "adamw_torch",
         lr_scheduler_type="cosine",

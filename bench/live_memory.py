@@ -24,10 +24,11 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from wlsweep.spec import adapters
 from wlsweep.spec.architecture import Architecture
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import Sweep, Train, load_sweep
-from wlsweep.spec.cost import training_memory
+from wlsweep.spec.cost import Memory, training_memory
 
 ANSWER = [1, 2, 3, 10, 4, 5]
 SHAPE = Architecture(vocab=16384, width=512, mlp=1408, layers=4, heads=8, kv_heads=2, tied=False)
@@ -80,9 +81,9 @@ def write_model(a: Architecture, folder: Path) -> None:
     Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
 
 
-def sweep_for(workers: int, dtype: str, checkpointing: bool, micro: int, cutoff: int, gpu: bool) -> Sweep:
-    """A sweep with this layout."""
-    demo = load_sweep("demo")
+def sweep_for(workers: int, dtype: str, checkpointing: bool | int, micro: int, cutoff: int, gpu: bool) -> Sweep:
+    """A sweep with this layout; it has adapters, for a condition that asks for them."""
+    demo = load_sweep("demo_lora")
     layout = {"workers": workers, "micro_batch": micro, "global_batch": 2 * micro * workers, "gpu": gpu}
     train = {**demo.train.model_dump(), **layout, "dtype": dtype, "gradient_checkpointing": checkpointing}
     return demo.model_copy(
@@ -93,7 +94,14 @@ def sweep_for(workers: int, dtype: str, checkpointing: bool, micro: int, cutoff:
     )
 
 
-def measure(a: Architecture, base: Path, sweep: Sweep) -> dict[str, Any]:
+def formula(a: Architecture, sweep: Sweep, lora: int) -> Memory:
+    """What `plan` says of full fine-tuning (`lora` 0) or of adapters of a rank."""
+    if lora:
+        return adapters.training_memory(a, sweep, lora, len(ANSWER))
+    return training_memory(a, sweep, len(ANSWER))
+
+
+def measure(a: Architecture, base: Path, sweep: Sweep, lora: int = 0) -> dict[str, Any]:
     """Live bytes of this rank in each phase, and the formula's."""
     from wlsweep.train import zero3
     from wlsweep.train.model import collate, run_forward
@@ -103,7 +111,12 @@ def measure(a: Architecture, base: Path, sweep: Sweep) -> dict[str, Any]:
     train, cutoff = sweep.train, sweep.data.cutoff
     with LiveBytes() as counted:
         engine = zero3.build_engine(
-            str(base), Condition("accept", 4.0, 2), train, zero3.Decision(3, 10, 11), sweep.model.attention, 4
+            str(base),
+            Condition("accept", 4.0, 2, lora=lora),
+            train,
+            zero3.Decision(3, 10, 11),
+            sweep.model.attention,
+            4,
         )
         rows = train.micro_batch
         prompt = np.full(cutoff - len(ANSWER), 7, dtype=np.int32)
@@ -129,11 +142,12 @@ def measure(a: Architecture, base: Path, sweep: Sweep) -> dict[str, Any]:
                 engine.step()
             peaks["step"].append(counted.reset())
         held = counted.total
-    memory = training_memory(a, sweep, len(ANSWER))
+    memory = formula(a, sweep, lora)
     return {
         "rank": place.rank,
         "workers": place.world,
         "dtype": train.dtype,
+        "lora": lora,
         "checkpointing": train.gradient_checkpointing,
         "parameters": a.parameters,
         "built": built,
@@ -151,30 +165,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
-    parser.add_argument("--no-checkpointing", action="store_true")
+    parser.add_argument("--checkpointing", type=int, default=1, help="recompute every n-th layer; 0: none")
+    parser.add_argument("--lora", type=int, default=0, help="rank of adapters; without it full fine-tuning")
+    parser.add_argument("--vocab", type=int, default=SHAPE.vocab, help="above 97,000 the head is larger than a bucket")
     parser.add_argument("--offload", action="store_true", help="the optimizer's state in host memory")
     parser.add_argument("--micro", type=int, default=2)
     parser.add_argument("--cutoff", type=int, default=256)
     arguments = parser.parse_args()
+    shape = SHAPE._replace(vocab=arguments.vocab)
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_gpu else "gloo")
     base = Path(tempfile.gettempdir()) / f"wlsweep-live-{os.environ.get('MASTER_PORT', '0')}"
     if dist.get_rank() == 0:
-        write_model(SHAPE, base)
+        write_model(shape, base)
     dist.barrier()
     sweep = sweep_for(
         dist.get_world_size(),
         arguments.dtype,
-        not arguments.no_checkpointing,
+        arguments.checkpointing,
         arguments.micro,
         arguments.cutoff,
         on_gpu,
     )
     train = sweep.train.model_copy(update={"offload_optimizer": arguments.offload})
     sweep = sweep.model_copy(update={"train": train})
-    found = measure(SHAPE, base, sweep)
+    found = measure(shape, base, sweep, arguments.lora)
     every: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(every, found)
     if dist.get_rank() == 0:

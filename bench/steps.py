@@ -38,9 +38,10 @@ from wlsweep.spec.config import Sweep
 from wlsweep.spec.cost import training_flops
 from wlsweep.train import patches
 from wlsweep.train.batches import steps_per_epoch
+from wlsweep.train.head import compute_in_float32
 from wlsweep.train.loop import Batcher, Hooks, Job, train_condition
 from wlsweep.train.model import AnswerModel, run_forward
-from wlsweep.train.zero3 import compute_in_float32, join_group
+from wlsweep.train.zero3 import join_group, recompute_layers
 
 
 def bare(job, rows, place) -> float:
@@ -50,8 +51,7 @@ def bare(job, rows, place) -> float:
     lm = AutoModelForCausalLM.from_pretrained(job.base, dtype=dtype, attn_implementation=job.sweep.model.attention)
     if dtype == torch.bfloat16:
         compute_in_float32(lm.lm_head)
-    if train.gradient_checkpointing:
-        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute_layers(lm, int(train.gradient_checkpointing))
     model = AnswerModel(lm, job.condition, len(answer.prefix), answer.accept, answer.reject).train()
     parameters = list(model.parameters())
     masters = parameters if dtype == torch.float32 else [p.detach().float() for p in parameters]

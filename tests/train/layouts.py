@@ -112,7 +112,8 @@ def main():
     dist.init_process_group("gloo")
     place, rows = join_group(), drawn_rows(base)
     full, ragged = np.arange(8), np.arange(5)
-    sizes = (engine_module.SMALL, engine_module.ALONE, engine_module.PERSISTENT)
+    names = ("SMALL", "ALONE", "PERSISTENT", "BUCKET", "SUB_GROUP")
+    sizes = {n: getattr(engine_module, n) for n in names}
     layouts = {1: {"1x8": 1, "8x1": 8}, 2: {"2 ranks, 2x2": 2}}[place.world]
     found = {}
     for name, micro in layouts.items():
@@ -126,13 +127,17 @@ def main():
         )
         found[f"{name}, trajectory"] = trajectory(base, rows, place, micro)
         found[f"{name}, bf16"] = gradients(base, rows, place, micro, full, dtype="bf16")
-        # As for a large model: every parameter partitioned.
+        found[f"{name}, every second layer"] = gradients(base, rows, place, micro, full, checkpointing=2)
+        # As for a large model: every parameter partitioned, gradients larger than the bucket, several groups to step.
         engine_module.SMALL = engine_module.ALONE = engine_module.PERSISTENT = 0
+        engine_module.BUCKET, engine_module.SUB_GROUP = 2000, 30_000
+        found[f"{name}, bf16, partitioned"] = gradients(base, rows, place, micro, full, dtype="bf16")
         found[f"{name}, partitioned, checkpointing"] = gradients(base, rows, place, micro, full, checkpointing=True)
         found[f"{name}, partitioned, trajectory"] = trajectory(
             base, rows, place, micro, out.parent / f"export{place.world}"
         )
-        engine_module.SMALL, engine_module.ALONE, engine_module.PERSISTENT = sizes
+        for n in names:
+            setattr(engine_module, n, sizes[n])
     gc.collect()
     found[f"{place.world} ranks, left"] = [type(x).__name__ for ref in released if (x := ref()) is not None]
     found[f"{place.world} ranks, left while held"] = left_while_held(base, rows, place)

@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from tests.train.made_rows import train_config
 from wlsweep.train import patches
+from wlsweep.train.patches import large_gradients
 from wlsweep.train.zero3 import deepspeed, join_group, zero3_config
 
 SIZES = (4, 7, 1, 30)
@@ -27,6 +28,19 @@ def reduced(place):
             whole = torch.stack([gradient(r, n) for r in range(place.world)]).mean(dim=0)
             length = -(-n // place.world)
             torch.testing.assert_close(share, whole[place.rank * length : (place.rank + 1) * length])
+
+
+def in_pieces(place):
+    """A large gradient's share, made piece by piece, has the bits of one reduction."""
+    from deepspeed.runtime.comm.coalesced_collectives import reduce_scatter_coalesced
+
+    for dtype in (torch.float32, torch.bfloat16):
+        for size in (*SIZES, 1000):
+            whole = gradient(place.rank, size).to(dtype)
+            large_gradients.PIECE = 8 * place.world
+            share = large_gradients.scatter_in_pieces(whole, torch.float32)
+            (at_once,) = reduce_scatter_coalesced([whole.float().clone()])
+            assert torch.equal(share, at_once) and torch.equal(whole, gradient(place.rank, size).to(dtype))
 
 
 class Products(torch.nn.Module):
@@ -67,6 +81,7 @@ def main():
     dist.init_process_group("gloo")
     place = join_group()
     reduced(place)
+    in_pieces(place)
     stepped(place)
     dist.destroy_process_group()
 

@@ -13,8 +13,8 @@ from wlsweep.spec.condition import Condition
 from wlsweep.train import model as model_module
 from wlsweep.train import patches
 from wlsweep.train.agreement import measure, refuse_disagreement
+from wlsweep.train.head import compute_in_float32
 from wlsweep.train.model import AnswerModel, collate
-from wlsweep.train.zero3 import compute_in_float32
 
 PACKED = [f for f in FAMILIES if attention_of(f) == "sdpa" and "sliding_window" not in FAMILIES[f][1]]
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from wlsweep.spec.architecture import Architecture, architecture
 from wlsweep.spec.config import Sweep
-from wlsweep.spec.cost import BUCKET, OUTSIDE, Memory, logit_bytes
+from wlsweep.spec.cost import BUCKET, OUTSIDE, Memory, head_bytes
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM reserves room for; an adapter takes the next one."""
@@ -80,11 +80,12 @@ def training_memory(a: Architecture, sweep: Sweep, rank: int, answer_tokens: int
     # Adapters: values, master values, gradients and both moments.
     states = size * -(-a.parameters // train.workers) + 20 * -(-trained // train.workers)
     kept, one_layer = activation_bytes(a, sweep, rank)
-    # Frozen or not, the head computes in float32, from a copy of its weight.
-    head = (6 if size == 2 else 4) * a.vocab * a.width + logit_bytes(a, sweep, answer_tokens)
+    head = head_bytes(a, sweep, answer_tokens, trained=False)
     # DeepSpeed's linear layers keep their input although they are frozen.
     inputs = size * train.micro_batch * sweep.data.cutoff * (2 * a.width + a.heads * a.head_size + a.mlp)
-    working = max(head, one_layer + inputs + 2 * size * a.layer_parameters)
+    gathered = a.layer_parameters if train.workers > 1 else 0
+    fetched = 2 * min(a.parameters, BUCKET) if train.workers > 1 else 0  # as it arrives, and as parameters
+    working = max(head, one_layer + inputs + size * gathered, size * fetched)
     live = size * min(a.parameters, LIVE) if train.gpu else 0
     return Memory(states, 4 * BUCKET, kept, working, live, OUTSIDE if train.gpu else 0)
 

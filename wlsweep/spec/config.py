@@ -279,8 +279,9 @@ class Train(_Model):
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = Field(1.0, gt=0, le=1e12)
     """Gradients are clipped to this global norm."""
-    gradient_checkpointing: bool = True
-    """Recompute activations in the backward pass (non-reentrant) instead of keeping them."""
+    gradient_checkpointing: bool | Annotated[int, Field(ge=2)] = True
+    """Recompute activations in the backward pass (non-reentrant) instead of keeping them: in every layer (true), in none
+    (false), or in every n-th one (a number), which takes less time and more memory."""
     offload_optimizer: bool = False
     """Keep the optimizer's state in host memory and step there (DeepSpeed's CPU offload): 16 bytes a parameter less on the
     GPUs, that much more host memory, and slower steps."""
@@ -318,6 +319,10 @@ class Train(_Model):
                 "a line of the metric log"
             )
         return self
+
+    def recomputed(self, layers: int) -> int:
+        """How many of a model's layers are recomputed: those whose number, counted from 0, is a multiple of n."""
+        return -(-layers // int(self.gradient_checkpointing)) if self.gradient_checkpointing else 0
 
     def peak_lr(self, lora: int) -> float:
         """Peak learning rate of a kind of fine-tuning: full, or adapters of a rank above 0."""
@@ -473,6 +478,8 @@ class Sweep(_Model):
             del kept["data"]["system"]  # the fingerprint of sweeps from before there was a choice
         if not self.data.validation_share:
             del kept["data"]["validation_share"]  # likewise
+        # Which layers are recomputed changes no result; only whether any is has always been part of it.
+        kept["train"]["gradient_checkpointing"] = bool(self.train.gradient_checkpointing)
         if self.train.lora is None:  # so that sweeps without adapters keep the fingerprints of before
             del kept["train"]["lora"]
         else:

@@ -11,13 +11,18 @@ from functools import partial
 from typing import NamedTuple
 
 from wlsweep.spec.architecture import Architecture
-from wlsweep.spec.config import Budget, Sweep
+from wlsweep.spec.config import Budget, Sweep, Train
 
 GIB = 1 << 30
 BUCKET = 5 * 10**7
 """Elements of the buffer that gradients are reduced from (`reduce_bucket_size`), float32."""
-SUB_GROUP = 10**9
-"""Elements that the optimizer steps at a time (`sub_group_size`): their gradients are copied into one flat tensor."""
+SUB_GROUP = 2 * 10**8
+"""Elements that the optimizer of a partitioned model steps at a time (`sub_group_size`): their gradients are copied into one
+flat tensor. DeepSpeed's own 10^9 would take 4 GB more than the activations leave."""
+PIECE = 1 << 24
+"""Elements that are turned to float32 at a time, of the LM head's weight and of gradients larger than the bucket."""
+FEW_LAYERS = 16
+"""Up to so many layers the last one is computed at the answers' positions alone; larger models gain less than 5 %."""
 LIVE = 10**9
 """Parameters that DeepSpeed may keep gathered at once (`stage3_max_live_parameters`): an upper bound."""
 OUTSIDE = int(1.5 * GIB)
@@ -90,36 +95,68 @@ class Memory(NamedTuple):
 def training_memory(a: Architecture, sweep: Sweep, answer_tokens: int = 6) -> Memory:
     """Memory per rank under ZeRO-3 with everything partitioned; models below 50M parameters stay gathered, a little more."""
     train = sweep.train
-    size = 2 if train.dtype == "bf16" else 4
+    size, several = 2 if train.dtype == "bf16" else 4, train.workers > 1
     share = -(-a.parameters // train.workers)
     # bf16: weights 2, float32 weights 4, moments 8, gradients 4; fp32: weights 4, and the optimizer's copy of them.
     states = (size if train.offload_optimizer else size + 16) * share
     kept, one_layer = activation_bytes(a, sweep)
-    head = (10 if size == 2 else 8) * a.vocab * a.width + logit_bytes(a, sweep, answer_tokens)
-    layer = one_layer + 2 * size * a.layer_parameters
-    reduction = 8 * min(a.parameters, BUCKET)
-    step = 0 if train.offload_optimizer else 4 * min(share, SUB_GROUP)
-    working = max(head, layer, reduction - kept, step - kept)
-    on_gpu = train.gpu
-    live = 2 * min(a.parameters, LIVE) if on_gpu else 0
-    return Memory(states, 4 * BUCKET, kept, working, live, OUTSIDE if on_gpu else 0)
+    # What is gathered of a single rank are its states.
+    gathered, head = size if several else 0, a.vocab * a.width
+    layer = one_layer + (size + gathered) * a.layer_parameters
+    if a.tied:  # one parameter: the head's gradient waits for that of the embeddings
+        layer += size * head
+    embeddings = (gathered + size * (2 if a.tied else 1)) * head + own_share(head, train)
+    step = 0 if train.offload_optimizer else 4 * (min(share, SUB_GROUP) if several or train.gpu else share)
+    after = max(embeddings, reduction_bytes(a.parameters, train) + gathered * head, step)
+    working = max(head_bytes(a, sweep, answer_tokens) + own_share(head, train), layer, after - kept)
+    live = 2 * min(a.parameters, LIVE) if train.gpu else 0
+    return Memory(states, 4 * BUCKET, kept, working, live, OUTSIDE if train.gpu else 0)
+
+
+def head_bytes(a: Architecture, sweep: Sweep, answer_tokens: int, trained: bool = True) -> int:
+    """What the LM head's backward pass holds: its gathered weight, its gradient, and the logits at the answers' positions.
+
+    In bf16 its float32 products are made by pieces (`wlsweep.train.head`).
+    """
+    size, head = 2 if sweep.train.dtype == "bf16" else 4, a.vocab * a.width
+    pieces = 4 * min(head, PIECE) if size == 2 else 0
+    gathered = size * head if sweep.train.workers > 1 else 0
+    return gathered + (size * head if trained else 0) + pieces + logit_bytes(a, sweep, answer_tokens)
+
+
+def own_share(elements: int, train: Train) -> int:
+    """Bytes of a rank's share of a gradient that is larger than the bucket, float32, and of the pieces that make it."""
+    if elements <= BUCKET:
+        return 0
+    if train.workers == 1 and not train.gpu:
+        return 4 * elements if train.dtype == "bf16" else 0
+    return 4 * -(-elements // train.workers) + (4 if train.gpu else 8) * PIECE
+
+
+def reduction_bytes(parameters: int, train: Train) -> int:
+    """What reducing a full bucket of gradients takes: a copy in the order of ranks, and on CPUs what is received. A single
+    rank on CPUs leaves its gradients where they are."""
+    if train.workers == 1 and not train.gpu:
+        return 0
+    return (4 if train.gpu else 8) * min(parameters, BUCKET)
 
 
 def activation_bytes(a: Architecture, sweep: Sweep) -> tuple[int, int]:
     """(kept from the forward pass until the backward pass, made anew for the one layer that is recomputed).
 
-    With gradient checkpointing one [row, token, width] tensor a layer is kept; without it all tensors of all layers, and
-    none is recomputed. The last layer makes little more than keys and values (`wlsweep.train.patches.last_layer`). A
-    micro-batch may hold twice as many short rows. Packed rows in bf16 keep more on a CPU, where their attention is in
-    float32.
+    Of a layer that is recomputed one [row, token, width] tensor is kept, of the others all tensors. The last layer of a
+    small model makes little more than keys and values and is never recomputed (`wlsweep.train.patches.last_layer`). A
+    micro-batch may hold twice as many short rows. Packed rows in bf16 keep more on a CPU, where attention is in float32.
     """
     size = 2 if sweep.train.dtype == "bf16" else 4
     tokens = sweep.train.micro_batch * sweep.data.cutoff
     layer = size * tokens * (4 * a.width + 2 * (a.heads + a.kv_heads) * a.head_size + 4 * a.mlp)
     last = size * tokens * (2 * a.width + 4 * a.kv_heads * a.head_size)
-    if sweep.train.gradient_checkpointing:
-        return size * tokens * a.width * a.layers, layer
-    return (a.layers - 1) * layer + last, 0
+    short = a.layers <= FEW_LAYERS
+    recomputed = sweep.train.recomputed(a.layers - 1 if short else a.layers)
+    whole = (a.layers - 1 if short else a.layers) - recomputed
+    kept = size * tokens * a.width * recomputed + whole * layer + (last if short else 0)
+    return kept, layer if recomputed else 0
 
 
 def logit_bytes(a: Architecture, sweep: Sweep, answer_tokens: int) -> int:

@@ -313,7 +313,7 @@ def _what_to_lower(job: Job, error: BaseException) -> str:
     """What happened, and which settings lower the memory of a rank, those first that cost least time."""
     train = job.sweep.train
     ways = [f"lower train.micro_batch ({train.micro_batch})"] if train.micro_batch > 1 else []
-    ways += [] if train.gradient_checkpointing else ["set train.gradient_checkpointing = true"]
+    ways += [] if train.gradient_checkpointing is True else ["set train.gradient_checkpointing = true"]
     ways += [f"raise train.workers ({train.workers})", f"lower data.cutoff ({job.sweep.data.cutoff})"]
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
     return f"{job.name}: a GPU ran out of memory; {', or '.join(ways)}\n{said}"

@@ -9,7 +9,6 @@ import gc
 import logging
 import os
 import shutil
-import types
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ import torch.distributed as dist
 from wlsweep.run.adapter import base_fingerprint, base_of
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import Train
+from wlsweep.spec.cost import BUCKET, SUB_GROUP
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -35,6 +35,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedul
 from transformers.integrations import HfDeepSpeedConfig  # noqa: E402
 
 from wlsweep.train import lora, packed, patches  # noqa: E402
+from wlsweep.train.head import compute_in_float32  # noqa: E402
 from wlsweep.train.model import AnswerModel  # noqa: E402
 
 deepspeed_logger.setLevel(logging.ERROR)
@@ -102,7 +103,9 @@ def zero3_config(train: Train, parameters: int) -> dict[str, Any]:
             "stage": 3,
             "overlap_comm": train.gpu,
             "contiguous_gradients": True,
-            "reduce_bucket_size": 5 * 10**7,
+            "reduce_bucket_size": BUCKET,
+            # Elements that the optimizer steps at a time: their gradients are copied into one flat tensor first.
+            "sub_group_size": ALONE if gathered else SUB_GROUP,
             "stage3_prefetch_bucket_size": 5 * 10**7,
             "stage3_param_persistence_threshold": ALONE if gathered else PERSISTENT,
             "memory_efficient_linear": not gathered,  # its autograd function keeps no weight, which stays gathered here
@@ -127,16 +130,13 @@ def parameter_count(model_path: str) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def compute_in_float32(head: torch.nn.Linear) -> None:
-    """Make an LM head multiply in float32: log-odds of bf16 logits would lie on a grid of 1/8.
-
-    Its own `forward` is replaced, so that ZeRO's hooks on the module still gather the weight first.
-    """
-
-    def forward(self: torch.nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.linear(hidden.float(), self.weight.float())
-
-    head.forward = types.MethodType(forward, head)  # type: ignore[method-assign]
+def recompute_layers(lm: Any, every: int) -> None:
+    """Keep only the input of every n-th decoder layer, from the first on, and recompute it in the backward pass; 0: none."""
+    if not every:
+        return
+    lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for number, layer in enumerate(lm.model.layers):
+        layer.gradient_checkpointing = number % every == 0
 
 
 def build_engine(
@@ -173,8 +173,7 @@ def build_engine(
     patches.apply("model", setup, lm)
     if train.dtype == "bf16":
         compute_in_float32(lm.lm_head)
-    if train.gradient_checkpointing:
-        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute_layers(lm, int(train.gradient_checkpointing))
     model = AnswerModel(lm, condition, decision.at, decision.accept_id, decision.reject_id)
     model.train()
     if gathered:
