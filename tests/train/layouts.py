@@ -31,7 +31,7 @@ def micro_batches(rows, batch, place, accumulation, pad=0, packed=False):
         chosen = numbers.tolist() or [0]
         made = collate(
             [rows.prompt(i) for i in chosen],
-            [rows.answer.ids(rows.labels[i]) for i in chosen],
+            [rows.answer.ids(bool(rows.accept[i])) for i in chosen],
             [bool(rows.accept[i]) for i in chosen],
             WEIGHTS,
             [len(numbers) > 0] * len(chosen),

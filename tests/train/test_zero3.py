@@ -48,7 +48,7 @@ def plain_model(base):
 def whole_batch(rows, numbers):
     return collate(
         [rows.prompt(i) for i in numbers],
-        [rows.answer.ids(rows.labels[i]) for i in numbers],
+        [rows.answer.ids(bool(rows.accept[i])) for i in numbers],
         [bool(rows.accept[i]) for i in numbers],
         WEIGHTS,
         [True] * len(numbers),
