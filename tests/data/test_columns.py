@@ -144,7 +144,7 @@ def test_duplicates_and_conflicting_labels_of_a_table_are_found(tmp_path):
 
 
 def test_columns_that_are_not_read_are_named(tmp_path):
-    (note,) = notes_on(table(tmp_path))
+    (note,) = notes_on(table(tmp_path, instruction="Accept?"))
     assert note == (
         "papers: not read: 'no', 'when', 'who' (read are title, abstract, decision; [data.columns] names them)"
     )
@@ -203,3 +203,15 @@ def test_the_examples_of_the_documentation_are_rows_of_the_shapes_that_it_names(
         assert recognised(example).read(example).answer == r"\boxed{Accept}"
     (table,) = re.findall(r"```toml\n(.*?)```", page, re.S)
     assert Columns(**tomllib.loads(table)["data"]["columns"]).label == "decision"
+
+
+def test_a_column_of_other_words_than_the_labels_is_a_line_for_each_word(tmp_path):
+    rows = [PAPERS[n % 2] | {"no": str(n), "abstract": f"Text {n}."} for n in range(40)]
+    said = refusal_of(tmp_path, rows, positive=None, negative=None)
+    assert "row 1 and 19 more: the label is 'accepted'; expected Accept or Reject" in said
+    assert "row 2 and 19 more: the label is 'rejected'" in said and len(said.splitlines()) == 3
+
+
+def test_texts_without_an_instruction_are_told_of(tmp_path):
+    told = [notes_on(table(tmp_path, instruction=asked)) for asked in (None, "Accept it?")]
+    assert ["is all that the model is given" in " ".join(lines) for lines in told] == [True, False]

@@ -1,6 +1,7 @@
 """Every shape and format of the same rows is the same rows, and what is none of them is named."""
 
 import json
+import tomllib
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +13,7 @@ from wlsweep.data.rows import notes_on, parse_row, read_rows, shape_text
 from wlsweep.data.shapes import recognised
 from wlsweep.data.token_table import TableKey, ensure_table
 from wlsweep.errors import WlsweepError
+from wlsweep.spec.columns import Columns
 
 ROWS = [
     chat(f"r{n}", "Accept" if n % 2 else "Reject", f'# Title, "{n}"\n\nText;\t{n} \u2028 é.\n\nMore.', 2020 + n % 3)
@@ -185,7 +187,22 @@ def test_an_unknown_shape_is_named_with_what_to_do(tmp_path, name):
 
 
 def test_a_table_is_answered_with_the_columns_as_they_may_be_meant(tmp_path):
-    rows = [{"id": n, "title": f"Title {n}", "abstract": "A long text. " * 9, "decision": n % 2} for n in range(9)]
+    rows = [
+        {"paper_id": n, "title": f"Title {n}", "abstract": "A long text. " * 9, "decision": n % 2, "year": 2020, "x": 1}
+        for n in range(9)
+    ]
     said = refusal_of(tmp_path, *rows)
-    assert '[data.columns]\n  text = ["abstract"]\n  label = "decision"    # holds 0, 1;' in said
+    section = said[said.index("[data.columns]") : said.index("\n(read are")]
+    section = section.replace("positive = [...]", "positive = [1]").replace("negative = [...]", "negative = [0]")
+    columns = Columns(**tomllib.loads(section)["data"]["columns"])
+    assert columns == Columns(
+        text=["title", "abstract"],
+        instruction="...",
+        label="decision",
+        positive=[1],
+        negative=[0],
+        id="paper_id",
+        year="year",
+    )
+    assert "# which of 0, 1 mean" in section
     assert "docs/your-data.md" in said and json.dumps(rows[0]) not in said

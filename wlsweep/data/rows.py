@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,7 +140,7 @@ def read_rows(source: RowFiles | Path, task: Task = ICLR) -> Iterator[Row]:
     """
     source = as_files(source)
     shape = find_shape(source)
-    problems: list[str] = []
+    bad: dict[str, list[str]] = {}
     seen: dict[str, tuple[str, str]] = {}
     texts: dict[str, tuple[str, str, str]] = {}
     place = ""
@@ -156,15 +156,30 @@ def read_rows(source: RowFiles | Path, task: Task = ICLR) -> Iterator[Row]:
                     f"duplicate text: {row.row_id!r} has that of {same[1]!r} in {same[0]}{other}; keep one of them"
                 )
         except BadObjectError as e:
-            problems.append(f"{place}: {e}")
+            bad.setdefault(str(e), []).append(place)
             continue
         seen[row.row_id] = (place, row.label)
         texts[row.row_hash] = (place, row.row_id, row.label)
-        if not problems:
+        if not bad:
             yield row
-    refuse_all(f"{source}: rows that cannot be used; fix or remove them (nothing was written):", problems)
+    refuse_all(f"{source}: rows that cannot be used; fix or remove them (nothing was written):", _listed(bad))
     if not place:
         raise WlsweepError(f"{source} holds no rows; expected rows as {FORMATS}")
+
+
+_ALIKE = 5
+"""Rows that are listed one by one although the same is wrong with them."""
+
+
+def _listed(bad: Mapping[str, Sequence[str]]) -> list[str]:
+    """A line for each row, by reason; one line for all of many rows with which the same is wrong."""
+    lines = []
+    for reason, places in bad.items():
+        if len(places) > _ALIKE:
+            lines.append(f"{places[0]} and {len(places) - 1:,} more: {reason}")
+        else:
+            lines += [f"{place}: {reason}" for place in places]
+    return lines
 
 
 def find_shape(source: RowFiles) -> Shape:
@@ -214,6 +229,12 @@ def notes_on(source: RowFiles | Path, task: Task = ICLR) -> list[str]:
             continue
         longer += not shape.is_table and answer.strip() not in plain
     lines = []
+    columns = source.columns
+    if columns is not None and columns.text and not columns.instruction:
+        lines.append(
+            f'{source.name}: the {task.words.item} is all that the model is given; [data.columns] instruction = "..." would '
+            "say what is asked"
+        )
     if unread:
         names = ", ".join(repr(name)[:60] for name in list(unread)[:8]) + (" and more" if len(unread) > 8 else "")
         lines.append(f"{source.name}: not read: {names} ({shape.what_is_read})")

@@ -31,6 +31,10 @@ def unknown_shape(source: RowFiles, names: Sequence[str], first: Sequence[Mappin
     )
 
 
+_HEADINGS = ("title", "subject", "headline")
+"""Columns of short texts that belong to the long ones."""
+
+
 def _listed(names: Sequence[str]) -> str:
     text = ", ".join(name[:60] for name in names[:12])
     return text + (", ..." if len(names) > 12 else "")
@@ -43,7 +47,7 @@ def _suggestion(names: Sequence[str], first: Sequence[Mapping[str, Any]]) -> str
         n: sum(len(v) for v in values if isinstance(v, str)) / max(1, len(values)) for n, values in cells.items()
     }
     longest = max(lengths.values(), default=0.0)
-    texts = [name for name in names if lengths[name] >= max(20.0, longest / 20)] or list(names[:1])
+    texts = [n for n in names if n.lower() in _HEADINGS or lengths[n] >= max(20.0, longest / 20)] or list(names[:1])
     fitting = [n for n in names if n not in texts and 0 < len({str(v) for v in cells[n]}) <= max(2, len(first) // 4)]
     named = [
         n for n in names if n.lower() in ("label", "labels", "decision", "class", "target", "outcome", "answer", "y")
@@ -52,12 +56,17 @@ def _suggestion(names: Sequence[str], first: Sequence[Mapping[str, Any]]) -> str
     texts = [name for name in texts if name != label] or ["..."]
     written = f'["{texts[0]}"]' if len(texts) == 1 else "[" + ", ".join(f'"{t}"' for t in texts) + "]"
     found = sorted({str(v) for v in cells.get(label, ())})[:4]
-    seen = (
-        f"    # holds {', '.join(found)[:80]}; positive = [...] and negative = [...] say what they mean"
-        if found
-        else ""
-    )
-    return f'  [data.columns]\n  text = {written}\n  label = "{label}"{seen}'
+    lines = [
+        "[data.columns]",
+        f"text = {written}",
+        'instruction = "..."    # what is asked of each',
+        f'label = "{label}"',
+    ]
+    if found:
+        lines += [f"positive = [...]    # which of {', '.join(found)[:80]} mean the positive label", "negative = [...]"]
+    lines += [f'id = "{n}"' for n in names if n.lower() == "id" or n.lower().endswith("_id")][:1]
+    lines += [f'year = "{n}"' for n in names if n.lower() == "year"][:1]
+    return "\n".join(f"  {line}" for line in lines)
 
 
 def _has(*keys: str) -> Callable[[set[str], Mapping[str, Any]], bool]:
