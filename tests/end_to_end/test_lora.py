@@ -42,7 +42,8 @@ TWO_STAGE, FIRST = "reject_gamma4.0_prop1_8_twostage_lora4", "baseline_gamma1.0_
 def space(tmp_path_factory):
     path = tmp_path_factory.mktemp("space") / "kinds.toml"
     text = SMALL.read_text()
-    path.write_text(text[: text.index("[[grid]]")].replace('name = "small"', 'name = "kinds"') + GRID)
+    text = text[: text.index("[[grid]]")].replace('name = "small"', 'name = "kinds"')
+    path.write_text(text.replace("[data]\n", "[data]\nvalidation_share = 0.1\n") + GRID)
     return path
 
 
@@ -71,6 +72,13 @@ def test_one_sweep_trains_and_predicts_both_kinds_and_keeps_adapters_of_a_tenth_
     proof = json.loads(undisturbed.trained(PLAIN).read_text())["proof"]
     assert (proof["accept"], proof["reject"]) == pytest.approx((1.0, 4.0))
     assert undisturbed.report.is_file()
+
+
+def test_rows_of_validation_are_scored_while_each_condition_trains(undisturbed, names):
+    for name in names:
+        last = results_of_training(undisturbed, name)["log"][-1]
+        assert 0 < last["validation_bce"] < 2 and 0.4 < last["validation_auc"] <= 1
+    assert "validation" in undisturbed.report.read_text()
 
 
 def test_a_second_stage_starts_from_the_first_stages_adapter(undisturbed):

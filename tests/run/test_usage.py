@@ -348,3 +348,13 @@ def test_the_energy_of_a_span_is_what_was_used_in_it(tmp_path):
     (record,) = [UsageRecord.read(p) for p in tmp_path.glob("*.json")]
     assert sum(s.energy_joules for s in record.spans) == 15
     assert json.loads(json.dumps(record.model_dump()))["spans"][1]["conditions"] == [A]
+
+
+def test_work_that_is_done_is_in_the_account_although_the_process_is_killed_at_once(tmp_path):
+    meter = UsageMeter(tmp_path, "engine", "predict", cpus=2)
+    with meter.during("work", [A]), meter.during("start"):
+        pass
+    (file,) = tmp_path.glob("*.json")
+    spans = UsageRecord.read(file).spans  # what a SIGKILL leaves now
+    meter.close()
+    assert [(s.what, s.outcome) for s in spans][-3:-1] == [("start", "done"), ("work", "done")]

@@ -96,6 +96,7 @@ class UsageMeter:
                 if self._spans[-1].outcome is None:
                     self._change(outcome=outcome)
                 self._begin(before.model_copy(update={"seconds": 0.0, "energy_joules": None, "checkpoint_bytes": 0}))
+            self._write()  # an engine whose work is done is killed, not closed
 
     def wait(self) -> None:
         """From now on the process waits for its next condition."""
