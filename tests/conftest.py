@@ -13,5 +13,5 @@ settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(items):
-    """Whole sweeps first: test processes take files in this order, and all would wait for a long one begun last."""
+    """Whole sweeps first: processes take files in this order (--no-loadscope-reorder) and would wait for a long last one."""
     items.sort(key=lambda item: "end_to_end" not in item.path.parts)
