@@ -200,7 +200,7 @@ def _training(sweep: SweepRecord, t: TrainedRecord, c: Condition, data: DataReco
         ("loss", f"{c.loss} (condition `{c.group or 'plain'}`), {t.unweighted_loss:.4f} unweighted at the end"),
         (
             f"measured weights of {words.positives}, of {words.negatives}",
-            ", ".join(f"{t.proof[k]:.3f}" for k in ("accept", "reject")),
+            ", ".join(f"{t.proof[k]:.3f}" for k in ("accept", "reject")) if t.proof else "-",
         ),
         ("learning rate, epochs", f"{train.get('lr')}, {train.get('epochs')}"),
         ("steps, samples, tokens", f"{t.steps:,}, {t.samples:,}, {t.tokens:,}"),

@@ -279,7 +279,7 @@ class Train(_Model):
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = Field(1.0, gt=0, le=1e12)
     """Gradients are clipped to this global norm."""
-    gradient_checkpointing: bool | Annotated[int, Field(ge=2)] = True
+    gradient_checkpointing: bool | Annotated[int, Field(ge=2, le=1000)] = True
     """Recompute activations in the backward pass (non-reentrant) instead of keeping them: in every layer (true), in none
     (false), or in every n-th one (a number), which takes less time and more memory."""
     offload_optimizer: bool = False
