@@ -184,7 +184,7 @@ def main() -> None:
     sweep = sweep_for(
         dist.get_world_size(),
         arguments.dtype,
-        arguments.checkpointing,
+        {0: False, 1: True}.get(arguments.checkpointing, arguments.checkpointing),
         arguments.micro,
         arguments.cutoff,
         on_gpu,

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import threading
 
 import pytest
 
@@ -41,6 +42,23 @@ def test_a_signal_in_the_middle_of_an_import_or_a_line_is_said_all_the_same(tmp_
         os.kill(os.getpid(), signal.SIGTERM)
     stop.clear()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_watching_thread_can_take_the_request_back_before_it_ends_the_process(tmp_path, own_handlers):
+    stop, raised = StopRequest(tmp_path, print), []
+    stop.take_signals()
+    stop.ask()
+
+    def clear():
+        try:
+            stop.clear()
+        except ValueError as e:  # handlers are set in the main thread alone
+            raised.append(e)
+
+    thread = threading.Thread(target=clear)
+    thread.start()
+    thread.join()
+    assert not raised and not list(tmp_path.iterdir())
 
 
 def test_a_signal_that_cannot_be_noted_ends_the_launch_at_once(tmp_path, own_handlers):

@@ -191,9 +191,11 @@ def _ended_if_stuck(problem: str, stop: StopRequest) -> Iterator[None]:
 def _end_now(message: str, code: int, stop: StopRequest) -> None:
     with contextlib.suppress(OSError):
         os.write(1, f"{message}\n".encode())
-    stop.clear()
-    kill_descendants()
-    os._exit(code)
+    try:
+        stop.clear()
+        kill_descendants()
+    finally:  # whatever fails, the process must not stay
+        os._exit(code)
 
 
 def short_temporary_folder(say: Callable[[str], None]) -> Path | None:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -54,7 +55,7 @@ class StopRequest:
 
     def clear(self) -> None:
         """Remove the file; signals end the process again."""
-        if self._taken:
+        if self._taken and threading.current_thread() is threading.main_thread():  # handlers can be set there alone
             end_on_signals()
         with suppress(OSError):
             self.file.unlink(missing_ok=True)

@@ -100,12 +100,12 @@ def _prepare(launch: Launch, base: str, note: Callable[[str], None]) -> None:
 def _plan(launch: Launch) -> None:
     if launch.run.plan_json.is_file():
         return
+    made_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     try:
         plan = make_plan(launch.sweep)
-    except WlsweepError:
-        return  # the other stages say what is wrong; here there is nothing to compare with then
-    made_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    PlanRecord(made_at=made_at, plan=json.loads(json_text(plan))).write(launch.run.plan_json)
+        PlanRecord(made_at=made_at, plan=json.loads(json_text(plan))).write(launch.run.plan_json)
+    except Exception:  # noqa: BLE001 - the other stages say what is wrong; what is used is then compared with no plan
+        return
 
 
 def _connect(launch: Launch) -> Capacity:

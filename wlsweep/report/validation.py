@@ -10,8 +10,12 @@ from wlsweep.report.blocks import Block, Pair, Row, Table, number, text
 from wlsweep.report.figures.small_multiples import training
 from wlsweep.report.figures.style import axis, share_axis
 from wlsweep.report.report_input import ReportInput
+from wlsweep.spec.task import Words
 
-_LOOK = " Colour: mix; solid: accept variants, dashed: reject variants, paler for smaller gamma."
+
+def _look(words: Words) -> str:
+    """How the lines of conditions are told apart."""
+    return f" Colour: mix; solid: weight on {words.positives}, dashed: weight on {words.negatives}, paler for smaller gamma."
 
 
 def validation_blocks(report: ReportInput) -> list[Block]:
@@ -36,7 +40,7 @@ def _curves(report: ReportInput) -> list[Block]:
         f"Cross-entropy on validation {words.items}",
         f"Unweighted, on {words.items} that no condition trains on: a line that has turned up again is a training that"
         " went on too long. Weighted conditions say other probabilities on purpose, so compare a line with itself."
-        + _LOOK,
+        + _look(words),
         axis("binary cross-entropy (nats)"),
     )
     auc = training(
@@ -45,7 +49,7 @@ def _curves(report: ReportInput) -> list[Block]:
         "validation_auc",
         f"AUC on validation {words.items}",
         f"How well {words.items} are ranked, which an offset of log-odds does not change: flat from the start means that"
-        " nothing was learnt that the base model did not know." + _LOOK,
+        " nothing was learnt that the base model did not know." + _look(words),
         axis("AUC"),
     )
     rate = training(
@@ -54,7 +58,7 @@ def _curves(report: ReportInput) -> list[Block]:
         "validation_accept_rate",
         f"Predicted {words.rate} on validation {words.items}",
         f"The predicted {words.rate} of the validation {words.items}: a line that still moves at the end has not settled."
-        + _LOOK,
+        + _look(words),
         share_axis(f"predicted {words.rate}"),
     )
     loss = training(
@@ -62,7 +66,7 @@ def _curves(report: ReportInput) -> list[Block]:
         "validation_loss",
         "validation_loss",
         f"Weighted loss on validation {words.items}",
-        "Each condition's own loss, whose height its weights decide: compare shapes." + _LOOK,
+        "Each condition's own loss, whose height its weights decide: compare shapes." + _look(words),
         axis("weighted loss", rangemode="tozero"),
     )
     return [Pair([bce, auc]), Pair([rate, loss])]

@@ -173,7 +173,7 @@ def _what(sweep: SweepRecord, c: Condition, base: str, made: bool, adapter: bool
     return (
         f"{kind} {whose}. It tells {words.positives} from {words.negatives} and is one condition of the sweep"
         f" `{sweep.name}`. {weights} The training mix has {c.proportion_text} {words.positives}. Its probabilities answer"
-        f" for that mix and those weights: they are shifted against the true {words.rate} on purpose."
+        f" for that mix and those weights; where these differ from the true {words.rate}, they are shifted on purpose."
     )
 
 
@@ -237,7 +237,7 @@ folder = "."  # where this card lies
 $load
 def p_positive(text: str) -> float:
     """Probability of $label."""
-    chat = [{"role": "user", "content": text}]  # instruction and $item, as in training
+    chat = [{"role": "user", "content": text}]  # as in training: instruction and $item, after the rows' system turn if any
     prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     ids = tokenizer(prompt, add_special_tokens=False).input_ids + $prefix  # the answer's beginning
     with torch.no_grad():
@@ -258,7 +258,8 @@ def _use(base: str, rank: int, answer: AnswerRecord, words: Words) -> str:
         load = (
             f"base = {named}  # name or folder of the base model\n"
             "tokenizer = AutoTokenizer.from_pretrained(base)\n"
-            "model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()\n\n"
+            "model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)\n"
+            "model = PeftModel.from_pretrained(model, folder).eval()\n\n"
         )
         vllm = {
             "imports": "from vllm.lora.request import LoRARequest\n",
@@ -269,7 +270,7 @@ def _use(base: str, rank: int, answer: AnswerRecord, words: Words) -> str:
         imports = ""
         load = (
             "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
-            "model = AutoModelForCausalLM.from_pretrained(folder).eval()\n\n"
+            "model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()\n\n"
         )
         vllm = {"imports": "", "load": '"."', "request": ""}
     transformers = Template(_TRANSFORMERS).substitute(

@@ -240,6 +240,8 @@ def _unusable_files(folder: Path) -> list[str]:
         try:
             if kind := kind_of_special(path):
                 problems.append(f"{path} is {kind}, not a file; fetch the model again")
+        except FileNotFoundError:
+            continue  # a link to nothing, as pruned caches have them: what is needed is missed below
         except OSError as e:
             problems.append(f"{os_error_text(e, path)}")
     return problems
