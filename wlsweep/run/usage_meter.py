@@ -4,9 +4,9 @@
     with meter.during("work", ["accept_gamma2.0_prop1_2"], attempt=1): ...
     meter.close()
 
-The account is a file that only this process writes, every `BEAT_S` seconds and at the end. So a killed process loses at
-most that, and an attempt that was killed counts like any other. It never raises: an account that cannot be written does not
-end a training.
+The account is a file that only this process writes: when work begins and ends, and in between each time a tenth of its
+length has passed (2 to 30 seconds). So a killed process loses at most that, and an attempt that was killed counts like any
+other. It never raises: an account that cannot be written does not end a training.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from wlsweep.run.layout import json_text
 from wlsweep.run.records import UsageRecord, UsageSpan
 
 BEAT_S = 2.0
-"""Seconds between two writes; what a killed process loses of its account at most."""
+"""Least seconds between two writes."""
+LONGEST_S = 30.0
+"""Most seconds between two writes: many ranks share a file system."""
 LOOK_S = 10.0
 """Least seconds between two looks at how large the run is."""
 LOOK_SHARE = 0.01
@@ -61,6 +63,7 @@ class UsageMeter:
         self._guard = threading.RLock()
         self._over = threading.Event()
         self._spans: list[UsageSpan] = []
+        self._written = -LONGEST_S
         self._open_file()
         self._begin(UsageSpan(what="start", stage=stage, seconds=0.0))
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -155,7 +158,13 @@ class UsageMeter:
         while not self._over.wait(BEAT_S):
             if time.monotonic() - self._looked >= self._look_s:
                 self._look()
-            self._write()
+            if self._is_due():
+                self._write()
+
+    def _is_due(self) -> bool:
+        """Whether the current span has gone on for a tenth of its length, or `LONGEST_S`, since the last write."""
+        now = time.monotonic()
+        return now - self._written >= min(LONGEST_S, (now - self._at) / 10)
 
     def _look(self) -> None:
         if self._size is None:
@@ -169,6 +178,7 @@ class UsageMeter:
     def _write(self) -> None:
         with self._guard:
             self._tick()
+            self._written = time.monotonic()
             record = UsageRecord(
                 holder=self._holder,
                 rank=self._rank,
