@@ -144,6 +144,9 @@ def test_the_plan_of_a_first_launch_is_kept_and_a_later_one_leaves_it(tmp_path, 
     launch.sweep = sweep.model_copy(update={"keep_models": "none"})
     ENGINES.plan(launch)
     assert PlanRecord.read(launch.run.plan_json) == kept
+    launch.sweep = sweep.model_copy(update={"grid": sweep.grid[:1]})
+    ENGINES.plan(launch)
+    assert PlanRecord.read(launch.run.plan_json).plan == json.loads(json.dumps(make_plan(launch.sweep)))
 
 
 def test_without_gpus_the_hours_are_those_of_cores(tmp_path):

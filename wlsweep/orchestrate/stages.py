@@ -98,10 +98,13 @@ def _prepare(launch: Launch, base: str, note: Callable[[str], None]) -> None:
 
 
 def _plan(launch: Launch) -> None:
-    if launch.run.plan_json.is_file():
-        return
+    names = [c.name for c in launch.sweep.conditions]
     made_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     try:
+        if launch.run.plan_json.is_file():  # of then, unless the search space has other conditions by now
+            kept = PlanRecord.read(launch.run.plan_json).plan["conditions"]
+            if isinstance(kept, list) and [c["name"] for c in kept if isinstance(c, dict)] == names:
+                return
         plan = make_plan(launch.sweep)
         PlanRecord(made_at=made_at, plan=json.loads(json_text(plan))).write(launch.run.plan_json)
     except Exception:  # noqa: BLE001 - the other stages say what is wrong; what is used is then compared with no plan
