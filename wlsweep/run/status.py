@@ -391,8 +391,9 @@ def status_table(state: RunStatus) -> None:
 
     states = state.all()
     table = Table(box=None, pad_edge=False)
+    words = state.record.task.words
     validated = any(s.validation for s in states)
-    shown = (("bce", "cross-entropy"), ("auc", "AUC"), ("accept_rate", "accept rate")) if validated else ()
+    shown = (("bce", "cross-entropy"), ("auc", "AUC"), ("accept_rate", words.rate)) if validated else ()
     for column in ("#", "condition", "train", "predict", "step", *(title for _, title in shown), "cause"):
         table.add_column(column)
     for s in states:
@@ -402,7 +403,8 @@ def status_table(state: RunStatus) -> None:
     console = Console(markup=False)
     console.print(table)
     if validated:
-        console.print("cross-entropy (unweighted), AUC and accept rate: on the papers of validation", highlight=False)
+        where = f"on the {words.items} of validation"
+        console.print(f"cross-entropy (unweighted), AUC and {words.rate}: {where}", highlight=False, soft_wrap=True)
     done = sum(s.done for s in states)
     failed = sum("failed" in (s.train, s.predict) for s in states)
     running = sum("running" in (s.train, s.predict) for s in states)
