@@ -149,6 +149,16 @@ def test_the_plan_of_a_first_launch_is_kept_and_a_later_one_leaves_it(tmp_path, 
     assert PlanRecord.read(launch.run.plan_json).plan == json.loads(json.dumps(make_plan(launch.sweep)))
 
 
+def test_a_plan_that_cannot_be_kept_is_told_of_and_ends_no_sweep(tmp_path):
+    said = []
+    run = RunDir(tmp_path)
+    run.plan_json.mkdir(parents=True)  # a folder where the file belongs
+    view = SimpleNamespace(note=said.append)
+    ENGINES.plan(SimpleNamespace(sweep=load_sweep("search_spaces/demo.toml"), run=run, view=view))
+    (line,) = said
+    assert line.startswith("no plan to compare what is used with: ") and "plan.json" in line
+
+
 def test_without_gpus_the_hours_are_those_of_cores(tmp_path):
     made = make_run(tmp_path, [A], n=40)
     account(made, "a", span("work", HOUR, A), gpus=0, cpus=2)

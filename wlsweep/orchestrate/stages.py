@@ -17,6 +17,7 @@ from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate.capacity import Capacity, capacity
 from wlsweep.orchestrate.launch import Launch
 from wlsweep.orchestrate.training import OnTrial, TrainRequest
+from wlsweep.run.causes import one_line
 from wlsweep.run.layout import json_text
 from wlsweep.run.records import PlanRecord
 from wlsweep.shipped import how_to_install
@@ -107,8 +108,8 @@ def _plan(launch: Launch) -> None:
                 return
         plan = make_plan(launch.sweep)
         PlanRecord(made_at=made_at, plan=json.loads(json_text(plan))).write(launch.run.plan_json)
-    except Exception:  # noqa: BLE001 - the other stages say what is wrong; what is used is then compared with no plan
-        return
+    except Exception as e:  # noqa: BLE001 - a plan is no result: without one, what is used is compared with nothing
+        launch.view.note(f"no plan to compare what is used with: {one_line(str(e))}")
 
 
 def _connect(launch: Launch) -> Capacity:
