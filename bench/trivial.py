@@ -65,14 +65,8 @@ def train_condition(job: Job, _rows: Any, place: Place, hooks: Hooks, _validatio
     """One line of the metric log, an empty model folder and the record, then the ranks meet."""
     import torch.distributed as dist
 
-    from wlsweep.run.records import (
-        ConditionEntry,
-        MetricLine,
-        ModelRecord,
-        TrainedOn,
-        TrainedRecord,
-        TrainingSeconds,
-    )
+    from wlsweep.run.metric_log import MetricLine
+    from wlsweep.run.records import ConditionEntry, ModelRecord, TrainedOn, TrainedRecord, TrainingSeconds
 
     name = job.condition.name
     if place.rank == 0:

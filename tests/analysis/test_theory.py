@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 from wlsweep.analysis.bootstrap import Resamples
 from wlsweep.analysis.theory import Calibration, calibration, expected_shift, forecast
-from wlsweep.run.records import ClassCounts
+from wlsweep.run.data_record import ClassCounts
 from wlsweep.spec.condition import parse_name
 
 MIXES = {

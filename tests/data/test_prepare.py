@@ -27,7 +27,7 @@ from wlsweep.data.tokenise import chat_messages
 from wlsweep.errors import WlsweepError
 from wlsweep.run.columns import MANIFEST, TRUTH
 from wlsweep.run.layout import RunDir, read_json
-from wlsweep.run.records import plain
+from wlsweep.run.record import plain
 from wlsweep.spec.config import load_sweep
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "iclr_2017_2018.json"

@@ -27,7 +27,7 @@ from wlsweep.analysis.loaded_run import RunPredictions, Scores, load_predictions
 from wlsweep.analysis.metrics import rows_of_year
 from wlsweep.errors import DamagedError
 from wlsweep.run.layout import RunDir, atomic_files, json_text, read_json
-from wlsweep.run.records import read_metric_log
+from wlsweep.run.metric_log import read_metric_log
 from wlsweep.spec.condition import select
 
 

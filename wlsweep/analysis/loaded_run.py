@@ -17,9 +17,10 @@ from typing import Literal
 
 from wlsweep.analysis.external import read_external
 from wlsweep.errors import WlsweepError, refuse_all
+from wlsweep.run.data_record import ClassCounts, DataRecord
 from wlsweep.run.layout import RunDir
 from wlsweep.run.predictions import UNKNOWN, BoolArray, FloatArray, IntArray, Scores, Truth, read_truth
-from wlsweep.run.records import ClassCounts, DataRecord, SweepRecord
+from wlsweep.run.records import SweepRecord
 from wlsweep.run.status import RunStatus, why_not_done
 from wlsweep.spec.condition import Condition, select
 

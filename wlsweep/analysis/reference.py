@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from wlsweep.data.rows import read_rows
 from wlsweep.data.sources import recorded_sets
 from wlsweep.errors import WlsweepError
+from wlsweep.run.data_record import DataRecord
 from wlsweep.run.layout import RunDir, atomic_file, existing_run
-from wlsweep.run.records import DataRecord
 
 FOLDS = 5
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)

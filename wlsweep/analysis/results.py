@@ -17,7 +17,7 @@ from wlsweep.analysis.evaluate import Evaluation, up_to_date
 from wlsweep.analysis.loaded_run import load_predictions
 from wlsweep.estimate import Estimate
 from wlsweep.run.layout import RunDir, existing_run
-from wlsweep.run.records import read_metric_log
+from wlsweep.run.metric_log import read_metric_log
 from wlsweep.run.usage import ConditionUsage, usage_of
 
 if TYPE_CHECKING:

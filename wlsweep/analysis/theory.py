@@ -21,7 +21,7 @@ import numpy as np
 
 from wlsweep.analysis.bootstrap import Draws, Resamples, from_counts
 from wlsweep.analysis.loaded_run import BoolArray, FloatArray, logit, share_of_accepts
-from wlsweep.run.records import ClassCounts
+from wlsweep.run.data_record import ClassCounts
 from wlsweep.spec.condition import Condition
 
 _CHUNK = 500

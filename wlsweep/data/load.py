@@ -13,9 +13,9 @@ from wlsweep.data.token_table import TokenTable, open_table
 from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.errors import DamagedError, WlsweepError
 from wlsweep.run.columns import MANIFEST, VALIDATION
+from wlsweep.run.data_record import DataRecord
 from wlsweep.run.layout import RunDir
 from wlsweep.run.predictions import read_parquet, read_truth
-from wlsweep.run.records import DataRecord
 
 AGAIN = "delete {} and run the sweep again: the data stage is made again, what is trained is kept"
 

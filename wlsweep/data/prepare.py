@@ -29,8 +29,7 @@ from wlsweep.data.token_table import FORMAT, TableKey, TokenTable, ensure_table
 from wlsweep.data.tokenise import AnswerTokens, tokenizer_hash
 from wlsweep.errors import WlsweepError
 from wlsweep.run.columns import MANIFEST, TRUTH, VALIDATION
-from wlsweep.run.layout import RunDir, atomic_file
-from wlsweep.run.records import (
+from wlsweep.run.data_record import (
     AnswerRecord,
     ClassCounts,
     DataRecord,
@@ -38,9 +37,10 @@ from wlsweep.run.records import (
     Lengths,
     MixRecord,
     SourceRecord,
-    TrainedRecord,
     Truncation,
 )
+from wlsweep.run.layout import RunDir, atomic_file
+from wlsweep.run.records import TrainedRecord
 from wlsweep.spec.config import Sweep
 from wlsweep.spec.task import Words
 

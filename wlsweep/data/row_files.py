@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from wlsweep.errors import WlsweepError, refuse_all, short_path
 from wlsweep.files import open_file, parse_json, read_file, refuse_no_file
-from wlsweep.run.records import FileState
+from wlsweep.run.data_record import FileState
 from wlsweep.spec.columns import Columns
 
 _TEXT = ("json", "jsonl", "ndjson", "csv", "tsv")

@@ -18,7 +18,7 @@ from wlsweep.data.split import (
     validation_counts,
 )
 from wlsweep.errors import WlsweepError
-from wlsweep.run.records import DataRecord
+from wlsweep.run.data_record import DataRecord
 from wlsweep.spec.columns import Columns
 from wlsweep.spec.config import Data, Sweep
 from wlsweep.spec.task import ICLR, Task, Words

@@ -20,8 +20,10 @@ from wlsweep.report.figures.style import Figure
 from wlsweep.report.png import Renderer, write_pngs
 from wlsweep.report.report_input import ReportInput
 from wlsweep.report.sections import lead, sections
+from wlsweep.run.data_record import DataRecord
 from wlsweep.run.layout import RunDir, atomic_files, json_text
-from wlsweep.run.records import DataRecord, SweepRecord, plain
+from wlsweep.run.record import plain
+from wlsweep.run.records import SweepRecord
 from wlsweep.run.usage import usage_of
 
 if TYPE_CHECKING:

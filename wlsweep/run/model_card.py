@@ -20,8 +20,9 @@ from wlsweep import __version__
 from wlsweep.errors import WlsweepError
 from wlsweep.estimate import Estimate, Format, count
 from wlsweep.run.adapter import base_of, is_adapter
+from wlsweep.run.data_record import AnswerRecord, DataRecord
 from wlsweep.run.layout import RunDir
-from wlsweep.run.records import AnswerRecord, DataRecord, SweepRecord, TrainedRecord
+from wlsweep.run.records import SweepRecord, TrainedRecord
 from wlsweep.spec.adapters import RANKS
 from wlsweep.spec.architecture import model_folder
 from wlsweep.spec.condition import Condition, condition_from

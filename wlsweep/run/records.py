@@ -1,98 +1,31 @@
-"""Every JSON file of a run directory as a typed record: who writes or reads one goes through here, so that a misspelt key
-is an error of the type checker, and a file of another form is one clear error instead of a KeyError far away.
+"""The typed records of a sweep and its conditions: who writes or reads one of these files goes through here, so that a
+misspelt key is an error of the type checker.
 
     record = TrainedRecord.read(run.trained(name))
     FailedRecord(condition=name, ...).write(run.failed(name))
 
-Keys that a record does not know are ignored, so that a file of a newer version can be read; a key that is missing or of
-another type is not.
+Beside it: `data_record` (what the data stage made), `metric_log` (the training curve), `usage_record` (what was used).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, RootModel, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, JsonValue, RootModel, ValidationError
 
-from wlsweep.errors import DamagedError, UnreadableError, os_error_text
-from wlsweep.files import open_file, read_file
+from wlsweep.errors import DamagedError
 from wlsweep.run.layout import write_json
-from wlsweep.spec.task import ICLR, Task
+from wlsweep.run.metric_log import MetricLine
+from wlsweep.run.record import Part, Record, first_problem, read_bytes
+from wlsweep.spec.task import Task
 
 if TYPE_CHECKING:
     from wlsweep.spec.condition import Condition
     from wlsweep.spec.config import Sweep
 
 
-class _Part(BaseModel):
-    """A part of a record: frozen, types taken strictly, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
-
-
-class _Record(_Part):
-    """A file of the run directory."""
-
-    REMEDY: ClassVar[str] = "delete it and run the sweep again"
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """The record in a file.
-
-        Raises:
-            DamagedError: if it is missing or not whole, naming file, field and remedy.
-            UnreadableError: if the system does not let this process read it.
-        """
-        found = cls.find(path)
-        if found is None:
-            raise DamagedError(f"{path} is missing; {cls.REMEDY}")
-        return found
-
-    @classmethod
-    def find(cls, path: Path) -> Self | None:
-        """The same, or None where there is no such file."""
-        data = read_bytes(path)
-        if data is None:
-            return None
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as e:
-            raise DamagedError(f"{path} is damaged ({_first_problem(e, data)}); {cls.REMEDY}") from None
-
-    def write(self, path: Path) -> None:
-        """Write it whole or not at all."""
-        write_json(path, self.model_dump(mode="json"))
-
-
-def read_bytes(path: Path) -> bytes | None:
-    """The bytes of a file, None where there is none.
-
-    Raises:
-        UnreadableError: if the system does not let this process read it.
-    """
-    try:
-        return read_file(path)
-    except FileNotFoundError:
-        return None
-    except OSError as e:
-        raise UnreadableError(os_error_text(e, path)) from None
-
-
-def _first_problem(e: ValidationError, data: bytes) -> str:
-    """The first thing that is wrong, in one line."""
-    if not data.strip(b"\0 \t\r\n"):
-        return "it is empty"
-    first = e.errors(include_url=False, include_input=False)[0]
-    if first["type"] == "json_invalid":
-        return f"no whole JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
-    at = ".".join(str(part) for part in first["loc"])
-    return f"{at or 'the whole'}: {first['msg'][:1].lower()}{first['msg'][1:]}"
-
-
-class ConditionEntry(_Part):
+class ConditionEntry(Part):
     """A condition as `Condition.as_dict` writes it; its name says all, so the other fields are for people."""
 
     model_config = ConfigDict(extra="allow")
@@ -102,7 +35,7 @@ class ConditionEntry(_Part):
     name: str
 
 
-class GitState(_Part):
+class GitState(Part):
     """The code that ran."""
 
     sha: str | None
@@ -110,7 +43,7 @@ class GitState(_Part):
     """Changes of the package against that revision."""
 
 
-class Machine(_Part):
+class Machine(Part):
     """The machine that the launch ran on."""
 
     host: str
@@ -119,7 +52,7 @@ class Machine(_Part):
     memory_bytes: int
 
 
-class Provenance(_Part):
+class Provenance(Part):
     """What ran, where and when."""
 
     started_at: str
@@ -135,7 +68,7 @@ class Launch(Provenance):
     command: str
 
 
-class SweepRecord(_Record):
+class SweepRecord(Record):
     """`sweep.json`: the resolved configuration, and every launch."""
 
     REMEDY = "delete it and run the same search space again: what is done is kept"
@@ -167,7 +100,7 @@ class SweepRecord(_Record):
         try:
             return Task.model_validate(self.sweep.get("task") or {})
         except ValidationError as e:
-            raise DamagedError(f"sweep.json is damaged (task.{_first_problem(e, b'x')}); {self.REMEDY}") from None
+            raise DamagedError(f"sweep.json is damaged (task.{first_problem(e, b'x')}); {self.REMEDY}") from None
 
     @property
     def effective_beta(self) -> float:
@@ -183,167 +116,17 @@ class SweepRecord(_Record):
         try:
             return Sweep.model_validate(self.sweep)
         except ValidationError as e:
-            raise DamagedError(f"{path} is damaged (sweep.{_first_problem(e, b'x')}); {self.REMEDY}") from None
+            raise DamagedError(f"{path} is damaged (sweep.{first_problem(e, b'x')}); {self.REMEDY}") from None
 
 
-class FileState(_Part):
-    """A data file, or the files of one set, as they were read."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    sha256: str
-    parts: list[FileState] = []
-    """Each file of a set that has several."""
-
-
-class SourceRecord(_Part):
-    """A set of rows."""
-
-    path: str
-    sha256: str
-    rows: int
-    accepts: int
-    rejects: int
-
-
-class ClassCounts(_Part):
-    """Rows by class."""
-
-    accepts: int
-    rejects: int
-
-
-class MixRecord(ClassCounts):
-    """The training rows of one proportion, repetitions counted."""
-
-    distinct_accepts: int
-    distinct_rejects: int
-    duplicates: int
-    most_uses: int
-    short_by: ClassCounts
-
-
-class Truncation(_Part):
-    """Share of rows that were cut."""
-
-    share: float
-    by_class: dict[str, float]
-    by_year: dict[str, float]
-
-
-class AnswerRecord(_Part):
-    """Tokens of the two answers."""
-
-    prefix: list[int]
-    accept: int
-    reject: int
-    suffix: list[int]
-    reject_suffix: list[int] | None = None
-
-
-class Lengths(_Part):
-    """Tokens of a set's rows, answers included."""
-
-    mean: float
-    max: int
-    total: int
-
-
-class DataRecord(_Record):
-    """`data/data.json`: what the finished data stage made."""
-
-    REMEDY = "delete it and run the sweep again: the data stage is made again, what is trained is kept"
-
-    fingerprint: str
-    """Hash of `identity`."""
-    identity: dict[str, JsonValue]
-    """What decides rows and tokens."""
-    files: dict[str, FileState]
-    source: SourceRecord
-    test: SourceRecord
-    pool: SourceRecord | None = None
-    validation: SourceRecord | None = None
-    """Training rows that are held out, where `data.validation_share` is above 0; `source` is without them."""
-    split_off: bool
-    """Whether the test set is a share of the source."""
-    resampling: str
-    cutoff: int
-    system: str = "keep"
-    """What was done with system turns."""
-    seed: int
-    limit: int | None
-    mixes: dict[str, MixRecord]
-    """By proportion, `1/3`."""
-    shapes: dict[str, str] = {}
-    """How each set was written, such as `OpenAI messages (JSON Lines)`; empty in runs of before 0.2.0."""
-    notes: list[str]
-    """What is not read, and where the policy fell short."""
-    truncated: dict[str, Truncation]
-    tokens: dict[str, str]
-    """Folder of each token table, in the cache."""
-    answer: AnswerRecord
-    control_tokens_broken: dict[str, int]
-    tokens_per_row: dict[str, Lengths]
-
-    @property
-    def task(self) -> Task:
-        """The task whose labels the rows have; its words are those of `sweep.json`."""
-        match self.identity.get("task"):
-            case [str(positive), str(negative), str(answer)]:
-                return Task(positive=positive, negative=negative, answer=answer)
-            case _:
-                return ICLR
-
-
-class ClassWeights(_Part):
+class ClassWeights(Part):
     """Weight of a sample's loss, by its label."""
 
     accept: float
     reject: float
 
 
-VALIDATION_METRICS = ("loss", "bce", "auc", "accuracy", "accept_rate")
-"""What a validation measures."""
-VALIDATION = "validation_"
-"""What their names begin with in a metric log."""
-
-
-class MetricLine(_Part):
-    """One line of `metrics.jsonl`; metrics may be null where a batch held no row of a class."""
-
-    model_config = ConfigDict(extra="allow")
-
-    step: int
-    """Optimizer steps done."""
-    of: int | None = None
-    """Optimizer steps in all."""
-    epoch: float | None = None
-    loss: float | None = None
-    bce: float | None = None
-    bce_by_class: float | None = None
-    p_accept_on_accept: float | None = None
-    p_accept_on_reject: float | None = None
-    predicted_accept_rate: float | None = None
-    tokens_per_s: float | None = None
-    lr: float | None = None
-    grad_norm: float | None = None
-    validation_loss: float | None = None
-    """The condition's own weighted loss on the papers of validation, where this step was validated; so for the others."""
-    validation_bce: float | None = None
-    """Unweighted binary cross-entropy, nats: the same measure for every condition."""
-    validation_auc: float | None = None
-    validation_accuracy: float | None = None
-    validation_accept_rate: float | None = None
-
-    @property
-    def validation(self) -> dict[str, float] | None:
-        """`loss`, `bce`, `auc`, `accuracy` and `accept_rate` on the papers of validation; None where there was none."""
-        named = {name: getattr(self, VALIDATION + name) for name in VALIDATION_METRICS}
-        return None if self.validation_bce is None else {k: v for k, v in named.items() if v is not None}
-
-
-class TrainingSeconds(_Part):
+class TrainingSeconds(Part):
     """Seconds of one training."""
 
     start: float
@@ -352,7 +135,7 @@ class TrainingSeconds(_Part):
     validation: float = 0.0
 
 
-class TrainedOn(_Part):
+class TrainedOn(Part):
     """Where a condition was trained."""
 
     host: str
@@ -360,7 +143,7 @@ class TrainedOn(_Part):
     workers: int
 
 
-class ProbeRow(_Part):
+class ProbeRow(Part):
     """The trained model's own label log-probabilities on one row of its mix."""
 
     row: int
@@ -368,7 +151,7 @@ class ProbeRow(_Part):
     logprob_reject: float
 
 
-class ModelRecord(_Part):
+class ModelRecord(Part):
     """The saved model."""
 
     fingerprint: str
@@ -376,7 +159,7 @@ class ModelRecord(_Part):
     bytes: int
 
 
-class TrainedRecord(_Record):
+class TrainedRecord(Record):
     """`conditions/NAME/trained.json`, written last: the condition is trained."""
 
     REMEDY = "the next wlsweep run trains the condition again"
@@ -401,7 +184,7 @@ class TrainedRecord(_Record):
     """Of the data that it was trained on (`DataRecord.fingerprint`)."""
 
 
-class ConditionConfig(_Record):
+class ConditionConfig(Record):
     """`conditions/NAME/config.json`: all that decides one training, resolved; written when it begins."""
 
     condition: ConditionEntry
@@ -433,7 +216,7 @@ def condition_config(sweep: Sweep, condition: Condition, base: str) -> Condition
     )
 
 
-class FailedRecord(_Record):
+class FailedRecord(Record):
     """`conditions/NAME/failed.json`: the cause of a failure, until it is tried again."""
 
     REMEDY = "delete it; the next wlsweep run tries the condition again"
@@ -450,7 +233,7 @@ class FailedRecord(_Record):
     failed_at: str
 
 
-class LeaseRecord(_Record):
+class LeaseRecord(Record):
     """`lease.json`: who works on something right now."""
 
     REMEDY = "if no launch runs, delete it"
@@ -464,7 +247,7 @@ class LeaseRecord(_Record):
     nonce: str = ""
 
 
-class SecondsRecord(_Record):
+class SecondsRecord(Record):
     """`logs/seconds.json`: seconds of each stage of the last launch that did anything."""
 
     model_config = ConfigDict(extra="allow")
@@ -472,45 +255,7 @@ class SecondsRecord(_Record):
     all: float
 
 
-class UsageSpan(_Part):
-    """A stretch of time in which a process held what it holds, doing one thing."""
-
-    what: Literal["start", "work", "wait"]
-    """Getting ready (imports, loading an engine), working on conditions or a stage, waiting for the next."""
-    stage: str
-    """`train` or `predict`; of a launch also `data`, `evaluate`, `report`."""
-    conditions: list[str] = []
-    """What it worked on; several adapters that are predicted together share the span evenly: each has the same rows."""
-    attempt: int = 0
-    seconds: float = Field(ge=0)
-    outcome: str | None = None
-    """`done`, `failed`, `stopped`, ...; None while it lasts, and for ever if the process was killed."""
-    energy_joules: float | None = None
-    """Of the process's GPUs, by NVML; None where that cannot be told."""
-    checkpoint_bytes: int = 0
-    """Written into resume checkpoints, by all ranks together."""
-
-
-class UsageRecord(_Record):
-    """`usage/*.json`: what one process held and for how long. Only that process writes it, every few seconds, so that
-    nothing is counted twice and a killed process loses seconds."""
-
-    REMEDY = "delete it: what that process used is then not counted"
-
-    holder: Literal["launch", "group", "engine"]
-    """A launch holds nothing but time; a rank of a worker group and an engine hold GPUs and cores."""
-    rank: int = 0
-    host: str
-    gpus: float = Field(ge=0)
-    cpus: float = Field(ge=0)
-    began: float
-    """Seconds since 1970, by the host's clock."""
-    spans: list[UsageSpan]
-    largest_bytes: int | None = None
-    """Of a launch: the most bytes of data, models, checkpoints and predictions that it saw at one time."""
-
-
-class PlanRecord(_Record):
+class PlanRecord(Record):
     """`plan.json`: what `wlsweep plan` said of the whole search space when the run began."""
 
     REMEDY = "delete it: what was used is then compared with no plan"
@@ -539,58 +284,5 @@ class SkippedRecord(RootModel[dict[str, str]]):
             return cls.model_validate_json(data).root
         except ValidationError as e:
             raise DamagedError(
-                f"{path} is damaged ({_first_problem(e, data)}); delete it, it only says why conditions were left out"
+                f"{path} is damaged ({first_problem(e, data)}); delete it, it only says why conditions were left out"
             ) from None
-
-
-_METRIC_LINE = TypeAdapter(MetricLine)
-
-
-def read_metric_log(path: Path) -> list[MetricLine]:
-    """The metric log of a condition; a last line that a killed process left half-written is left out.
-
-    Raises:
-        DamagedError: for any other line that is none, naming it.
-        UnreadableError: if the system does not let this process read it.
-    """
-    data = read_bytes(path) or b""
-    found: list[MetricLine] = []
-    for number, line, ended in _lines(data):
-        try:
-            found.append(_METRIC_LINE.validate_json(line))
-        except ValidationError as e:
-            if not ended:
-                break
-            raise DamagedError(
-                f"{path} is damaged (line {number}: {_first_problem(e, line)}); delete the file: it holds the training "
-                "curve alone, no result rests on it"
-            ) from None
-    return found
-
-
-def last_metric_line(path: Path) -> MetricLine | None:
-    """The last whole line of a metric log, read from its end; None where there is none."""
-    try:
-        with open_file(path) as f:
-            f.seek(max(0, path.stat().st_size - 4096))
-            tail = f.read()
-    except OSError:
-        return None
-    for line in reversed(tail.splitlines()):
-        try:
-            return _METRIC_LINE.validate_json(line)
-        except ValidationError:
-            continue
-    return None
-
-
-def _lines(data: bytes) -> Iterator[tuple[int, bytes, bool]]:
-    """(number from 1, line, whether a line break ends it) of every line that is not blank."""
-    for number, line in enumerate(data.splitlines(keepends=True), 1):
-        if line.strip():
-            yield number, line, line.endswith(b"\n")
-
-
-def plain(record: BaseModel | None) -> dict[str, Any]:
-    """A record as plain data; empty for None."""
-    return {} if record is None else json.loads(record.model_dump_json())

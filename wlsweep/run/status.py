@@ -25,17 +25,12 @@ from typing import Any, Literal, NamedTuple
 from wlsweep.errors import DamagedError, UnreadableError, WlsweepError, refuse_all
 from wlsweep.run.causes import details, one_line
 from wlsweep.run.condition_logs import log_of_failure
+from wlsweep.run.data_record import DataRecord
 from wlsweep.run.layout import RunDir
 from wlsweep.run.lease import holder
+from wlsweep.run.metric_log import last_metric_line
 from wlsweep.run.predictions import DoNotFit, Scores, Truth, prediction_files, read_scores, read_truth
-from wlsweep.run.records import (
-    DataRecord,
-    FailedRecord,
-    SkippedRecord,
-    SweepRecord,
-    TrainedRecord,
-    last_metric_line,
-)
+from wlsweep.run.records import FailedRecord, SkippedRecord, SweepRecord, TrainedRecord
 from wlsweep.run.usage import usage_of
 from wlsweep.spec.condition import Condition, condition_from, first_stage, select
 

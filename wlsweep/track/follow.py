@@ -19,7 +19,7 @@ from typing import Any
 
 from wlsweep.errors import WlsweepError
 from wlsweep.run.layout import RunDir, read_json, write_json
-from wlsweep.run.records import VALIDATION
+from wlsweep.run.metric_log import VALIDATION
 from wlsweep.spec.config import Tracker
 from wlsweep.track.clients import CLIENTS, Client, End, Line, numbers
 

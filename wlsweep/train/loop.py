@@ -28,6 +28,7 @@ from wlsweep.errors import SharedFailure, WlsweepError
 from wlsweep.run.adapter import base_fingerprint, base_of, is_adapter, weights_fingerprint
 from wlsweep.run.causes import is_out_of_memory
 from wlsweep.run.layout import RunDir, atomic_file
+from wlsweep.run.metric_log import read_metric_log
 from wlsweep.run.model_card import write_card
 from wlsweep.run.partial import remove_temporaries
 from wlsweep.run.records import (
@@ -38,7 +39,6 @@ from wlsweep.run.records import (
     TrainedRecord,
     TrainingSeconds,
     condition_config,
-    read_metric_log,
 )
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import Sweep

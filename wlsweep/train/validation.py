@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from wlsweep.run.records import VALIDATION
+from wlsweep.run.metric_log import VALIDATION
 from wlsweep.spec.condition import Condition
 from wlsweep.train import batches
 from wlsweep.train.lora import without_dropout
