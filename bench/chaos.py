@@ -54,8 +54,13 @@ DISK_MB = 256
 KINDS = (
     "gcs_server", "raylet", "dashboard/agent", "dashboard", "log_monitor", "runtime_env", "EngineCore", "RayTrainWorker",
     "MapWorker", "ImplicitFunc", "SynchronizationActor", "Autoscaling", "StatsActor", "orphans", "resource_tracker", "ray::",
+    "wlsweep run",
 )  # fmt: skip
 """Kinds of processes, by what their command line holds; the first that fits."""
+
+
+WRONG = ("hangs", "different", "processes_left", "files_left", "unexplained")
+"""What a sweep must not have met."""
 
 
 class Fault(NamedTuple):
@@ -70,7 +75,8 @@ class Fault(NamedTuple):
 
 def kind_of(command: str) -> str:
     """The kind of a process, from its command line or name."""
-    return next((k for k in KINDS if k in command), command.split(" ")[0].rpartition("/")[2][:20])
+    kind = next((k for k in KINDS if k in command), command.split(" ")[0].rpartition("/")[2][:20])
+    return "driver" if kind == "wlsweep run" else kind
 
 
 def tree_of(pid: int) -> list[psutil.Process]:
@@ -114,15 +120,18 @@ class Sweeps:
         self._ending: list[tuple[float, dict[int, psutil.Process]]] = []
         self._left: set[str] = set()
         self._stopped: list[tuple[float, psutil.Process]] = []
-        self.command = [sys.executable, "-m", "wlsweep.cli", "run", str(SPACE), "--stage", "predict", "--out"]
+        self.command = [sys.executable, "-m", "wlsweep", "run", str(SPACE), "--stage", "predict", "--out"]
 
     def launch(self, run: Path) -> subprocess.Popen[bytes]:
         """Start a launch; what it says is added to a file beside the run."""
         environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "OMP_NUM_THREADS")}
-        with (self.out / f"{run.name}.log").open("ab") as log:
+        with self._log(run).open("ab") as log:
             return subprocess.Popen(
                 [*self.command, str(run)], cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env=environment
             )
+
+    def _log(self, run: Path) -> Path:
+        return self.out / f"{run.name}.log"
 
     def reference(self) -> tuple[dict[str, str], float]:
         """Bits and seconds of an undisturbed sweep; made once."""
@@ -143,13 +152,16 @@ class Sweeps:
     def sweep(self, number: int, want: dict[str, str], seconds: float) -> dict[str, Any]:
         """One sweep with faults, until a launch ends with 0; what happened."""
         run = self.out / "disk" / f"sweep-{self.seed}-{number}"
-        began, faults, codes, hangs = time.monotonic(), [], [], 0
+        began, faults, codes, hangs, unexplained = time.monotonic(), [], [], 0, []
         self._left = set()
         for attempt in range(2 * LAUNCHES):
+            told = len(self._log(run).read_text()) if attempt else 0
             process, seen = self.launch(run), dict[int, psutil.Process]()
             met, code = self._disturb(process, run, seconds, FAULTS if attempt < LAUNCHES - 1 else 0, seen)
             faults += met
             codes.append(code)
+            if code in (1, 2) and not re.search("FAILED|error: ", self._log(run).read_text()[told:]):
+                unexplained.append(f"launch {attempt}: exit code {code}")
             if code == "hang":
                 hangs += 1
                 for one in [process, *seen.values()]:
@@ -168,11 +180,11 @@ class Sweeps:
         found = {
             "sweep": run.name, "faults": [f._asdict() for f in faults], "launches": len(codes), "codes": codes,
             "seconds_lost": round(lost, 1), "hangs": hangs, "different": different, "processes_left": sorted(left),
-            "files_left": files_left(run),
+            "files_left": files_left(run), "unexplained": unexplained,
         }  # fmt: skip
-        if not (different or hangs or left or found["files_left"]):
+        if not any(found[k] for k in WRONG):
             shutil.rmtree(run)
-            (self.out / f"{run.name}.log").unlink()
+            self._log(run).unlink()
         return found
 
     def _disturb(
@@ -220,10 +232,10 @@ class Sweeps:
             second.wait()
             return Fault(what, "run directory", now)
         groups: dict[str, list[psutil.Process]] = defaultdict(list)
-        groups["driver"].append(psutil.Process(process.pid))
+        groups["supervisor"].append(psutil.Process(process.pid))
         for one in tree_of(process.pid):
             groups[kind_of(_command(one))].append(one)
-        victim = "driver" if what == "SIGINT" else self.rng.choice(sorted(groups))
+        victim = "supervisor" if what == "SIGINT" else self.rng.choice(sorted(groups))
         one = self.rng.choice(groups[victim])
         _signal(one, getattr(signal, what))
         if what == "SIGSTOP":
@@ -332,7 +344,8 @@ def summary(results: list[dict[str, Any]]) -> str:
         + f"); {lost / max(1, hit):.0f} s lost a fault. Hangs: {sum(r['hangs'] for r in results)}. "
         f"Sweeps with other bits: {sum(bool(r['different']) for r in results)}. "
         f"Processes left: {sum(len(r['processes_left']) for r in results)}. "
-        f"Files left: {sum(len(r['files_left']) for r in results)}.",
+        f"Files left: {sum(len(r['files_left']) for r in results)}. "
+        f"Ends without a reason: {sum(len(r.get('unexplained', [])) for r in results)}.",
     ]
     return "\n".join(lines)
 
@@ -370,8 +383,7 @@ def main() -> int:
     if not any(r["faults"] for r in mine):
         print("no fault was made in the time given, so nothing was shown: raise --minutes")
         return 1
-    wrong = ("hangs", "different", "processes_left", "files_left")
-    return int(any(r[k] for r in mine for k in wrong))
+    return int(any(r[k] for r in mine for k in WRONG))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from bench.chaos import PAUSE_S, Fault, _command, _signal, bits_of, files_left, kind_of, summary
+from bench.chaos import PAUSE_S, WRONG, Fault, _command, _signal, bits_of, files_left, kind_of, summary
 from tests.slurm.lab import ENDED, Lab, why_not
 
 ROOT = Path(__file__).parents[1]
@@ -72,8 +73,15 @@ class SlurmSweeps:
             "sweep": name, "faults": [f._asdict() for f in faults], "launches": len(codes), "codes": codes,
             "seconds_lost": round(lost, 1), "hangs": hangs, "processes_left": sorted(left),
             "different": sorted(k for k in want.keys() | got.keys() if want.get(k) != got.get(k)),
-            "files_left": files_left(self.run_of(name)),
+            "files_left": files_left(self.run_of(name)), "unexplained": self._unexplained(name),
         }  # fmt: skip
+
+    def _unexplained(self, name: str) -> list[str]:
+        """Attempts whose sweep ended with exit code 1 and no reason."""
+        logs = sorted(self.run_of(name).glob("logs/attempt_*/job.log"))
+        told = {log.parent.name: log.read_text() for log in logs}
+        odd = [at for at, text in told.items() if "exit code 1\n" in text]
+        return [at for at in odd if not re.search("FAILED|error: |did not form|Ray ended", told[at])]
 
     def _nodes(self) -> list[str]:
         return [name for name in self.lab.first if name.startswith("node")]
@@ -179,7 +187,7 @@ def main() -> int:
     finally:
         lab.down()
     print(summary(mine))
-    return int(any(r[k] for r in mine for k in ("hangs", "different", "processes_left", "files_left")))
+    return int(any(r[k] for r in mine for k in WRONG))
 
 
 if __name__ == "__main__":

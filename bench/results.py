@@ -18,7 +18,7 @@ from wlsweep.run.layout import write_json
 
 BENCH = Path("runs/bench")
 """Where results lie, and the runs that they were measured on."""
-WLSWEEP = [sys.executable, "-m", "wlsweep.cli"]
+WLSWEEP = [sys.executable, "-m", "wlsweep"]
 """The command as users type it, in this environment."""
 
 

@@ -19,8 +19,9 @@ SMALL = [
 
 
 def started(*arguments, cwd):
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup; processes would inherit it
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    for number in (signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) == signal.SIG_IGN:  # under nohup, or in the background; processes would inherit it
+            signal.signal(number, signal.SIG_DFL)
     return subprocess.Popen(
         [sys.executable, "-m", "wlsweep", *map(str, arguments)],
         cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from wlsweep.interrupts import end_on_signals, open_streams
 
 
@@ -9,6 +11,14 @@ def main() -> None:
     """Entry point of the command line."""
     open_streams()
     end_on_signals()
+    if sys.argv[1:2] == ["run"] and sys.platform == "linux":
+        from wlsweep.supervise import supervised
+
+        supervised(_command_line)
+    _command_line()
+
+
+def _command_line() -> None:
     from wlsweep.cli import main as command_line
 
     command_line()

@@ -15,7 +15,8 @@ import typer
 
 from wlsweep import __version__
 from wlsweep.errors import WlsweepError, is_of_files, os_error_text
-from wlsweep.interrupts import end_on_signals, open_streams, remove_unfinished
+from wlsweep.interrupts import remove_unfinished
+from wlsweep.supervise import ends_in_order
 
 # Help and errors stand in boxes on a terminal; in a file or pipe these would be wrapped at 80 columns.
 _BOXED = all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
@@ -203,6 +204,7 @@ def run(
 
         leave()
     remove_unfinished()  # of a thread that was left
+    ends_in_order()
     os._exit(code)
 
 
@@ -544,7 +546,7 @@ def _working_directory() -> Path:
         raise WlsweepError("the working directory was deleted; change to one that exists (cd)") from None
 
 
-if __name__ == "__main__":
-    open_streams()
-    end_on_signals()
-    main()
+if __name__ == "__main__":  # job scripts of older versions call it so
+    from wlsweep.__main__ import main as entry
+
+    entry()

@@ -19,7 +19,7 @@ NAMES = [c.name for c in load_sweep(SMALL).conditions]
 
 
 def start(out, *arguments, space=SMALL, cluster=None):
-    command = [sys.executable, "-m", "wlsweep.cli", "run", str(space), "--out", str(out), *arguments]
+    command = [sys.executable, "-m", "wlsweep", "run", str(space), "--out", str(out), *arguments]
     log = Path(f"{out}.{time.monotonic_ns()}.txt").open("w+")  # noqa: SIM115 - closed with the test run
     environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "OMP_NUM_THREADS")}
     if cluster:
@@ -45,9 +45,10 @@ def trained_in(text):
 def find(started, kind):
     """Processes of a launch, by what their command lines hold."""
     found = []
-    for process in psutil.Process(started[0].pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            found += [process] if kind in " ".join(process.cmdline()) else []
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(started[0].pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                found += [process] if kind in " ".join(process.cmdline()) else []
     return found
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 
@@ -11,6 +12,7 @@ from tests.end_to_end.launches import (
     NAMES,
     SMALL,
     beside,
+    find,
     finish,
     kill,
     leased_by,
@@ -25,6 +27,11 @@ from wlsweep.run.status import RunStatus
 from wlsweep.run.usage import usage_of
 
 pytestmark = pytest.mark.slow
+RAYS_OWN = (
+    "SynchronizationActor", "log_monitor.py", "autoscaler/_private/monitor.py", "dashboard/dashboard.py",
+    "RuntimeEnvAgent", "raylet/raylet", "Autoscaling", "StatsActor",
+)  # fmt: skip
+"""What Ray starts for itself, by what command lines hold; the node process (raylet) ends with its agents."""
 
 
 def test_a_killed_trial_costs_nothing_a_killed_worker_a_retry_and_a_failed_condition_only_itself(undisturbed):
@@ -83,6 +90,34 @@ def test_a_driver_that_is_stopped_or_killed_or_loses_ray_loses_nothing(undisturb
     finish(start(out, "--stage", "train"))
     assert run.trained(NAMES[0]).stat().st_mtime_ns == first, "the finished condition was trained again"
     assert results(out, predicted=False) == results(undisturbed[0], predicted=False)
+
+
+def progress(run):
+    """Lines of training and files of predictions so far."""
+    lines = sum(len(run.metric_log(n).read_text().splitlines()) for n in NAMES if run.metric_log(n).exists())
+    return lines + len(list(run.root.glob("predictions/*/*.parquet")))
+
+
+def test_each_of_rays_own_processes_can_be_killed(undisturbed):
+    """After each kill the launch goes on, or ends with 75 and a sentence, and the same command finishes the sweep."""
+    out = beside(undisturbed, "rays-own")
+    run, alive, ends = RunDir(out), list(RAYS_OWN), 0
+    while True:
+        started = start(out, "--stage", "predict")
+        over = lambda s=started: s[0].poll() is not None  # noqa: E731
+        while not over():
+            seen = progress(run)
+            wait_until(lambda o=over, n=seen: progress(run) > n or o())  # it goes on after the last kill
+            if at := next(((k, p[0]) for k in alive if (p := find(started, k))), None):
+                alive.remove(at[0])
+                at[1].kill()
+        if started[0].returncode == 0:
+            break
+        assert re.search("goes on from its checkpoint|go on with", finish(started, code=75))
+        ends += 1
+    assert not alive, "these were never there"
+    assert ends <= 2, "more than the node process, and what it ends with, ended a launch"
+    assert results(out) == results(undisturbed[0])
 
 
 def test_two_launches_at_once_share_the_work_and_train_no_condition_twice(undisturbed):

@@ -278,7 +278,7 @@ PartitionName=scavenge Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQ
         self, *arguments: str, user: str = "owner", check: bool = True, **more
     ) -> subprocess.CompletedProcess[str]:
         """`wlsweep` on the login machine."""
-        return self.on("login", _python(), "-m", "wlsweep.cli", *arguments, user=user, check=check, **more)
+        return self.on("login", _python(), "-m", "wlsweep", *arguments, user=user, check=check, **more)
 
     def python(self, name: str, *arguments: str, **more) -> subprocess.CompletedProcess[str]:
         """Python on a machine, as the owner unless told otherwise."""

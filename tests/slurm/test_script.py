@@ -123,7 +123,7 @@ def test_hostile_names_reach_the_sweep_as_they_are(tmp_path, nasty):
     show = """#!/bin/bash
     if [ "$2 $3" = "wlsweep.slurm.job_steps begin" ]; then mkdir -p "$4/a"; echo "$4/a"; echo 127.0.0.1:1; fi
     if [ "$2" = wlsweep.slurm.node ]; then echo $$ >"$WLSWEEP_ATTEMPT/step"; exec sleep 30; fi
-    if [ "$2" = wlsweep.cli ]; then printf '%s\\0' "$@" >"$SEEN"; fi
+    if [ "$2" = wlsweep ]; then printf '%s\\0' "$@" >"$SEEN"; fi
     """
     (fake / "srun").write_text('#!/bin/bash\nwhile [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n')
     (fake / "py thon").write_text(show)
@@ -148,7 +148,7 @@ def test_hostile_names_reach_the_sweep_as_they_are(tmp_path, nasty):
     )
     assert done.returncode == 0, done.stderr
     got = seen.read_text().split("\0")[:-1]
-    assert got == ["-m", "wlsweep.cli", *job.driver, "--only", nasty]
+    assert got == ["-m", "wlsweep", *job.driver, "--only", nasty]
     assert not list(tmp_path.rglob("BAD"))
 
 
@@ -162,7 +162,7 @@ def attempts(tmp_path, status, starts, work="true", signal=""):
     show = f"""#!/bin/bash
     if [ "$2 $3" = "wlsweep.slurm.job_steps begin" ]; then mkdir -p "$4/a"; echo "$4/a"; echo 127.0.0.1:1; fi
     if [ "$2" = wlsweep.slurm.node ]; then echo $$ >"$WLSWEEP_ATTEMPT/step"; exec sleep 30; fi
-    if [ "$2" = wlsweep.cli ]; then {work}; {f"kill -{signal} $PPID; sleep 1.5" if signal else ":"}; exit {status}; fi
+    if [ "$2" = wlsweep ]; then {work}; {f"kill -{signal} $PPID; sleep 1.5" if signal else ":"}; exit {status}; fi
     """
     (fake / "srun").write_text('#!/bin/bash\nwhile [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n')
     (fake / "python").write_text(show)

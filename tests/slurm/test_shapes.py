@@ -124,7 +124,7 @@ def test_a_ray_job_from_the_login_node_runs_beside_the_sweep_and_outlives_it(lab
     job = lab.submit(sweep, "--only", "0", site=site)
     url, cluster = find_address(lab, "runs/jobs")
     ray = [str(PYTHON), "-m", "ray.scripts.scripts", "job"]
-    run = [str(PYTHON), "-m", "wlsweep.cli", "run", str(sweep), "--out", str(lab.home() / "runs/jobs"), "--only", "1"]
+    run = [str(PYTHON), "-m", "wlsweep", "run", str(sweep), "--out", str(lab.home() / "runs/jobs"), "--only", "1"]
     submit = [*ray, "submit", "--address", url, "--submission-id", "late", "--no-wait", "--", *run]
     refused = lab.on("login", *submit, user="stranger", check=False, env={"RAY_AUTH_MODE": "disabled"})
     assert refused.returncode != 0

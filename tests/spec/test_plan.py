@@ -19,7 +19,7 @@ def test_the_plan_of_iclr19_holds_the_published_counts():
 
 
 def test_plan_json_lists_selected_conditions_for_machines():
-    command = [sys.executable, "-m", "wlsweep.cli", "plan", "search_spaces/demo.toml", "--only", "7-10", "--json"]
+    command = [sys.executable, "-m", "wlsweep", "plan", "search_spaces/demo.toml", "--only", "7-10", "--json"]
     plan = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert plan["sweep"] == "demo"
     assert [c["index"] for c in plan["conditions"]] == [7, 8, 9, 10]
@@ -41,7 +41,7 @@ def test_the_storage_of_a_sweep_counts_two_checkpoints_while_one_replaces_the_ot
 
 
 def test_a_wrong_command_line_is_one_clear_error():
-    command = [sys.executable, "-m", "wlsweep.cli", "plan", "search_spaces/demo.toml", "--only", "nothing_*"]
+    command = [sys.executable, "-m", "wlsweep", "plan", "search_spaces/demo.toml", "--only", "nothing_*"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "matches no condition name" in done.stderr and "Traceback" not in done.stderr

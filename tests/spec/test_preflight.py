@@ -181,7 +181,7 @@ def test_plan_and_run_refuse_alike_with_exit_code_2(make_model, tmp_path, comman
     rejected["conversations"][1] = {"from": "human", "value": "Judge this paper.\n\n# Another"}
     rows.write_text(json.dumps([ROW, rejected]))
     more = ["--out", str(tmp_path / "run")] if command == "run" else []
-    arguments = [sys.executable, "-m", "wlsweep.cli", command, "search_spaces/iclr19.toml", "--data", str(rows)]
+    arguments = [sys.executable, "-m", "wlsweep", command, "search_spaces/iclr19.toml", "--data", str(rows)]
     done = subprocess.run([*arguments, "--model", str(folder), *more], capture_output=True, text=True)
     assert done.returncode == 2, done.stdout + done.stderr
     assert 'set model.attention = "eager"' in done.stderr and "Traceback" not in done.stderr

@@ -23,7 +23,6 @@ from typing import Any
 
 from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate.capacity import local_cpus
-from wlsweep.orchestrate.descendants import kill_descendants, note_descendants
 from wlsweep.orchestrate.signals import StopRequest
 from wlsweep.orchestrate.stall import LaunchEnded, Silence
 from wlsweep.run.causes import one_line
@@ -193,7 +192,6 @@ def _end_now(message: str, code: int, stop: StopRequest) -> None:
         os.write(1, f"{message}\n".encode())
     try:
         stop.clear()
-        kill_descendants()
     finally:  # whatever fails, the process must not stay
         os._exit(code)
 
@@ -254,7 +252,6 @@ class ClusterWatch:
 
     def _look(self) -> None:
         while not self.over.wait(LOOK_S):
-            note_descendants()
             try:
                 remove_orphaned_placement_groups()
                 self._silence.broken()
@@ -338,16 +335,14 @@ def _local_processes() -> list[tuple[str, Any]]:
 
 
 def leave() -> None:
-    """Leave the cluster, and end the local one with all its processes; takes seconds, whatever state it is in."""
+    """Leave the cluster, and end the local one; takes seconds, whatever state it is in."""
     import ray
 
     if _watch:
         _watch.over.set()
-    note_descendants()
     thread = threading.Thread(target=ray.shutdown, daemon=True)
     thread.start()
     thread.join(timeout=LEAVE_S)
-    kill_descendants()
 
 
 def local_nodes(sweep: Sweep) -> list[dict[str, float]]:

@@ -101,7 +101,7 @@ if ! await "$announce"; then
   status=75
   if [ -z "$told" ]; then say "the Ray cluster did not form; see $WLSWEEP_ATTEMPT"; status=1 broken=1; fi
 else
-  driver_command=("${python[@]}" -m wlsweep.cli run /project/me/runs/s/slurm/20260102T030405-00ff.toml --out /project/me/runs/s --only '7-10,accept_*')
+  driver_command=("${python[@]}" -m wlsweep run /project/me/runs/s/slurm/20260102T030405-00ff.toml --out /project/me/runs/s --only '7-10,accept_*')
   "${driver_command[@]}" &
   driver=$!
   if [ -n "$told" ]; then kill -s "$told" "$driver"; fi

@@ -96,7 +96,7 @@ if ! await "$announce"; then
   status=75
   if [ -z "$told" ]; then say "the Ray cluster did not form; see $WLSWEEP_ATTEMPT"; status=1 broken=1; fi
 else
-  driver_command=("${python[@]}" -m wlsweep.cli run /home/me/runs/s/slurm/20260102T030405-00ff.toml --out /home/me/runs/s)
+  driver_command=("${python[@]}" -m wlsweep run /home/me/runs/s/slurm/20260102T030405-00ff.toml --out /home/me/runs/s)
   driver_command+=(--only "$SLURM_ARRAY_TASK_ID")
   "${driver_command[@]}" &
   driver=$!
