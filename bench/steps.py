@@ -37,9 +37,11 @@ from wlsweep.spec.architecture import architecture
 from wlsweep.spec.config import Sweep
 from wlsweep.spec.cost import training_flops
 from wlsweep.train import patches
+from wlsweep.train.batcher import Batcher
 from wlsweep.train.batches import steps_per_epoch
 from wlsweep.train.head import compute_in_float32
-from wlsweep.train.loop import Batcher, Hooks, Job, train_condition
+from wlsweep.train.job import Hooks, Job
+from wlsweep.train.loop import train_condition
 from wlsweep.train.model import AnswerModel, run_forward
 from wlsweep.train.zero3 import join_group, recompute_layers
 

@@ -11,6 +11,8 @@ import sys
 import types
 from typing import Any, NamedTuple
 
+from wlsweep.train.job import Hooks, Job
+
 
 def everywhere(runtime_env: dict[str, Any] | None) -> dict[str, Any]:
     """For Ray, in the driver: adds the set-up below to every worker process."""
@@ -19,40 +21,14 @@ def everywhere(runtime_env: dict[str, Any] | None) -> dict[str, Any]:
 
 def install() -> None:
     """For Ray, in each worker process."""
-    for name, parts in (
-        ("wlsweep.train.zero3", [join_group]),
-        ("wlsweep.train.loop", [ConditionFailed, Stopped, Hooks, Job, train_condition]),
-    ):
-        module = types.ModuleType(name)
-        for part in parts:
-            setattr(module, part.__name__, part)
-        sys.modules[name] = module
+    for name, part in (("wlsweep.train.zero3", join_group), ("wlsweep.train.loop", train_condition)):
+        sys.modules[name] = module = types.ModuleType(name)
+        setattr(module, part.__name__, part)
 
 
 class Place(NamedTuple):
     rank: int
     world: int
-
-
-class Job(NamedTuple):
-    sweep: Any
-    condition: Any
-    run: Any
-    base: str
-    attempt: int
-
-
-class Hooks(NamedTuple):
-    on_log: Any
-    should_stop: Any
-
-
-class ConditionFailed(Exception):
-    pass
-
-
-class Stopped(Exception):
-    pass
 
 
 def join_group() -> Place:

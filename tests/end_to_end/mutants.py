@@ -22,6 +22,7 @@ from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import Sweep
 from wlsweep.train import loop
 from wlsweep.train import model as model_module
+from wlsweep.train.job import Hooks, Job
 from wlsweep.train.loss import global_loss
 from wlsweep.train.zero3 import join_group
 
@@ -83,8 +84,8 @@ def train(run, names, place):
     sweep = Sweep.model_validate(record["sweep"])
     for name in names:
         condition = parse_name(name)
-        job = loop.Job(sweep, condition, run, record["base"])
-        loop.train_condition(job, load_mix(run, condition.k), place, loop.Hooks())
+        job = Job(sweep, condition, run, record["base"])
+        loop.train_condition(job, load_mix(run, condition.k), place, Hooks())
         predict(run, name)
 
 

@@ -23,6 +23,7 @@ from wlsweep.run.usage_meter import UsageMeter
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import load_sweep
 from wlsweep.train import loop
+from wlsweep.train.job import OutOfMemory
 
 PLAIN = parse_name("baseline_gamma1.0_prop1_2")
 ASSIGNED = Assignment(None, PLAIN, "", "", "", "me")
@@ -311,7 +312,7 @@ def test_what_would_fail_again_is_a_failure_at_once(tmp_path, monkeypatch, error
     monkeypatch.setattr(loop, "_train_condition", fail)
     assignment = Assignment(sweep, PLAIN, str(run.root), "base", str(tmp_path / "stop"), "me")
     # A rank that ran out of memory ends, so that those that wait for it in a collective end, too.
-    with pytest.raises(loop.OutOfMemory) if ends else nullcontext():
+    with pytest.raises(OutOfMemory) if ends else nullcontext():
         place = SimpleNamespace(rank=1 if ends else 0)
         worker_group._train(
             member, assignment, place, tmp_path / "group.log", UsageMeter(tmp_path / "usage", "group", "train")

@@ -11,8 +11,10 @@ from wlsweep.run.layout import RunDir
 from wlsweep.spec.condition import Condition, parse_name
 from wlsweep.spec.config import load_sweep
 from wlsweep.train import model
-from wlsweep.train.loop import Batcher, ConditionFailed, Job, prove_weights
+from wlsweep.train.batcher import Batcher
+from wlsweep.train.job import ConditionFailed, Job
 from wlsweep.train.loss import global_loss, sample_weights
+from wlsweep.train.proof import prove_weights
 from wlsweep.train.zero3 import Place
 
 NAMES = [
@@ -77,9 +79,9 @@ def test_a_gamma_on_the_wrong_class_is_stopped(base, name, monkeypatch):
     def swapped(prompts, answers, accept, weights, *rest):
         return collate(prompts, answers, accept, weights[::-1], *rest)
 
-    from wlsweep.train import loop
+    from wlsweep.train import batcher
 
-    collate = loop.collate
-    monkeypatch.setattr(loop, "collate", swapped)
+    collate = batcher.collate
+    monkeypatch.setattr(batcher, "collate", swapped)
     with pytest.raises(ConditionFailed, match="declared is"):
         proof_of(base, parse_name(name))

@@ -17,6 +17,7 @@ from wlsweep.run.layout import RunDir
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import GridBlock, Sweep
 from wlsweep.train import loop, zero3
+from wlsweep.train.job import Hooks, Job, Stopped
 
 CASES = {
     "padded": (Condition("accept", 4.0, 2), {}),
@@ -74,29 +75,29 @@ def main():
             zero3.SMALL = zero3.ALONE = zero3.PERSISTENT = 0
         sweep = sweep_of(condition, case, place.world, **more)
         for kind in ("without", "with", "stopped"):
-            job = loop.Job(sweep, condition, RunDir(folder / case / kind), base)
+            job = Job(sweep, condition, RunDir(folder / case / kind), base)
             if place.rank == 0:
                 job.run.condition(condition.name).mkdir(parents=True)
             dist.barrier()
             judged = None if kind == "without" else validation
             if kind == "stopped":
                 hooks = stopping(job.run.metric_log(condition.name))
-                with suppress(loop.Stopped):
+                with suppress(Stopped):
                     loop.train_condition(job, training, place, hooks, judged)
                     raise AssertionError("it was not stopped")
                 dist.barrier()
-            loop.train_condition(job, training, place, loop.Hooks(), judged)
+            loop.train_condition(job, training, place, Hooks(), judged)
         zero3.SMALL, zero3.ALONE, zero3.PERSISTENT = sizes
     dist.destroy_process_group()
 
 
-def stopping(log: Path) -> loop.Hooks:
+def stopping(log: Path) -> Hooks:
     """Hooks that ask to stop once a step has been validated and logged."""
 
     def should_stop() -> bool:
         return log.exists() and any(json.loads(line)["step"] == STOPPED_AT for line in log.read_text().splitlines())
 
-    return loop.Hooks(should_stop=should_stop)
+    return Hooks(should_stop=should_stop)
 
 
 if __name__ == "__main__":

@@ -169,7 +169,8 @@ def _validation(run: RunDir, written: int) -> Any:
 
 
 def _train(member: GroupMember, assignment: Assignment, place: Any, group_log: Path, meter: UsageMeter) -> None:
-    from wlsweep.train.loop import ConditionFailed, Hooks, Job, OutOfMemory, Stopped, train_condition
+    from wlsweep.train.job import ConditionFailed, Hooks, Job, OutOfMemory, Stopped
+    from wlsweep.train.loop import train_condition
 
     run, name = RunDir(Path(assignment.root)), assignment.condition.name
     member.current = assignment.key

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from wlsweep.errors import DamagedError
 from wlsweep.files import open_file
+from wlsweep.run.layout import atomic_file
 from wlsweep.run.record import Part, first_problem, read_bytes
 
 VALIDATION_METRICS = ("loss", "bce", "auc", "accuracy", "accept_rate")
@@ -97,3 +100,18 @@ def _lines(data: bytes) -> Iterator[tuple[int, bytes, bool]]:
     for number, line in enumerate(data.splitlines(keepends=True), 1):
         if line.strip():
             yield number, line, line.endswith(b"\n")
+
+
+def drop_lines_after(step: int, path: Path) -> None:
+    """Drop lines of steps that a resumed training makes again, and a torn last one."""
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
+        with atomic_file(path) as temporary:
+            temporary.write_text("".join(kept))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return inf

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
@@ -19,6 +19,15 @@ RECORD = "training.json"
 """In a checkpoint: what was being trained, and `FILES`."""
 FILES = "files"
 """Bytes of each file of a checkpoint: after a power cut files may be shorter than what was written to them."""
+
+
+class Resumed(NamedTuple):
+    """What a training goes on from."""
+
+    step: int
+    """Optimizer steps that are done; 0 without a checkpoint."""
+    metered: dict[str, Any] | None
+    """What this rank had summed up for the next line of the metric log (`Meter.state`); None where that was nothing."""
 
 
 def save_checkpoint(
@@ -64,9 +73,8 @@ def _why_not(checkpoint: Path, of: dict[str, Any]) -> str | None:
     return None
 
 
-def load_checkpoint(engine: Any, place: Place, folder: Path, of: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
-    """Resume from the latest whole checkpoint of this very training; its step, and what this rank had summed up for the
-    metric log. 0 and nothing if there is none.
+def load_checkpoint(engine: Any, place: Place, folder: Path, of: dict[str, Any]) -> Resumed:
+    """Resume from the latest whole checkpoint of this very training.
 
     Rank 0 chooses for all: file servers may show different ranks different folders for a while.
     """
@@ -78,10 +86,10 @@ def load_checkpoint(engine: Any, place: Place, folder: Path, of: dict[str, Any])
             print(f"{path} {why}: this training begins at step 0")
     dist.broadcast_object_list(choice, src=0)
     if choice[0] is None:
-        return 0, None
+        return Resumed(0, None)
     whole = all(p.requires_grad for p in engine.module.parameters())  # frozen parameters are not in a checkpoint
     _, state = engine.load_checkpoint(str(folder / choice[0]), tag="zero3", load_module_strict=whole)
     metered = (
         folder / choice[0] / f"metered_{place.rank}.json"
     )  # checkpoints at logged steps may lack it: nothing is summed
-    return int(state["step"]), read_json(metered) if metered.is_file() else None
+    return Resumed(int(state["step"]), read_json(metered) if metered.is_file() else None)

@@ -46,7 +46,8 @@ def main() -> None:
         os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}  # before DeepSpeed looks for a GPU
         torch.set_num_threads(sweep.train.cpus_per_worker)
     dist.init_process_group("nccl" if sweep.train.gpu else "gloo")
-    from wlsweep.train.loop import Hooks, Job, train_condition
+    from wlsweep.train.job import Hooks, Job
+    from wlsweep.train.loop import train_condition
     from wlsweep.train.zero3 import join_group
 
     place = join_group()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +22,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from wlsweep.run.metric_log import VALIDATION
 from wlsweep.spec.condition import Condition
 from wlsweep.train import batches
+from wlsweep.train.batcher import Batcher
 from wlsweep.train.lora import without_dropout
 from wlsweep.train.loss import AnswerScores, sample_loss
 from wlsweep.train.model import run_forward
 from wlsweep.train.zero3 import release_gathered
-
-if TYPE_CHECKING:
-    from wlsweep.train.loop import Batcher
 
 
 class Validation:

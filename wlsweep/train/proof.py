@@ -1,0 +1,93 @@
+"""What is measured through the engine, so that nothing is believed of it: before the first step that weights act as they are
+declared and that the forward pass is transformers' own, after the last what the trained model says of a few rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from wlsweep.data.load import TokenRows
+from wlsweep.run.records import ProbeRow
+from wlsweep.spec.condition import Condition
+from wlsweep.train.agreement import measure, refuse_disagreement
+from wlsweep.train.batcher import Batcher
+from wlsweep.train.job import ConditionFailed, Job
+from wlsweep.train.model import run_forward
+
+PROBES = 8
+"""Training rows of each class on which the trained model's own scores are kept, to check every later copy of it."""
+SMALLEST_LOSS = 1e-20
+"""Below it a loss is too near to underflow for a ratio."""
+PROOF_TOLERANCE = 1e-3
+"""Largest relative deviation of a measured loss ratio from gamma (float32 rounding is far below it)."""
+
+
+def _first_of_each_class(rows: TokenRows, count: int) -> tuple[list[int], list[int]]:
+    return np.flatnonzero(rows.accept)[:count].tolist(), np.flatnonzero(~rows.accept)[:count].tolist()
+
+
+def prove_weights(engine: Any, batcher: Batcher, condition: Condition) -> dict[str, float]:
+    """Measure, through the engine, that the loss of a sample of each class is multiplied by its weight and no other.
+
+    Returns:
+        `accept` and `reject`: measured ratio of weighted to unweighted loss of one sample.
+
+    Raises:
+        ConditionFailed: if a ratio is not the weight that the condition declares.
+    """
+    found: dict[str, float] = {}
+    accepts, rejects = _first_of_each_class(batcher.rows, 1)
+    for label, picked, expected in (
+        ("accept", accepts, batcher.weights[0]),
+        ("reject", rejects, batcher.weights[1]),
+    ):
+        with torch.no_grad():
+            weighted = run_forward(engine, batcher.of(picked, 1, batcher.weights), 0.0).loss.item()
+            plain = run_forward(engine, batcher.of(picked, 1, (1.0, 1.0)), 0.0).loss.item()
+        if plain < SMALLEST_LOSS:
+            raise ConditionFailed(
+                f"{condition.name}: the base model is so sure of an {label} sample (loss {plain:g}) that the effect of "
+                "its weight cannot be measured; nothing was trained"
+            )
+        found[label] = weighted / plain
+        if not abs(found[label] / expected - 1) < PROOF_TOLERANCE:
+            raise ConditionFailed(
+                f"{condition.name}: the loss of an {label} sample is {found[label]:.4f} times the unweighted one, "
+                f"declared is {expected:.4f}; nothing was trained. This is a defect of the loss, please report it"
+            )
+    return found
+
+
+def probe(engine: Any, batcher: Batcher) -> list[ProbeRow]:
+    """The model's own label log-probabilities on a few rows of its mix, by their place in `load_mix`."""
+    accepts, rejects = _first_of_each_class(batcher.rows, PROBES)
+    numbers = accepts + rejects
+    labels: list[list[float]] = []
+    with torch.no_grad():
+        for at in range(0, len(numbers), batcher.train.micro_batch):
+            some = numbers[at : at + batcher.train.micro_batch]
+            out = run_forward(engine, batcher.of(some, len(some), (1.0, 1.0)), 0.0)
+            labels += out.label_logprobs.float().tolist()
+    return [ProbeRow(row=i, logprob_accept=a, logprob_reject=r) for i, (a, r) in zip(numbers, labels, strict=True)]
+
+
+_COMPARED: set[tuple[str, str, str, bool]] = set()
+"""Base models, with attention and dtype, whose forward pass this process has compared with transformers' own."""
+
+
+def compare_with_transformers(engine: Any, batcher: Batcher, job: Job) -> None:
+    """Compare the forward pass that is trained with transformers' own, once a process and base model; collective."""
+    sweep = job.sweep
+    key = (job.base, sweep.model.attention, sweep.train.dtype, job.condition.lora > 0)
+    if key in _COMPARED:
+        return
+    accept, reject = (
+        int(numbers[np.argmin(batcher.rows.lengths[numbers])])
+        for numbers in (np.flatnonzero(batcher.rows.accept), np.flatnonzero(~batcher.rows.accept))
+    )
+    found = measure(engine, batcher.of([accept, reject], 2, (1.0, 1.0)))
+    refuse_disagreement(found, job.base, engine.module.lm.config.model_type, sweep.train.dtype)
+    _COMPARED.add(key)
