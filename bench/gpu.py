@@ -31,8 +31,9 @@ from bench.qwen_like import build
 from bench.results import BENCH, WLSWEEP, publish, timed
 from wlsweep.run.layout import RunDir, read_json
 from wlsweep.spec.architecture import Architecture, architecture
-from wlsweep.spec.config import Model, Sweep, load_sweep
+from wlsweep.spec.config import Sweep, load_sweep
 from wlsweep.spec.cost import training_flops, training_memory
+from wlsweep.spec.train_section import Model
 
 WORK = BENCH / "gpu"
 SHAPES = {"0.5B": "Qwen/Qwen2.5-0.5B-Instruct", "1.5B": "Qwen/Qwen2.5-1.5B-Instruct", "7B": "Qwen/Qwen2.5-7B-Instruct"}

@@ -215,7 +215,7 @@ def _speed(name: str) -> Callable[[bool], list[Line]]:
     def work(cpu: bool) -> list[Line]:
         from bench.gpu import SHAPES, TINY, measure
         from wlsweep.spec.architecture import architecture
-        from wlsweep.spec.config import Model
+        from wlsweep.spec.train_section import Model
 
         shape = TINY if cpu else architecture(Model(path=SHAPES[name]))
         assert shape is not None

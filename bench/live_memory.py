@@ -27,8 +27,9 @@ from torch.utils._pytree import tree_leaves
 from wlsweep.spec import adapters
 from wlsweep.spec.architecture import Architecture
 from wlsweep.spec.condition import Condition
-from wlsweep.spec.config import Sweep, Train, load_sweep
+from wlsweep.spec.config import Sweep, load_sweep
 from wlsweep.spec.cost import Memory, training_memory
+from wlsweep.spec.train_section import Train
 
 ANSWER = [1, 2, 3, 10, 4, 5]
 SHAPE = Architecture(vocab=16384, width=512, mlp=1408, layers=4, heads=8, kv_heads=2, tied=False)

@@ -30,7 +30,8 @@ from bench.results import BENCH, WLSWEEP, publish, timed
 from wlsweep.data.export import NAME, dataset_name
 from wlsweep.run.layout import RunDir, read_json, write_json
 from wlsweep.spec.condition import Condition, select
-from wlsweep.spec.config import TinyBase, load_sweep
+from wlsweep.spec.config import load_sweep
+from wlsweep.spec.train_section import TinyBase
 
 WORK = BENCH / "peer"
 SHIPPED, SPACE = Path("bench/peer.toml"), WORK / "peer.toml"

@@ -151,7 +151,7 @@ def failing(errors: dict[str, int], concerns):
 
 def wlsweep(*arguments: object) -> tuple[int, str, str]:
     """(exit code, standard output, standard error) of a command, run in this process; anything but SystemExit is raised."""
-    from wlsweep.cli import main
+    from wlsweep.command_line import main
 
     out, err, kept = io.StringIO(), io.StringIO(), sys.argv
     sys.argv = ["wlsweep", *map(str, arguments)]

@@ -66,7 +66,7 @@ def test_the_version_is_written_once_and_shown(tmp_path):
 
 def test_a_shell_completes_names_of_shipped_files(tmp_path):
     environment = {"_WLSWEEP_COMPLETE": "complete_bash", "COMP_WORDS": "wlsweep plan evi", "COMP_CWORD": "2"}
-    code = "import sys; sys.argv[0] = 'wlsweep'; from wlsweep.cli import main; main()"
+    code = "import sys; sys.argv[0] = 'wlsweep'; from wlsweep.command_line import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )

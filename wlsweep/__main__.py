@@ -19,7 +19,7 @@ def main() -> None:
 
 
 def _command_line() -> None:
-    from wlsweep.cli import main as command_line
+    from wlsweep.command_line import main as command_line
 
     command_line()
 

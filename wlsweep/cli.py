@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from wlsweep import __version__
-from wlsweep.errors import WlsweepError, is_of_files, os_error_text
-from wlsweep.interrupts import remove_unfinished
-from wlsweep.supervise import ends_in_order
+from wlsweep.cli_options import (
+    SPACE_HELP,
+    AsJson,
+    DataPath,
+    External,
+    Limit,
+    ModelPath,
+    Only,
+    OutFolder,
+    RunFolder,
+    Settings,
+    SweepFile,
+    Track,
+    complete,
+    externals_of,
+    load_with_options,
+)
+from wlsweep.command_line import end_at_once, open_page
+from wlsweep.errors import WlsweepError
 
 # Help and errors stand in boxes on a terminal; in a file or pipe these would be wrapped at 80 columns.
 _BOXED = all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
@@ -27,75 +39,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Sweeps of weighted losses and class mixes over one fine-tuned LLM. Start with: wlsweep run demo",
 )
-
-
-def _complete(kind: str) -> Callable[[str], list[str]]:
-    """Shell completion of a shipped file's name or of a TOML file here."""
-
-    def complete(incomplete: str) -> list[str]:
-        from wlsweep import shipped
-
-        here = [str(p) + "/" * p.is_dir() for p in Path().glob(f"{incomplete}*") if p.is_dir() or p.suffix == ".toml"]
-        return [name for name in getattr(shipped, kind).names if name.startswith(incomplete)] + sorted(here)
-
-    return complete
-
-
-SPACE_HELP = "search space: a TOML file, or the name of a shipped one"
-SweepFile = Annotated[Path, typer.Argument(help=SPACE_HELP, metavar="SWEEP", autocompletion=_complete("SEARCH_SPACES"))]
-RunFolder = Annotated[Path, typer.Argument(help="run directory, such as runs/demo", metavar="DIR")]
-Only = Annotated[
-    str | None, typer.Option("--only", "-c", help="conditions by index and name: 0  0-6,9  'accept_*'", metavar="SEL")
-]
-DataPath = Annotated[
-    str | None,
-    typer.Option("--data", "-d", help="ShareGPT rows: a file, or a folder with train.* and test.*", metavar="PATH"),
-]
-ModelPath = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="base model: a folder, or a name on the Hugging Face hub", metavar="PATH"),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", "-s", help="change a key of the search space, such as train.lr=2e-5; may be repeated", metavar="K=V"
-    ),
-]
-Track = Annotated[
-    list[str] | None,
-    typer.Option("--track", "-t", help="send runs to wandb, mlflow or tensorboard; may be repeated", metavar="NAME"),
-]
-AsJson = Annotated[bool, typer.Option("--json", "-j", help="for machines")]
-External = Annotated[
-    list[str] | None, typer.Option(help="predictions made elsewhere, to compare with", metavar="NAME=FILE")
-]
-Limit = Annotated[
-    int | None, typer.Option("--limit", "-l", help="trial run on N rows of every set, in a run directory of its own")
-]
-
-
-def _load(
-    path: Path,
-    data: str | None,
-    limit: int | None,
-    model: str | None = None,
-    settings: list[str] | None = None,
-    track: list[str] | None = None,
-) -> Any:
-    from wlsweep.spec.config import load_sweep
-
-    tracked = [f"track={json.dumps(track)}"] if track else []
-    sweep = load_sweep(path, data, model, [*(settings or ()), *tracked])
-    if limit is None:
-        return sweep
-    if limit < 8:
-        raise WlsweepError(f"--limit {limit}: a trial run needs at least 8 rows of every set")
-    return sweep.model_copy(
-        update={
-            "name": f"{sweep.name}-limit{limit}",
-            "data": sweep.data.model_copy(update={"limit": limit}),
-        }
-    )
 
 
 def _version(asked: bool) -> None:
@@ -148,7 +91,7 @@ def plan(
     """Say what a sweep would do: conditions, rows, steps, storage, and what it needs to run. Starts nothing."""
     from wlsweep.spec.plan import make_plan, plan_text
 
-    found = make_plan(_load(sweep, data, limit, model, set_), only)
+    found = make_plan(load_with_options(sweep, data, limit, model, set_), only)
     if json_:
         typer.echo(json.dumps(found, indent=1))
     else:
@@ -163,9 +106,7 @@ def run(
     model: ModelPath = None,
     set_: Settings = None,
     track: Track = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="run directory (default: runs/NAME)", metavar="DIR")
-    ] = None,
+    out: OutFolder = None,
     stage: Annotated[
         str, typer.Option(help="stop after this stage: data, train, predict, evaluate or report", metavar="STAGE")
     ] = "report",
@@ -183,7 +124,7 @@ def run(
 
     if stage not in STAGES:
         raise WlsweepError(f"--stage {stage}: expected one of {', '.join(STAGES)}")
-    loaded = _load(sweep, data, limit, model, set_, track)
+    loaded = load_with_options(sweep, data, limit, model, set_, track)
     if stage != "data" and (warning := seed_warning(loaded, select(loaded.conditions, only))):
         typer.echo(f"warning: {warning}", err=True)
     folder = out or Path("runs") / loaded.name
@@ -195,28 +136,18 @@ def run(
     except WlsweepError as e:
         typer.echo(f"error: {e}", err=True)
         code = 2
-    # Ray's and torch's threads need no orderly end, which would cost seconds: everything is on disk.
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):
-            stream.flush()
-    if "ray" in sys.modules:
-        from wlsweep.orchestrate.ray_cluster import leave
-
-        leave()
-    remove_unfinished()  # of a thread that was left
-    ends_in_order()
-    os._exit(code)
+    end_at_once(code)
 
 
 @app.command()
 def submit(
     sweep: Annotated[
-        Path | None, typer.Argument(help=SPACE_HELP, metavar="SWEEP", autocompletion=_complete("SEARCH_SPACES"))
+        Path | None, typer.Argument(help=SPACE_HELP, metavar="SWEEP", autocompletion=complete("SEARCH_SPACES"))
     ] = None,
     site: Annotated[
         Path | None,
         typer.Option(
-            help="site: a TOML file, or the name of a shipped one", metavar="SITE", autocompletion=_complete("SITES")
+            help="site: a TOML file, or the name of a shipped one", metavar="SITE", autocompletion=complete("SITES")
         ),
     ] = None,
     only: Only = None,
@@ -226,9 +157,7 @@ def submit(
     model: ModelPath = None,
     set_: Settings = None,
     track: Track = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="run directory (default: runs/NAME)", metavar="DIR")
-    ] = None,
+    out: OutFolder = None,
     limit: Limit = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="write the script, show the sbatch line, stop")
@@ -255,7 +184,7 @@ def submit(
     from wlsweep.slurm.submit import SubmitOptions
     from wlsweep.slurm.submit import submit as submit_job
 
-    loaded = _load(sweep, data, limit, model, set_, track)
+    loaded = load_with_options(sweep, data, limit, model, set_, track)
     wish = SubmitOptions(out or Path("runs") / loaded.name, only, nodes, array)
     submit_job(loaded, load_site(site), wish, dry_run, typer.echo)
 
@@ -324,7 +253,7 @@ def doctor(
     """Examine this machine: versions, GPUs, memory, scratch, hub, SLURM, and what would stop a sweep. Starts nothing."""
     from wlsweep.doctor import examine, exit_code, summary
 
-    found = examine(_load(sweep, data, None, model, set_) if sweep else None)
+    found = examine(load_with_options(sweep, data, None, model, set_) if sweep else None)
     if json_:
         typer.echo(json.dumps([f._asdict() for f in found], indent=1))
     else:
@@ -345,7 +274,7 @@ def evaluate(folder: RunFolder, only: Only = None, external: External = None) ->
     from wlsweep.run.layout import existing_run
 
     run = existing_run(folder)
-    Console(markup=False).print(summary_table(evaluate_run(run, only, _externals(external))))
+    Console(markup=False).print(summary_table(evaluate_run(run, only, externals_of(external))))
     typer.echo(f"metrics: {run.metrics_json}\nnext:    wlsweep report {folder}")
 
 
@@ -366,12 +295,12 @@ def report(
         from wlsweep.analysis.evaluate import evaluate as evaluate_run
         from wlsweep.analysis.evaluate import up_to_date
 
-        found = evaluate_run(run, only, _externals(external)) if external else up_to_date(run, only)
+        found = evaluate_run(run, only, externals_of(external)) if external else up_to_date(run, only)
         files = write_report(run, found, renderer)
     plots = [str(run.plots)] if files.pngs else []
     typer.echo(f"report:  {files.page}\nplots:   {'; '.join([*plots, *([files.note] if files.note else [])])}")
     if open_:
-        _open(files.page)
+        open_page(files.page)
 
 
 @app.command()
@@ -477,73 +406,6 @@ def export(
             "nothing to export: give --jsonl, --sharegpt DIR, --merged DIR, --latex, --csv or --figures svg,pdf"
         )
     typer.echo("\n".join(map(str, written)))
-
-
-def _open(page: Path) -> None:
-    """Show a page in the user's browser; where there is none, say how to see it from elsewhere."""
-    import webbrowser
-
-    on_a_desktop = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if not ((on_a_desktop or os.environ.get("BROWSER")) and webbrowser.open(page.resolve().as_uri())):
-        host = platform.node()
-        typer.echo(
-            f"open:    no browser to open it in here; from your machine: scp {host}:{page.resolve()} . and open it"
-        )
-
-
-def _externals(given: list[str] | None) -> list[tuple[str, Path]]:
-    pairs = [text.partition("=") for text in given or ()]
-    for name, equals, file in pairs:
-        if not (name and equals and file):
-            raise WlsweepError(f"--external {(name + equals + file)[:200]}: expected NAME=FILE of predictions")
-    return [(name, Path(file)) for name, _, file in pairs]
-
-
-def main() -> None:
-    """Entry point: errors that a user can fix are one message and exit code 2."""
-    if not sys.stdout.isatty():
-        os.environ["COLUMNS"] = "1000"  # rich would wrap tables and causes at 80 columns in files and pipes
-    try:
-        _refuse_what_is_no_text([*sys.argv[1:], str(_working_directory())])
-        try:
-            app(prog_name="wlsweep")
-        finally:
-            sys.stdout.flush()  # a full disk is an error here, and a complaint of the interpreter later
-    except WlsweepError as e:
-        typer.echo(f"error: {e}", err=True)
-        sys.exit(2)
-    except BrokenPipeError:  # wlsweep status | head
-        _drop_output()
-        sys.exit(141)
-    except OSError as e:
-        if not is_of_files(e):
-            raise
-        _drop_output()
-        typer.echo(f"error: {os_error_text(e, doing='used')}", err=True)
-        sys.exit(2)
-
-
-def _drop_output() -> None:
-    """What is still to be written to standard output goes nowhere: it cannot be written where it should."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _refuse_what_is_no_text(words: list[str]) -> None:
-    """Refuse names with bytes that are no UTF-8: records, tables and pages name their files, and hold text."""
-    for word in words:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            shown = word.encode(errors="backslashreplace").decode()
-            raise WlsweepError(f"{shown}: not UTF-8; rename the file or folder, or work in another one") from None
-
-
-def _working_directory() -> Path:
-    try:
-        return Path.cwd()
-    except FileNotFoundError:
-        raise WlsweepError("the working directory was deleted; change to one that exists (cd)") from None
 
 
 if __name__ == "__main__":  # job scripts of older versions call it so

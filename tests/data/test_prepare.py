@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bench.papers import papers, write_array
 from tests.data.fuzzed import file_contents
 from tests.data.sharegpt import ROOT, corpus, sharegpt, sweep_of, write_lines
-from wlsweep.cli import main
+from wlsweep.command_line import main
 from wlsweep.data import prepare
 from wlsweep.data.load import load_mix, load_test, load_validation
 from wlsweep.data.mix import exact_counts

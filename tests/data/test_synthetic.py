@@ -6,7 +6,8 @@ import pytest
 from wlsweep.data.rows import parse_row, read_rows
 from wlsweep.data.synthetic import cue_model, draw_papers, ensure_synthetic
 from wlsweep.data.tokenise import chat_messages
-from wlsweep.spec.config import SyntheticPapers, TinyBase
+from wlsweep.spec.data_section import SyntheticPapers
+from wlsweep.spec.train_section import TinyBase
 from wlsweep.train.tiny_base_model import train_tokenizer
 
 

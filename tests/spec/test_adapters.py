@@ -19,9 +19,10 @@ from wlsweep.spec.adapters import (
 )
 from wlsweep.spec.architecture import Architecture, architecture
 from wlsweep.spec.condition import Condition
-from wlsweep.spec.config import Lora, Model, load_sweep
+from wlsweep.spec.config import load_sweep
 from wlsweep.spec.cost import FULL, GIB, logit_bytes
 from wlsweep.spec.plan import make_plan, smallest_gpu
+from wlsweep.spec.train_section import Lora, Model
 from wlsweep.train.lora import add_adapters
 from wlsweep.train.model import AnswerModel, collate, run_forward
 from wlsweep.train.patches import Setup, apply

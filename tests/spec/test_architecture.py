@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from wlsweep.errors import WlsweepError
 from wlsweep.spec.architecture import FAMILIES, architecture, from_config, model_folder
-from wlsweep.spec.config import Model
+from wlsweep.spec.train_section import Model
 
 SMALL = {
     "vocab_size": 1000,

@@ -11,7 +11,7 @@ from wlsweep.data.rows import parse_row
 from wlsweep.data.synthetic import draw_papers
 from wlsweep.data.tokenise import AnswerTokens, chat_messages, find_answer_tokens, load_tokenizer
 from wlsweep.spec.condition import Condition
-from wlsweep.spec.config import Lora, TinyBase, Train
+from wlsweep.spec.train_section import Lora, TinyBase, Train
 from wlsweep.train.tiny_base_model import teach, train_tokenizer
 
 WEIGHTS = (4.0, 1.0)

@@ -15,7 +15,7 @@ from tests.train.made_rows import LORA, LORA_CONDITION, LR, STEPS, drawn_rows, m
 from tests.train.test_zero3 import LAYOUTS, apart, whole_batch
 from wlsweep.errors import SharedFailure, WlsweepError
 from wlsweep.run.adapter import base_of, is_adapter, refuse_other_base
-from wlsweep.spec.config import Lora
+from wlsweep.spec.train_section import Lora
 from wlsweep.train.batches import global_batch_rows
 from wlsweep.train.lora import add_adapters, seed_dropout, without_dropout
 from wlsweep.train.model import AnswerModel, run_forward

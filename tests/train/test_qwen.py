@@ -8,7 +8,8 @@ from tests.spec.test_cost import configuration
 from tests.train.made_rows import papers
 from wlsweep.data.tokenise import chat_messages
 from wlsweep.spec.architecture import architecture
-from wlsweep.spec.config import TinyBase, load_sweep
+from wlsweep.spec.config import load_sweep
+from wlsweep.spec.train_section import TinyBase
 from wlsweep.train.tiny_base_model import train_tokenizer
 from wlsweep.train.zero3 import SMALL, stays_gathered, zero3_config
 

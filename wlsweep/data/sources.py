@@ -20,7 +20,8 @@ from wlsweep.data.split import (
 from wlsweep.errors import WlsweepError
 from wlsweep.run.data_record import DataRecord
 from wlsweep.spec.columns import Columns
-from wlsweep.spec.config import Data, Sweep
+from wlsweep.spec.config import Sweep
+from wlsweep.spec.data_section import Data
 from wlsweep.spec.task import ICLR, Task, Words
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wlsweep.run.layout import atomic_file
-from wlsweep.spec.config import SyntheticPapers
+from wlsweep.spec.data_section import SyntheticPapers
 from wlsweep.spec.task import ICLR, Task
 
 CUES = 10

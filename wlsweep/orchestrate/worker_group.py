@@ -36,7 +36,8 @@ from wlsweep.run.logs import log_process_to
 from wlsweep.run.status import RunStatus
 from wlsweep.run.usage_meter import UsageMeter
 from wlsweep.spec.condition import Condition, first_stage
-from wlsweep.spec.config import Sweep, Train
+from wlsweep.spec.config import Sweep
+from wlsweep.spec.train_section import Train
 
 LEASE_PATIENCE_S = 20.0
 """How long a group waits for the lease of a condition: an owner that was just killed needs some seconds to die."""

@@ -16,7 +16,7 @@ from wlsweep.report.figures.style import axis, share_axis, upright
 from wlsweep.report.report_input import ReportInput, columns, titles
 from wlsweep.report.validation import validation_blocks
 from wlsweep.spec.condition import parse_name
-from wlsweep.spec.config import system_notes
+from wlsweep.spec.data_section import system_notes
 from wlsweep.spec.task import Words
 
 _READINGS: tuple[MetricName, ...] = (

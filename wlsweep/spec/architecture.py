@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from wlsweep.errors import WlsweepError
 from wlsweep.files import open_file, parse_json, read_file
-from wlsweep.spec.config import Model
+from wlsweep.spec.train_section import Model
 
 
 class Family(NamedTuple):

@@ -11,7 +11,8 @@ from functools import partial
 from typing import NamedTuple
 
 from wlsweep.spec.architecture import Architecture
-from wlsweep.spec.config import Budget, Sweep, Train
+from wlsweep.spec.config import Budget, Sweep
+from wlsweep.spec.train_section import Train
 
 GIB = 1 << 30
 BUCKET = 5 * 10**7

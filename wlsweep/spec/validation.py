@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from wlsweep.spec.config import Train
+from wlsweep.spec.train_section import Train
 
 LONGEST_SHARE = 0.1
 """Share of a training's arithmetic that all validations may take where `train.validate_every` is not given; the one at the

@@ -24,7 +24,7 @@ from wlsweep.run.adapter import CONFIG, WEIGHTS, write_base
 from wlsweep.run.layout import read_json
 from wlsweep.spec.adapters import LIVE
 from wlsweep.spec.condition import Condition
-from wlsweep.spec.config import Lora
+from wlsweep.spec.train_section import Lora
 
 _PREFIX = "base_model.model."
 """What PEFT writes before the names of a model's own modules."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from wlsweep.data.row_files import RowFiles, as_files, state_of
 from wlsweep.run.layout import atomic_folder
-from wlsweep.spec.config import TinyBase
 from wlsweep.spec.task import ICLR, Task
+from wlsweep.spec.train_section import TinyBase
 
 VERSION = 2
 """Raised whenever the same configuration would give another model."""

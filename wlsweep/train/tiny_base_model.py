@@ -22,8 +22,8 @@ from wlsweep.data.row_files import RowFiles
 from wlsweep.data.rows import Row, read_rows
 from wlsweep.data.tokenise import chat_messages, find_answer_tokens
 from wlsweep.spec.condition import Condition
-from wlsweep.spec.config import TinyBase
 from wlsweep.spec.task import ICLR, Task
+from wlsweep.spec.train_section import TinyBase
 from wlsweep.train import batches
 from wlsweep.train.model import AnswerModel, collate, run_forward
 

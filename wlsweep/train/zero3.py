@@ -18,8 +18,8 @@ import torch.distributed as dist
 
 from wlsweep.run.adapter import base_fingerprint, base_of
 from wlsweep.spec.condition import Condition
-from wlsweep.spec.config import Train
 from wlsweep.spec.cost import BUCKET, SUB_GROUP
+from wlsweep.spec.train_section import Train
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
