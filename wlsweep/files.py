@@ -17,6 +17,9 @@ from typing import Any
 
 from wlsweep.errors import WlsweepError, os_error_text, short_path
 
+JsonObject = dict[str, Any]
+"""An object of JSON or TOML in which any value may stand: what was read and is not checked yet, or plain data on its way to
+`json.dumps`. In between a record holds it."""
 _NAMES = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
@@ -90,7 +93,7 @@ def read_file(path: Path) -> bytes:
         return f.read()
 
 
-def parse_toml(data: bytes) -> dict[str, Any]:
+def parse_toml(data: bytes) -> JsonObject:
     """TOML in UTF-8, with or without a byte order mark.
 
     Raises:
@@ -126,8 +129,8 @@ def decoded(data: bytes) -> str:
     return data.decode("utf-8-sig")
 
 
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> JsonObject:
+    found: JsonObject = {}
     for key, value in pairs:
         if key in found:
             raise ValueError(f"the key {key[:60]!r} occurs twice in one object")

@@ -7,7 +7,7 @@ would say in at least 97.5% of the draws; it never counts as the verdict.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -45,10 +45,6 @@ class Prospect(NamedTuple):
         if self.forecast:
             return f"forecast: {self.forecast}"
         return "open" if self.p_pass is None else f"open: passes in {self.p_pass:.1%} of draws"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return self._asdict()
 
 
 def prospects(

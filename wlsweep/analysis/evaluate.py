@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +25,7 @@ from wlsweep.analysis.evaluation_records import Analysis, Inputs, LogLine, Model
 from wlsweep.analysis.loaded_run import RunPredictions, Scores, load_predictions
 from wlsweep.analysis.metrics import rows_of_year
 from wlsweep.errors import DamagedError
+from wlsweep.files import JsonObject
 from wlsweep.run.layout import RunDir, atomic_files, json_text, read_json
 from wlsweep.run.metric_log import read_metric_log
 from wlsweep.spec.condition import select
@@ -111,17 +111,17 @@ def _write(
     entries = [c.flat() for c in conditions]
     plain = TypeAdapter(Analysis).dump_python(analysis, mode="json")
     plain |= {"externals": [e.flat() for e in externals]}
-    by_year = [{"name": e["name"], **_scalars(year)} for e in entries for year in e.get("by_year", [])]
+    by_year = [{"name": e["name"], **scalars(year)} for e in entries for year in e.get("by_year", [])]
     files = [run.metrics_json, run.metrics_parquet, run.by_year_parquet, run.analysis_json]
     with atomic_files(*files) as (metrics, table, years, rest):
         metrics.write_text(json_text(entries), encoding="utf-8")
-        pq.write_table(_table([_scalars(e) for e in entries]), table)
+        pq.write_table(_table([scalars(e) for e in entries]), table)
         pq.write_table(_table(by_year), years)
         rest.write_text(json_text(plain | {"seal": _seal(entries, plain)}), encoding="utf-8")
     return files
 
 
-def _seal(entries: list[Any], plain: Mapping[str, Any]) -> str:
+def _seal(entries: object, plain: JsonObject) -> str:
     """Hash of all results, so that no others are taken for those that were written."""
     return hashlib.sha256(json.dumps([entries, plain], sort_keys=True).encode()).hexdigest()[:16]
 
@@ -179,7 +179,7 @@ def remembered_externals(run: RunDir) -> list[tuple[str, Path]]:
     return _existing(known)
 
 
-def _inputs(plain: Mapping[str, Any]) -> Inputs | None:
+def _inputs(plain: JsonObject) -> Inputs | None:
     """None where another version wrote them."""
     try:
         return TypeAdapter(Inputs).validate_python(plain.get("inputs"))
@@ -204,16 +204,17 @@ def _thinned(numbers: Sequence[int], points: int) -> Sequence[int]:
     return numbers[:: max(1, -(-len(numbers) // points))]
 
 
-def _scalars(entry: dict[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
+def scalars(entry: JsonObject) -> JsonObject:
+    """Its columns for a table: keys of inner objects are joined to those of the outer one, lists are left out."""
+    out: JsonObject = {}
     for key, value in entry.items():
         if isinstance(value, dict):
-            out |= {f"{key}_{k}": v for k, v in _scalars(value).items()}
+            out |= {f"{key}_{k}": v for k, v in scalars(value).items()}
         elif not isinstance(value, list):
             out[key] = value
     return out
 
 
-def _table(rows: list[dict[str, Any]]) -> pa.Table:
+def _table(rows: list[JsonObject]) -> pa.Table:
     names = list(dict.fromkeys(key for row in rows for key in row))
     return pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from wlsweep.estimate import Estimate
+from wlsweep.files import JsonObject
 from wlsweep.spec.condition import Condition, parse_name
 from wlsweep.spec.task import ICLR, Words
 
@@ -36,6 +37,8 @@ METRICS: tuple[MetricName, ...] = get_args(MetricName)
 RATES = tuple(m for m in METRICS if m not in ("auc", "average_precision", "brier", "log_loss", "ece", "ece_equal_mass"))
 """Those that need decisions only, so that the generated text has them too."""
 Verdict = Literal["pass", "fail", "not testable"]
+FlatRow = JsonObject
+"""A row of `all_metrics.json`: scalars in flat columns; `counts`, `strict` and `parsed` one level down, `by_year` a list."""
 
 
 class Counts(NamedTuple):
@@ -88,11 +91,11 @@ class Metrics:
     def __getitem__(self, metric: MetricName) -> Estimate:
         return self.estimates[metric]
 
-    def flat(self) -> dict[str, Any]:
+    def flat(self) -> FlatRow:
         """`{"n": ..., "accuracy": ..., "accuracy_low": ..., ...}`, as `all_metrics.json` has it."""
         return {
             "n": self.n,
-            **_flat(self.estimates),
+            **flat_columns(self.estimates),
             **{f"brier_{part}": value for part, value in self.brier_parts._asdict().items()},
             "ece_noise": self.ece_noise,
             "ece_by_chance": self.ece_by_chance,
@@ -101,12 +104,12 @@ class Metrics:
             "ties": self.ties,
             "text_differs": self.text_differs,
             "p_other_mean": self.p_other_mean,
-            "strict": _flat(self.strict),
-            "parsed": _flat(self.parsed),
+            "strict": flat_columns(self.strict),
+            "parsed": flat_columns(self.parsed),
         }
 
     @classmethod
-    def from_flat(cls, row: Mapping[str, Any]) -> Metrics:
+    def from_flat(cls, row: FlatRow) -> Metrics:
         """The inverse of `flat`."""
         return cls(
             row["n"],
@@ -124,14 +127,17 @@ class Metrics:
         )
 
 
-def _flat(estimates: Mapping[Any, Estimate]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
+def flat_columns(
+    estimates: Mapping[MetricName, Estimate] | Mapping[str, Estimate], rows: bool = True
+) -> dict[str, float | None]:
+    """`accuracy`, `accuracy_low`, `accuracy_high` and, with `rows`, `accuracy_n` of each metric."""
+    out: dict[str, float | None] = {}
     for name, e in estimates.items():
-        out |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high, f"{name}_n": e.n}
+        out |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high} | ({f"{name}_n": e.n} if rows else {})
     return out
 
 
-def _estimate(row: Mapping[str, Any], metric: str) -> Estimate:
+def _estimate(row: FlatRow, metric: MetricName) -> Estimate:
     return Estimate(row[metric], row[f"{metric}_low"], row[f"{metric}_high"], row[f"{metric}_n"])
 
 
@@ -165,9 +171,9 @@ class ModelResult:
         """A metric; without a value where the model is not done."""
         return Estimate(None) if self.metrics is None else self.metrics[metric]
 
-    def flat(self) -> dict[str, Any]:
+    def flat(self) -> FlatRow:
         """The entry of `all_metrics.json`."""
-        out: dict[str, Any] = {"name": self.name} if self.condition is None else {}
+        out: FlatRow = {"name": self.name} if self.condition is None else {}
         out |= {"state": self.state, "cause": self.cause}
         if self.metrics is not None:
             out |= self.metrics.flat()
@@ -175,7 +181,7 @@ class ModelResult:
         return out | ({} if self.condition is None else self.condition.as_dict())
 
     @classmethod
-    def from_flat(cls, row: Mapping[str, Any]) -> ModelResult:
+    def from_flat(cls, row: FlatRow) -> ModelResult:
         """The inverse of `flat`."""
         return cls(
             row["name"],

@@ -13,6 +13,7 @@ import pyarrow as pa
 from wlsweep.data.read_files import read_objects
 from wlsweep.data.read_json import BadObjectError
 from wlsweep.errors import WlsweepError
+from wlsweep.files import JsonObject
 from wlsweep.run.columns import PREDICTION
 from wlsweep.run.predictions import DoNotFit, Scores, Truth, few, scores_of
 from wlsweep.spec.task import Task
@@ -30,7 +31,7 @@ def read_external(path: Path, truth: Truth) -> tuple[Scores | None, list[str]]:
             a label in any case, or a whole answer.
         truth: of the run.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[JsonObject] = []
     problems: list[str] = []
     try:
         for number, row in read_objects(path, "predictions", _READ):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from wlsweep.analysis.theory import Calibration, Shift, calibration, expected_sh
 from wlsweep.analysis.theory_check import TheoryTest, judge_theory
 from wlsweep.errors import WlsweepError
 from wlsweep.estimate import Estimate, percent
+from wlsweep.files import JsonObject
 from wlsweep.run.layout import RunDir
 from wlsweep.spec.condition import Condition, baseline_of
 from wlsweep.spec.task import ICLR, Words
@@ -49,7 +49,7 @@ class ForecastRow:
     measured: dict[MetricName, float | None] | None
     """Metric -> measured value, where the condition is done."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """Plain data."""
         return {
             "name": self.name,
@@ -84,7 +84,7 @@ class RunForecast:
     words: Words = ICLR.words
     """What the task calls things."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """Plain data, for `--json`."""
         return {
             "baseline": self.baseline,
@@ -92,7 +92,7 @@ class RunForecast:
             "calibration": None if self.calibration is None else self.calibration._asdict(),
             "theory": self.theory.as_dict(),
             "conditions": [row.as_dict() for row in self.rows],
-            "hypotheses": [p.as_dict() for p in self.prospects],
+            "hypotheses": [p._asdict() for p in self.prospects],
             "left_out": list(self.left_out),
         }
 

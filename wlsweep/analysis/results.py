@@ -7,15 +7,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from wlsweep.analysis.evaluate import Evaluation, up_to_date
+from wlsweep.analysis.evaluate import Evaluation, scalars, up_to_date
+from wlsweep.analysis.evaluation_records import flat_columns
 from wlsweep.analysis.loaded_run import load_predictions
-from wlsweep.estimate import Estimate
+from wlsweep.files import JsonObject
 from wlsweep.run.layout import RunDir, existing_run
 from wlsweep.run.metric_log import read_metric_log
 from wlsweep.run.usage import ConditionUsage, usage_of
@@ -68,9 +69,9 @@ class Results:
             {
                 "name": c.name,
                 "baseline": c.baseline,
-                **_flat(c.difference),
+                **flat_columns(c.difference, rows=False),
                 "mcnemar_p": c.mcnemar.p,
-                **_flat({"minus_moved_accuracy": c.moved_threshold.difference}),
+                **flat_columns({"minus_moved_accuracy": c.moved_threshold.difference}, rows=False),
                 "moved_mcnemar_p": c.moved_threshold.test.p,
             }
             for c in self.evaluation.analysis.comparisons
@@ -86,7 +87,7 @@ class Results:
                 "name": t.name,
                 "against": against,
                 "seeds": t.seeds,
-                **_flat({"difference": t.difference}),
+                **flat_columns({"difference": t.difference}, rows=False),
                 "p": t.p,
                 "p_holm": t.p_holm,
             }
@@ -119,7 +120,7 @@ class Results:
             ConditionUsage("(starting)", training=found.starting),
             ConditionUsage("(waiting)", training=found.waiting),
         ]
-        return _frame(_one_level(dataclasses.asdict(c)) for c in (*found.conditions, *shared))
+        return _frame(scalars(dataclasses.asdict(c)) for c in (*found.conditions, *shared))
 
     @cached_property
     def validation(self) -> pd.DataFrame:
@@ -133,14 +134,6 @@ class Results:
         )
 
 
-def _one_level(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys of inner mappings joined to those of the outer one."""
-    out: dict[str, Any] = {}
-    for key, value in row.items():
-        out |= {f"{key}_{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-    return out
-
-
 def load_run(folder: str | Path) -> Results:
     """The results of a run, evaluated first if that is not done yet.
 
@@ -151,14 +144,7 @@ def load_run(folder: str | Path) -> Results:
     return Results(run, up_to_date(run))
 
 
-def _flat(estimates: Mapping[Any, Estimate]) -> dict[str, float | None]:
-    out: dict[str, float | None] = {}
-    for name, e in estimates.items():
-        out |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high}
-    return out
-
-
-def _frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def _frame(rows: Iterable[JsonObject]) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(list(rows))

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from wlsweep.analysis.loaded_run import FloatArray
+from wlsweep.files import JsonObject
 from wlsweep.spec.condition import Condition
 
 SLOPE = (2 / 3, 3 / 2)
@@ -67,7 +67,7 @@ class TheoryTest:
         """Whether forecasts may be used."""
         return not self.missing and not self.refuted and self.spread is not None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """Plain data, for `--json`."""
         return {
             "state": "refuted" if self.refuted else "tested" if self.usable else "untested",

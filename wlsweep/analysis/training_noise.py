@@ -160,15 +160,6 @@ class TrainingNoise:
         """SD of the mean log-odds of one training, as far as it can be seen."""
         return float(np.hypot(np.hypot(self.own_sd, self.shared_sd or 0.0), self.common_sd or 0.0))
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, for `analysis.json`."""
-        return {
-            "source": self.source,
-            "own_sd": self.own_sd,
-            "shared_sd": self.shared_sd,
-            "common_sd": self.common_sd,
-        }
-
     def sentence(self, words: Words = ICLR.words) -> str:
         """What was counted, for the first lines of the page."""
         counted = f"Intervals that compare models count {words.items} and trainings"

@@ -22,7 +22,6 @@ from wlsweep.report.report_input import ReportInput
 from wlsweep.report.sections import lead, sections
 from wlsweep.run.data_record import DataRecord
 from wlsweep.run.layout import RunDir, atomic_files, json_text
-from wlsweep.run.record import plain
 from wlsweep.run.records import SweepRecord
 from wlsweep.run.usage import usage_of
 
@@ -56,7 +55,7 @@ def write_report(run: RunDir, evaluation: Evaluation, renderer: Renderer | None 
 
 def report_input_of(run: RunDir, evaluation: Evaluation) -> ReportInput:
     """What the page of a run is made from."""
-    sweep, data = plain(SweepRecord.read(run.sweep_json)), plain(DataRecord.find(run.data_json))
+    sweep, data = SweepRecord.read(run.sweep_json), DataRecord.read(run.data_json)
     return ReportInput(sweep, data, evaluation.conditions, evaluation.externals, evaluation.analysis, usage_of(run))
 
 
@@ -64,7 +63,7 @@ def page(report_input: ReportInput) -> tuple[str, list[Figure]]:
     """The whole HTML and the figures in it, in order."""
     items = report_input.words.items
     counted = f"{items} and trainings" if report_input.analysis.trainings.source else f"{items} alone"
-    return render(report_input.sweep["sweep"]["name"], lead(report_input), sections(report_input), counted)
+    return render(report_input.sweep.name, lead(report_input), sections(report_input), counted)
 
 
 def render(name: str, first_words: str, chapters: Sequence[Section], counted: str) -> tuple[str, list[Figure]]:

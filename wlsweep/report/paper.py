@@ -18,8 +18,8 @@ from wlsweep.errors import WlsweepError
 from wlsweep.report.blocks import Cell, Row, Table, text
 from wlsweep.report.page import page, report_input_of
 from wlsweep.report.png import Format, Renderer, RendererError
-from wlsweep.report.report_input import ReportInput
-from wlsweep.report.sections import chosen_by_test_set, classes, sections
+from wlsweep.report.report_input import ReportInput, classes
+from wlsweep.report.sections import chosen_by_test_set, sections
 from wlsweep.run.layout import RunDir, atomic_file
 from wlsweep.spec.condition import Condition
 
@@ -190,10 +190,10 @@ def _verdicts(report: ReportInput) -> Table:
 
 def methods(report: ReportInput) -> str:
     """A paragraph that states what was trained and tested, how, and with which versions."""
-    analysis, test, source = report.analysis, report.data.get("test", {}), report.data.get("source", {})
+    analysis = report.analysis
     conditions, words = [c.condition for c in report.conditions if c.condition], report.words
     plain = {_cell(c) for c in conditions}
-    versions = report.sweep.get("provenance", {}).get("versions", {})
+    versions = report.sweep.provenance.versions
     engines = ", ".join(
         f"{name} {versions[name]}"
         for name in ("torch", "transformers", "deepspeed", "vllm", "ray")
@@ -203,8 +203,8 @@ def methods(report: ReportInput) -> str:
         f"We fine-tuned one base model under {len(plain)} conditions ({len(report.done)} of {len(conditions)} trainings"
         f" are done; {len({c.seed for c in conditions})} seed(s)): a weight gamma on one class of the loss and"
         f" training mixes with {', '.join(f'1/{k}' for k in sorted({c.k for c in conditions}))} {words.positives}.",
-        f"Training rows come from {source['rows']:,} {words.items}." if "rows" in source else "",
-        f"All models predict the same {analysis.rows:,} test {words.items}{classes(test, words)}, "
+        f"Training rows come from {report.data.source.rows:,} {words.items}.",
+        f"All models predict the same {analysis.rows:,} test {words.items}{classes(report.data.test, words)}, "
         f"{chosen_by_test_set(report)}.",
         f"A decision is the sign of the difference of the log-probabilities of the labels {' and '.join(words.labels)}.",
         "Intervals are at 95%; of one model, Wilson (1927) for shares and DeLong et al. (1988) for AUC.",

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
+from wlsweep.files import JsonObject
 from wlsweep.report.figures.style import Figure
 from wlsweep.run.layout import atomic_file
 
@@ -124,7 +125,7 @@ class Renderer(AbstractContextManager["Renderer"]):
             raise RendererError("the image is empty, as it is where it would be too large")
         return image
 
-    def _answer(self, request: bytes) -> dict[str, Any]:
+    def _answer(self, request: bytes) -> JsonObject:
         """What the renderer says next, after a request (none: what it says at its start)."""
         if self._process is None or self._process.stdin is None or self._process.stdout is None:
             raise RendererError(self._over)
@@ -140,7 +141,7 @@ class Renderer(AbstractContextManager["Renderer"]):
             in_time = clock.is_alive()
             clock.cancel()
         try:
-            answer: dict[str, Any] = json.loads(line)
+            answer: JsonObject = json.loads(line)
         except ValueError:
             self._end(self._last_words() if in_time else f"the renderer of images gave no answer in {PATIENCE_S:g} s")
             raise RendererError(self._over) from None

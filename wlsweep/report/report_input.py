@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from wlsweep.analysis.evaluation_records import Analysis, MetricName, ModelResult, TheoryRow
 from wlsweep.estimate import PERCENT, PLAIN, Format
+from wlsweep.run.data_record import DataRecord, SourceRecord
+from wlsweep.run.records import SweepRecord
 from wlsweep.run.usage import Usage
 from wlsweep.spec.condition import baseline_of, parse_name
 from wlsweep.spec.task import Words
@@ -37,14 +37,17 @@ def titles(words: Words) -> dict[MetricName, str]:
     return {metric: title for metric, title, _ in columns(words)}
 
 
+def classes(rows: SourceRecord, words: Words) -> str:
+    """The counts of both classes in brackets, with a space before them."""
+    return f" ({rows.accepts:,} {words.positives}, {rows.rejects:,} {words.negatives})"
+
+
 @dataclass(frozen=True)
 class ReportInput:
     """All that the page is made from."""
 
-    sweep: Mapping[str, Any]
-    """`sweep.json`."""
-    data: Mapping[str, Any]
-    """`data/data.json`; empty where it is missing."""
+    sweep: SweepRecord
+    data: DataRecord
     conditions: list[ModelResult]
     externals: list[ModelResult]
     analysis: Analysis

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 from statistics import median
-from typing import Any
 
 from wlsweep.analysis.evaluation_records import CellTest, MetricName, ModelResult
 from wlsweep.estimate import CHANGE, PERCENT, PERCENT_BARE, PLAIN, SHIFT, SLOPE, Estimate, count
@@ -16,7 +14,7 @@ from wlsweep.report.figures.heatmap import CELLS, heatmap
 from wlsweep.report.figures.scatter import forecast_observed, forest, precision_recall
 from wlsweep.report.figures.small_multiples import coverage, reliability
 from wlsweep.report.figures.style import Figure
-from wlsweep.report.report_input import ReportInput
+from wlsweep.report.report_input import ReportInput, classes
 from wlsweep.report.tables import curves, provenance, tables, warnings, years
 from wlsweep.report.usage import used
 from wlsweep.spec.task import Words
@@ -37,7 +35,6 @@ def sections(report: ReportInput) -> list[Section]:
 
 def lead(report: ReportInput) -> str:
     """What was done and what the intervals count, in one paragraph."""
-    test = report.data.get("test", {})
     conditions = [c.condition for c in report.conditions if c.condition]
     ks, seeds, words = sorted({c.k for c in conditions}), {c.seed for c in conditions}, report.words
     done, total = len(report.done), len(report.conditions)
@@ -51,14 +48,16 @@ def lead(report: ReportInput) -> str:
         parts[0] += f", but only one seed each for {count(single, 'condition')}"
     parts[0] += "."
     if chosen := report.analysis.inputs.only:
-        declared = len(report.sweep.get("conditions", report.conditions))
+        declared = len(report.sweep.conditions)
         parts.append(f"This page shows {total} of the sweep's {count(declared, 'condition')} (--only {chosen}).")
     if words.positive != "accept":
         parts.append(
             f"In names of conditions, accept_* weights the {words.positives} and reject_* the {words.negatives}."
         )
     tested = count(report.analysis.rows, f"test {words.item}", f"test {words.items}")
-    parts.append(f"All are judged on the same {tested}{classes(test, words)}, {chosen_by_test_set(report)}.")
+    parts.append(
+        f"All are judged on the same {tested}{classes(report.data.test, words)}, {chosen_by_test_set(report)}."
+    )
     if done < total:
         parts.append(f"{done} of {total} are done; the others are named below.")
     parts.append(report.analysis.trainings.sentence)
@@ -67,25 +66,18 @@ def lead(report: ReportInput) -> str:
     return " ".join(parts)
 
 
-def classes(rows: Mapping[str, Any], words: Words) -> str:
-    """The counts of both classes in brackets, with a space before them; empty where they are not known."""
-    if "accepts" not in rows:
-        return ""
-    return f" ({rows['accepts']:,} {words.positives}, {rows['rejects']:,} {words.negatives})"
-
-
 def chosen_by_test_set(report: ReportInput) -> str:
     """What the test set chose, as a clause: no model, and under `--until-decided` which conditions run."""
-    picked = any("--until-decided" in at.get("command", "") for at in report.sweep.get("launches", []))
+    picked = any("--until-decided" in launch.command for launch in report.sweep.launches)
     return "which chose no model" + ("; forecasts on them chose which conditions to run" if picked else "")
 
 
 def _base_model(report: ReportInput) -> str:
     """Its name, or what it is where the sweep made it."""
-    model = report.sweep.get("sweep", {}).get("model", {})
-    if tiny := model.get("tiny"):
+    model = report.sweep.section("model")
+    if isinstance(tiny := model.get("tiny"), dict):
         return f"a Qwen2 of {tiny.get('layers')} layers and width {tiny.get('width')}, made for this sweep"
-    return str(model.get("path") or report.sweep.get("base", "unknown"))
+    return str(model.get("path") or report.sweep.base)
 
 
 def answer(report: ReportInput) -> Section:

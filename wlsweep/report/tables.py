@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from wlsweep.analysis.answers import answer_warnings, unfinished
 from wlsweep.analysis.evaluation_records import MetricName, ModelResult, SeedMean
@@ -13,8 +12,9 @@ from wlsweep.estimate import CHANGE, NONE, PERCENT, PLAIN, POINTS, Estimate, For
 from wlsweep.report.blocks import Block, Cell, Code, Drawn, Listing, Pair, Row, Section, Table, number, text
 from wlsweep.report.figures.small_multiples import per_year, training
 from wlsweep.report.figures.style import axis, share_axis, upright
-from wlsweep.report.report_input import ReportInput, columns, titles
+from wlsweep.report.report_input import ReportInput, classes, columns, titles
 from wlsweep.report.validation import validation_blocks
+from wlsweep.run.record import plain
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.data_section import system_notes
 from wlsweep.spec.task import Words
@@ -244,21 +244,19 @@ def warnings(report: ReportInput) -> Section:
     lines = [f"{line}." for line in unfinished(report.conditions)]
     if report.baseline is None:
         lines.append("No baseline is done among the conditions shown, so nothing can be compared with one.")
-    for proportion, mix in report.data.get("mixes", {}).items():
-        if mix.get("duplicates"):
+    for proportion, mix in report.data.mixes.items():
+        if mix.duplicates:
             lines.append(
-                f"The mix {proportion} uses {mix['duplicates']:,} rows more than once: it has {mix['rejects']:,}"
-                f" {words.negatives} from {mix['distinct_rejects']:,} different ones and {mix['accepts']:,} "
-                f"{words.positives} from"
-                f" {mix['distinct_accepts']:,}."
+                f"The mix {proportion} uses {mix.duplicates:,} rows more than once: it has {mix.rejects:,}"
+                f" {words.negatives} from {mix.distinct_rejects:,} different ones and {mix.accepts:,} {words.positives}"
+                f" from {mix.distinct_accepts:,}."
             )
-    lines += [f"The rows' {note}." for note in system_notes(report.data.get("system", "keep"))]
-    for name, at in report.data.get("truncated", {}).items():
-        if at.get("share"):
-            by = ", ".join(f"{label} {PERCENT.value(share)}" for label, share in at.get("by_class", {}).items())
+    lines += [f"The rows' {note}." for note in system_notes(report.data.system)]
+    for name, at in report.data.truncated.items():
+        if at.share:
+            by = ", ".join(f"{label} {PERCENT.value(share)}" for label, share in at.by_class.items())
             lines.append(
-                f"{PERCENT.value(at['share'])} of the {name} {words.items} were cut to "
-                f"{report.data.get('cutoff')} tokens ({by})."
+                f"{PERCENT.value(at.share)} of the {name} {words.items} were cut to {report.data.cutoff} tokens ({by})."
             )
     lines += answer_warnings([*report.done, *report.externals], words)
     title = "Warnings"
@@ -271,27 +269,21 @@ def warnings(report: ReportInput) -> Section:
 
 def provenance(report: ReportInput) -> Section:
     """Where it all came from and how to make it again."""
-    commands = [str(at.get("command", "")) for at in report.sweep.get("launches", [])] or [
-        report.sweep.get("command", "")
-    ]
+    commands = report.sweep.commands
     blocks: list[Block] = [Code("\n".join(dict.fromkeys(commands)))]
-    folded: Sequence[tuple[str, Any]] = (
-        ("provenance", report.sweep.get("provenance", {})),
-        ("data", report.data),
-        ("resolved configuration", report.sweep.get("sweep", {})),
+    folded = (
+        ("provenance", plain(report.sweep.provenance)),
+        ("data", plain(report.data)),
+        ("resolved configuration", report.sweep.sweep),
     )
     blocks += [Code(json.dumps(value, indent=2, ensure_ascii=False), title) for title, value in folded]
     chosen = report.analysis.inputs.only
-    source, words = report.data.get("source", {}), report.words
+    source, words = report.data.source, report.words
     what = "The command that made it" if len(set(commands)) == 1 else "The commands that made it, in order"
-    paragraphs = [f"{what} (fingerprint {report.sweep.get('fingerprint', 'unknown')}):"]
+    paragraphs = [f"{what} (fingerprint {report.sweep.fingerprint}):"]
     if chosen:
         paragraphs.insert(0, f"This page shows a selection: --only {chosen}.")
-    if "rows" in source:
-        paragraphs.append(
-            f"Its training rows come from {source['rows']:,} {words.items} ({source['accepts']:,} {words.positives},"
-            f" {source['rejects']:,} {words.negatives})."
-        )
+    paragraphs.append(f"Its training rows come from {source.rows:,} {words.items}{classes(source, words)}.")
     if outside := report.analysis.inputs.externals:
         paragraphs.append(
             "Predictions made elsewhere: " + "; ".join(f"{name} from {path}" for name, path in outside) + "."

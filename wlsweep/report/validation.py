@@ -9,7 +9,7 @@ from wlsweep.estimate import PERCENT, PLAIN, Estimate
 from wlsweep.report.blocks import Block, Pair, Row, Table, number, text
 from wlsweep.report.figures.small_multiples import training
 from wlsweep.report.figures.style import axis, share_axis
-from wlsweep.report.report_input import ReportInput
+from wlsweep.report.report_input import ReportInput, classes
 from wlsweep.spec.task import Words
 
 
@@ -73,8 +73,8 @@ def _curves(report: ReportInput) -> list[Block]:
 
 
 def _table(report: ReportInput, last: dict[str, LogLine]) -> Table:
-    papers, words = report.data.get("validation") or {}, report.words
-    n = papers.get("rows", 0)
+    papers, words = report.data.validation, report.words
+    n = papers.rows if papers else 0
     headings = ["condition", "step", "cross-entropy", "AUC", "accuracy", f"predicted {words.rate}", "weighted loss"]
     rows = []
     for c in report.conditions:
@@ -84,8 +84,7 @@ def _table(report: ReportInput, last: dict[str, LogLine]) -> Table:
         shares = (number(Estimate(at.get(f"validation_{key}")), PERCENT) for key in ("accuracy", "accept_rate"))
         loss = number(Estimate(at.get("validation_loss")), PLAIN)
         rows.append(Row([text(c.name), text(int(at["step"] or 0)), *plain, *shares, loss]))
-    counts = f"{papers['accepts']:,} {words.positives}, {papers['rejects']:,} {words.negatives}" if n else ""
-    who = f"{n:,} {words.items} ({counts})" if n else f"{words.items.capitalize()}"
+    who = f"{n:,} {words.items}{classes(papers, words)}" if papers else words.items.capitalize()
     note = (
         f"{who} of the training rows, in no mix and not in the test set, the same for every condition. Cross-entropy is"
         " unweighted."

@@ -14,11 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from wlsweep import __version__
 from wlsweep.errors import WlsweepError
 from wlsweep.estimate import Estimate, Format, count
+from wlsweep.files import JsonObject
 from wlsweep.run.adapter import base_of, is_adapter
 from wlsweep.run.data_record import AnswerRecord, DataRecord
 from wlsweep.run.layout import RunDir
@@ -81,7 +82,7 @@ def card(run: RunDir, name: str, evaluation: CardEvaluation | None = None) -> st
     condition = condition_from(trained.condition.model_dump())
     adapter, words = is_adapter(run.model(name)), sweep.task.words
     base = base_of(trained.base)
-    made = bool(_part(sweep.sweep, "model").get("tiny"))
+    made = bool(sweep.section("model").get("tiny"))
     head = _front_matter(name, None if made else base, adapter, data, words, evaluation)
     parts = [
         f"# {name}",
@@ -106,7 +107,7 @@ def _front_matter(
     evaluation: CardEvaluation | None,
 ) -> str:
     """YAML, each value written as JSON, which YAML contains."""
-    fields: dict[str, Any] = {"license": _license(base) if base else "unknown"}
+    fields: JsonObject = {"license": _license(base) if base else "unknown"}
     if base is not None:
         fields["base_model"] = _base_name(base)
     fields |= {
@@ -155,11 +156,6 @@ def _file(path: str) -> str:
     return Path(path).name
 
 
-def _part(sweep: dict[str, Any], key: str) -> dict[str, Any]:
-    part = sweep.get(key)
-    return part if isinstance(part, dict) else {}
-
-
 def _what(sweep: SweepRecord, c: Condition, base: str, made: bool, adapter: bool) -> str:
     kind = f"A low-rank adapter (rank {c.lora}) of" if adapter else "A full fine-tuning of"
     words = sweep.task.words
@@ -179,7 +175,7 @@ def _what(sweep: SweepRecord, c: Condition, base: str, made: bool, adapter: bool
 
 
 def _training(sweep: SweepRecord, t: TrainedRecord, c: Condition, data: DataRecord, words: Words) -> str:
-    train, mix = _part(sweep.sweep, "train"), data.mixes.get(c.proportion_text)
+    train, mix = sweep.section("train"), data.mixes.get(c.proportion_text)
     versions = ", ".join(
         f"{package} {version}"
         for package in ("torch", "transformers", "deepspeed", "peft")

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wlsweep.errors import DamagedError, UnreadableError, os_error_text
-from wlsweep.files import read_file
+from wlsweep.files import JsonObject, read_file
 from wlsweep.run.layout import write_json
 
 
@@ -83,6 +83,6 @@ def first_problem(e: ValidationError, data: bytes) -> str:
     return f"{at or 'the whole'}: {first['msg'][:1].lower()}{first['msg'][1:]}"
 
 
-def plain(record: BaseModel | None) -> dict[str, Any]:
+def plain(record: BaseModel | None) -> JsonObject:
     """A record as plain data; empty for None."""
     return {} if record is None else json.loads(record.model_dump_json())

@@ -85,6 +85,17 @@ class SweepRecord(Record):
     """Of the last launch."""
     launches: tuple[Launch, ...] = ()
 
+    def section(self, key: str) -> dict[str, JsonValue]:
+        """A section of the configuration, such as `train`, as it was written; empty where there is none. For what must be
+        readable of other versions' runs too; `resolved` has the whole, checked."""
+        part = self.sweep.get(key)
+        return part if isinstance(part, dict) else {}
+
+    @property
+    def commands(self) -> list[str]:
+        """Of every launch, in order."""
+        return [launch.command for launch in self.launches] or [self.command]
+
     @property
     def name(self) -> str:
         """Of the search space."""
@@ -105,8 +116,7 @@ class SweepRecord(Record):
     @property
     def effective_beta(self) -> float:
         """Beta of the effective number of samples that the sweep was trained with."""
-        loss = self.sweep.get("loss")
-        beta = loss.get("effective_beta") if isinstance(loss, dict) else None
+        beta = self.section("loss").get("effective_beta")
         return float(beta) if isinstance(beta, int | float) and 0 < beta < 1 else 0.999
 
     def resolved(self, path: Path) -> Sweep:

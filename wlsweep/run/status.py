@@ -23,6 +23,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from wlsweep.errors import DamagedError, UnreadableError, WlsweepError, refuse_all
+from wlsweep.files import JsonObject
 from wlsweep.run.causes import details, one_line
 from wlsweep.run.condition_logs import log_of_failure
 from wlsweep.run.data_record import DataRecord
@@ -239,7 +240,7 @@ class RunStatus:
         with ThreadPoolExecutor(_READERS) as pool:
             return list(pool.map(self.of, self.conditions))
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """For `wlsweep status --json`."""
         return {
             "sweep": self.record.name,

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from wlsweep.errors import WlsweepError
 from wlsweep.estimate import clock, hours_text, size_text
+from wlsweep.files import JsonObject
 from wlsweep.run.layout import RunDir
 from wlsweep.run.records import PlanRecord, SweepRecord
 from wlsweep.run.usage_meter import GOES_ON
@@ -178,7 +179,7 @@ class Usage:
         shown = {"dollars": f"${said:,.0f}", "gpu_hours": hours_text(said)}.get(key) or size_text(said)
         return f" (plan: {shown}{f' {of}' if of else ''})"
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """The whole as plain data."""
         own = {key: value for key, value in asdict(self).items() if key != "plan"}
         return own | {

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from wlsweep.analysis.evaluation_records import MetricName, ModelResult
 from wlsweep.report.figures.gamma import family
-from wlsweep.report.figures.style import Figure, axis, base_layout, upright
+from wlsweep.report.figures.style import Figure, Layout, Trace, axis, base_layout, upright
 from wlsweep.spec.task import ICLR, Words
 
 # cividis (Nunez et al. 2018): even in brightness, so it reads in grey and under colour blindness
@@ -79,7 +78,7 @@ def heatmap(
     short = ["1" if variant == "baseline" else f"{sign[variant]}{g:g}" for _, variant, g in columns]
     places = list(range(len(columns)))
     every = -(-len(columns) // _MOST_COLUMNS)
-    annotations: list[dict[str, Any]] = [
+    annotations: list[Layout] = [
         {
             "x": j,
             "y": i,
@@ -93,7 +92,7 @@ def heatmap(
     ]
     if not annotations:
         caption = caption.replace(CELLS, "Numbers and intervals are in the table; empty cells have none. ")
-    data: list[dict[str, Any]] = [
+    data: list[Trace] = [
         {
             "type": "heatmap",
             "x": places,

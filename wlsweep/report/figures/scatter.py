@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from wlsweep.analysis.evaluation_records import Comparison, ModelResult
 from wlsweep.estimate import PLAIN, SLOPE, Estimate
@@ -11,6 +10,7 @@ from wlsweep.report.figures.style import (
     FAINT,
     INK,
     Figure,
+    Layout,
     Trace,
     axis,
     base_layout,
@@ -157,7 +157,7 @@ def forecast_observed(report: ReportInput, caption: str) -> Figure:
         data += [shared | rates, shared | moved]
     titles = [f"predicted {report.words.rate}", "shift of the log-odds against the baseline"]
 
-    def layout(columns: int, height: int, drop: float) -> dict[str, Any]:
+    def layout(columns: int, height: int, drop: float) -> Layout:
         made = base_layout(height, legend={"orientation": "h", "y": drop, "yanchor": "top"})
         made |= panels(titles, columns, axis("forecast from the baseline alone"), axis("measured"), 0.1, 0.18)
         for one in ("xaxis", "yaxis"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from wlsweep.analysis.evaluation_records import MetricName, ModelResult
 from wlsweep.report.figures.gamma import family
@@ -11,7 +10,9 @@ from wlsweep.report.figures.scatter import colour_of, short
 from wlsweep.report.figures.style import (
     FAINT,
     INK,
+    Axis,
     Figure,
+    Layout,
     Trace,
     axis,
     base_layout,
@@ -52,9 +53,9 @@ def _look(result: ModelResult, words: Words) -> tuple[str, str, str]:
 def _grid(
     report: ReportInput,
     draw: Callable[[ModelResult, str, str], list[Trace]],
-    x: dict[str, Any],
-    y: dict[str, Any],
-) -> tuple[list[Trace], dict[str, Any], dict[str, Any]]:
+    x: Axis,
+    y: Axis,
+) -> tuple[list[Trace], Layout, Layout]:
     shown = chosen(report.conditions, report.externals)
     data: list[Trace] = []
     titles = []
@@ -67,7 +68,7 @@ def _grid(
             data.append(t | {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "showlegend": t["name"] not in named})
             named.add(t["name"])
 
-    def layout(columns: int, each: int) -> dict[str, Any]:
+    def layout(columns: int, each: int) -> Layout:
         rows = max(1, -(-len(shown) // columns))
         height = 138 + each * rows
         legend = {"orientation": "h", "y": -60 / (height - 118), "yanchor": "top"}  # below the title of the last axis
@@ -179,7 +180,7 @@ def _dash(c: Condition) -> str:
     return {"baseline": "solid", "accept": "solid", "reject": "dash"}[c.variant]
 
 
-Line = tuple[Sequence[float], Sequence[float | None], dict[str, Any] | None]
+Line = tuple[Sequence[float], Sequence[float | None], Trace | None]
 """x values, y values and error bars."""
 
 
@@ -189,8 +190,8 @@ def by_mix(
     slug: str,
     title: str,
     caption: str,
-    x: dict[str, Any],
-    y: dict[str, Any],
+    x: Axis,
+    y: Axis,
     words: Words,
     most: int = 8,
 ) -> Figure:
@@ -250,7 +251,7 @@ def by_mix(
     if left_out:
         caption += f" {left_out} conditions are left out here."
 
-    def layout(columns: int, each: int, legend: int) -> dict[str, Any]:
+    def layout(columns: int, each: int, legend: int) -> Layout:
         rows = max(1, -(-len(ks) // columns))
         height = 80 + each * rows + legend
         return base_layout(height, legend={"orientation": "h", "y": -66 / (each * rows), "yanchor": "top"}) | {
@@ -289,7 +290,7 @@ def coverage(report: ReportInput, caption: str) -> Figure:
     return figure
 
 
-def training(report: ReportInput, key: str, slug: str, title: str, caption: str, y: dict[str, Any]) -> Figure:
+def training(report: ReportInput, key: str, slug: str, title: str, caption: str, y: Axis) -> Figure:
     """One column of the metric logs against the optimizer step."""
     logs = report.analysis.training
 

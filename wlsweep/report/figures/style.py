@@ -14,7 +14,11 @@ from typing import Any
 from wlsweep.estimate import Estimate
 
 Trace = dict[str, Any]
+"""A series of a figure, in Plotly's own JSON, whose schema has thousands of optional keys and comes with Plotly: what Plotly
+does not know it ignores, so figures are looked at by the tests that draw them."""
+Axis = dict[str, Any]
 Layout = dict[str, Any]
+"""Axes and the layout that holds them, likewise."""
 
 # the page's script swaps these, each a colour that nothing else has, where the reader's screen is dark
 INK, FAINT, PAPER = "#222222", "#8a8a8a", "#fffffe"
@@ -85,7 +89,7 @@ def base_layout(height: int = 420, **more: Any) -> Layout:
     }
 
 
-def axis(title: str, **more: Any) -> dict[str, Any]:
+def axis(title: str, **more: Any) -> Axis:
     """An axis with a light grid."""
     return {
         "title": {"text": title, "standoff": 8},
@@ -98,7 +102,7 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def share_axis(title: str, **more: Any) -> dict[str, Any]:
+def share_axis(title: str, **more: Any) -> Axis:
     """An axis of shares, in percent."""
     return axis(title, **({"tickformat": ".0%", "range": [0, 1]} | more))
 
@@ -109,7 +113,7 @@ def upright(title: str, most: int = 22) -> str:
     return "<br>".join(wrap(title, most, break_long_words=False, break_on_hyphens=False))
 
 
-def gamma_axis(gammas: list[float]) -> dict[str, Any]:
+def gamma_axis(gammas: list[float]) -> Axis:
     """A log2 axis that names the gammas of the sweep, or powers of two where it has too many."""
     from math import ceil, floor, log2, log10
 
@@ -126,9 +130,7 @@ def gamma_axis(gammas: list[float]) -> dict[str, Any]:
     )
 
 
-def panels(
-    titles: list[str], columns: int, x: dict[str, Any], y: dict[str, Any], gap: float = 0.08, row_gap: float = 0.16
-) -> Layout:
+def panels(titles: list[str], columns: int, x: Axis, y: Axis, gap: float = 0.08, row_gap: float = 0.16) -> Layout:
     """Axes x, y, x2, y2, ... of panels in rows of `columns`, with a title above each; y titles on the left only."""
     rows = -(-len(titles) // columns)
     width = (1 - gap * (columns - 1)) / columns
@@ -162,7 +164,7 @@ def panels(
     return out
 
 
-def error_bars(estimates: Sequence[Estimate], **look: Any) -> dict[str, Any]:
+def error_bars(estimates: Sequence[Estimate], **look: Any) -> Trace:
     """Asymmetric error bars from intervals; none where there is no interval."""
     return {
         "type": "data",
