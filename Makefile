@@ -112,7 +112,6 @@ simulations: $(VENV)/.installed-$(EXTRA)  ## the tables of docs/method.md: verdi
 
 bench: $(VENV)/.installed-$(EXTRA)  ## every measurement but the peer and the GPU: a table each, JSON in runs/bench (half an hour, idle machine)
 	@$(BIN)/python -m bench.sweep
-	@$(KEPT) $(BIN)/python -m bench.overhead runs/bench/sweep/demo | keep overhead
 	@$(KEPT) OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 -m bench.steps runs/bench/sweep/demo | keep steps
 	@$(BIN)/python -m bench.peer --prepare --precision fp32
 	@$(KEPT) OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 -m bench.steps runs/bench/peer_model/prepared/run | keep steps_abstracts

@@ -26,7 +26,7 @@ from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import load_sweep
 
 D, BLUR = 1.4, 0.25
-_THE_19 = load_sweep(Path(__file__).parents[1] / "search_spaces" / "demo.toml").conditions
+THE_19 = load_sweep(Path(__file__).parents[1] / "search_spaces" / "demo.toml").conditions
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def covered(noise: Noise, worlds: int, papers: int = 1000, draws: int = 400) -> 
     """By number, the share of worlds whose interval holds the truth: of papers alone, and of papers and trainings."""
     resamples = Resamples(papers, draws, 0)
     counts = resamples.counts.astype(np.float32) / papers
-    conditions = [replace(c, seed=s) for s in range(noise.seeds) for c in _THE_19]
-    conditions += [replace(_THE_19[0], seed=noise.seeds + s) for s in range(noise.baselines)]
+    conditions = [replace(c, seed=s) for s in range(noise.seeds) for c in THE_19]
+    conditions += [replace(THE_19[0], seed=noise.seeds + s) for s in range(noise.baselines)]
     shifts = {c.name: noise.gamma * shift_of(c) for c in conditions}
     truth = {c.name: true_rates(shifts[c.name], noise) for c in conditions}
     hits: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
@@ -90,8 +90,8 @@ def covered(noise: Noise, worlds: int, papers: int = 1000, draws: int = 400) -> 
             for name, z in log_odds.items():
                 right = (z > 0) if metric == "predicted_accept_rate" else ((z > 0) == accept)
                 value[name], drawn[name] = float(right.mean()), counts @ right.astype(np.float32)
-            for c in _THE_19[1:]:
-                base = _THE_19[0]
+            for c in THE_19[1:]:
+                base = THE_19[0]
                 kind = "of one mix" if c.k == base.k else "of two mixes"
                 weights, point, at = {}, 0.0, np.zeros(draws)
                 for s in range(noise.seeds):
@@ -105,14 +105,14 @@ def covered(noise: Noise, worlds: int, papers: int = 1000, draws: int = 400) -> 
                 true = truth[c.name][metric] - truth[base.name][metric]
                 total = over_papers_and_trainings(at, found.contrast(weights))
                 _note(hits[f"difference of {metric} {kind}"], true, point, percentile(at), total)
-            name = _THE_19[0].name
+            name = THE_19[0].name
             own = over_papers_and_trainings(drawn[name], found.contrast({name: moves[name][metric]}))
             _note(hits[f"{metric} of the baseline"], truth[name][metric], value[name], percentile(drawn[name]), own)
         if noise.seeds == 1:
             rows = [
-                TheoryRow(c.name, _THE_19[0].name, shift_of(c), True, "", Estimate(means[c.name] - base), None, None)
-                for c in _THE_19[1:]
-                for base in (means[_THE_19[0].name],)
+                TheoryRow(c.name, THE_19[0].name, shift_of(c), True, "", Estimate(means[c.name] - base), None, None)
+                for c in THE_19[1:]
+                for base in (means[THE_19[0].name],)
             ]
             papers_of = {name: {"log_odds": counts @ z.astype(np.float32)} for name, z in log_odds.items()}
             at_slope = Trainings(found, moves).slope(rows, papers_of).slope

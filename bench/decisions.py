@@ -13,18 +13,15 @@ import argparse
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from bench.coverage import THE_19
 from wlsweep.analysis.forecast import RunForecast, forecast_sweep
 from wlsweep.analysis.hypotheses import hypotheses, verdicts
 from wlsweep.analysis.next_conditions import undecided
 from wlsweep.analysis.theory import Shift
-from wlsweep.spec.config import load_sweep
-
-_THE_19 = load_sweep(Path(__file__).parents[1] / "search_spaces" / "demo.toml").conditions
 
 
 @dataclass(frozen=True)
@@ -89,10 +86,10 @@ def make_world(kind: Kind, seed: int, papers: int = 1000) -> World:
     accept = np.arange(papers) % 2 == 0
     truth = rng.normal(np.where(accept, 0.98, -0.98), 1.4)
     off = {k: rng.normal(0, kind.offsets) for k in (2, 3, 4, 8)}
-    broken = rng.choice([c.name for c in _THE_19[1:]])
+    broken = rng.choice([c.name for c in THE_19[1:]])
     sign = rng.choice([-1.0, 1.0])
     found, shifts = {}, {}
-    for c in _THE_19:
+    for c in THE_19:
         weight, mix = c.signed_log_gamma, -float(np.log(c.k - 1))
         shifts[c.name] = Shift(weight + mix, True, "")
         moved = kind.gamma * weight + kind.mix * mix + off[c.k] + rng.normal(0, kind.own)
@@ -103,11 +100,11 @@ def make_world(kind: Kind, seed: int, papers: int = 1000) -> World:
 
 def play(world: World, draws: int, order: Iterable[str] | None = None) -> Played:
     """Train what is wanted, one condition after the other, until nothing is."""
-    done = {_THE_19[0].name}
+    done = {THE_19[0].name}
     queue = None if order is None else list(order)
     while True:
         known = {n: z for n, z in world.log_odds.items() if n in done}
-        made = forecast_sweep(_THE_19, world.shifts, known, world.accept, _THE_19[0].name, draws)
+        made = forecast_sweep(THE_19, world.shifts, known, world.accept, THE_19[0].name, draws)
         wanted = undecided(made).names
         if not wanted:
             return _compared(made, world)
@@ -121,7 +118,7 @@ def _compared(made: RunForecast, world: World) -> Played:
         "accuracy": {n: np.array([(d == y).mean()]) for n, (d, y) in full.items()},
     }
     truth = {}
-    for h in hypotheses(_THE_19, {n: s.value for n, s in world.shifts.items()}):
+    for h in hypotheses(THE_19, {n: s.value for n, s in world.shifts.items()}):
         if h.further:
             continue
         truth[h.key] = "pass" if verdicts(h, values[h.metric], 1)[0] == 1 else "fail"
@@ -138,7 +135,7 @@ def _compared(made: RunForecast, world: World) -> Played:
 
 def random_order(seed: int) -> list[str]:
     """The conditions besides the baseline, shuffled."""
-    names = [c.name for c in _THE_19[1:]]
+    names = [c.name for c in THE_19[1:]]
     return [names[i] for i in np.random.default_rng([seed, 23]).permutation(len(names))]
 
 

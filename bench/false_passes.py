@@ -12,19 +12,16 @@ import argparse
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from bench.coverage import Noise, draw_log_odds
+from bench.coverage import THE_19, Noise, draw_log_odds, shift_of
 from wlsweep.analysis.bootstrap import Resamples, from_counts
 from wlsweep.analysis.hypotheses import hypotheses, judge
 from wlsweep.analysis.training_noise import sensitivities, training_noise
 from wlsweep.analysis.trainings import Trainings
 from wlsweep.spec.condition import Condition
-from wlsweep.spec.config import load_sweep
 
-_THE_19 = load_sweep(Path(__file__).parents[1] / "search_spaces" / "demo.toml").conditions
 FIRM = 0.95
 NOISE = Noise(common=0.0, shared=0.1, own=0.03)
 
@@ -65,20 +62,20 @@ WORLDS = {
 def passes(world: World, worlds: int, papers: int = 1000, draws: int = 300) -> dict[str, tuple[float, float]]:
     """By verdict that is false: share of worlds in which it passes, and in which it passes firmly."""
     counts = Resamples(papers, draws, 0).counts.astype(np.float32)
-    shifts = {c.name: world.shift(c) for c in _THE_19}
-    expected = {c.name: _theory(1.0, 1.0)(c) for c in _THE_19}
+    shifts = {c.name: world.shift(c) for c in THE_19}
+    expected = {c.name: shift_of(c) for c in THE_19}
     seen: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     for number in range(worlds):
         rng = np.random.default_rng([number, 41])
         accept = rng.random(papers) < 0.5
-        made = draw_log_odds(list(_THE_19), shifts, world.noise, accept, rng)
+        made = draw_log_odds(list(THE_19), shifts, world.noise, accept, rng)
         if world.informative != 1.0:
             guessed = rng.random(papers) < 1 - world.informative
             accept = np.where(guessed, rng.random(papers) < 0.5, accept)
         trainings = _trainings(made, accept, expected)
         at = {name: _measured(z > 0, accept, counts) for name, z in made.items()}
         noisy = trainings.noisy({name: drawn for name, (_, drawn) in at.items()})
-        for h in hypotheses(_THE_19, expected):
+        for h in hypotheses(THE_19, expected):
             if h.key not in world.false:
                 continue
             point = {name: value[h.metric] for name, (value, _) in at.items()}
@@ -89,7 +86,7 @@ def passes(world: World, worlds: int, papers: int = 1000, draws: int = 300) -> d
 
 
 def _trainings(made: Mapping[str, np.ndarray], accept: np.ndarray, expected: Mapping[str, float]) -> Trainings:
-    noise = training_noise(_THE_19, expected, {name: float(z.mean()) for name, z in made.items()})
+    noise = training_noise(THE_19, expected, {name: float(z.mean()) for name, z in made.items()})
     return Trainings(noise, {name: sensitivities(accept, z) for name, z in made.items()})
 
 

@@ -1,4 +1,4 @@
-"""A whole sweep from nothing: wall time of the command and of each stage, peak memory of everything it starts, first step.
+"""A whole sweep from nothing: wall time of the command and its stages, peak memory, first step, overhead of a condition.
 
     python -m bench.sweep                                   # the 19 demo conditions, as `make sweep` runs them
     python -m bench.sweep search_spaces/demo.toml --only 0-2 --limit 200
@@ -11,9 +11,11 @@ base model cached as every later sweep does.
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import subprocess
 import time
+from statistics import median
 
 from bench.memory import Watch
 from bench.results import BENCH, WLSWEEP, publish
@@ -33,6 +35,18 @@ def first_step(process: subprocess.Popen, run: RunDir, began: float) -> float:
             first = time.perf_counter() - began
         time.sleep(0.05)
     return first
+
+
+def overhead(run: RunDir) -> tuple[list[float], list[float]]:
+    """Seconds that each condition but the first cost beside its optimizer steps, and those of its steps.
+
+    From one condition's end to the next one's, less its steps: taking it from the queue, building the engine, the proof,
+    export, record.
+    """
+    ended = sorted((p.stat().st_mtime, p) for p in run.root.glob("conditions/*/trained.json"))
+    steps = [float(read_json(p)["seconds"]["steps"]) for _, p in ended[1:]]
+    apart = [now - before for (before, _), (now, _) in itertools.pairwise(ended)]
+    return [a - s for a, s in zip(apart, steps, strict=True)], steps
 
 
 def main() -> None:
@@ -67,6 +81,15 @@ def main() -> None:
         rows,
         {"conditions": conditions, "seconds": wall, "stages": stages, "goal_s": GOAL_S},
     )
+    beside, steps = overhead(run)
+    if beside:
+        publish(
+            "overhead",
+            "A condition beside its optimizer steps, seconds",
+            ("", "median", "largest"),
+            [(what, f"{median(s):.2f}", f"{max(s):.2f}") for what, s in (("overhead", beside), ("steps", steps))],
+            {"overhead_s": beside, "steps_s": steps},
+        )
     publish(
         "first_step",
         "From the command to the first lines of a metric log",

@@ -7,10 +7,10 @@ from textwrap import fill
 from rich.table import Table as Lines
 
 from wlsweep.analysis.compare_runs import RunComparison
-from wlsweep.estimate import POINTS, SHIFT, Estimate, count, p_value
+from wlsweep.estimate import POINTS, SHIFT, count, p_value
 from wlsweep.report.blocks import Cell, Drawn, Row, Section, Table, number, text
-from wlsweep.report.figures.scatter import short
-from wlsweep.report.figures.style import INK, Figure, axis, base_layout, error_bars
+from wlsweep.report.figures.scatter import short, two_a_row
+from wlsweep.report.figures.style import Figure
 from wlsweep.report.page import render
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.task import Words
@@ -63,32 +63,13 @@ def comparison_page(found: RunComparison, first: str, second: str) -> str:
 
 def _figure(found: RunComparison) -> Figure:
     rows = list(found.differences)[::-1]
-    places = list(range(len(rows)))
-
-    def points(name: str, estimates: list[Estimate], shape: str, colour: str, up: float) -> dict[str, object]:
-        scaled = [e.scaled(100) for e in estimates]
-        return {
-            "type": "scatter",
-            "mode": "markers",
-            "x": [e.value for e in scaled],
-            "y": [p + up for p in places],
-            "error_x": error_bars(scaled, color=colour, width=2),
-            "name": name,
-            "marker": {"symbol": shape, "size": 8, "color": colour},
-            "text": [d.name for d in rows],
-            "hovertemplate": "%{text}<br>%{x:+.1f} points<extra></extra>",
-        }
-
-    data = [
-        points(f"predicted {found.words.rate}", [d.accept_rate for d in rows], "circle", "#0072B2", 0.14),
-        points("accuracy", [d.accuracy for d in rows], "diamond-open", "#D55E00", -0.14),
-    ]
-    layout = base_layout(
-        130 + 19 * max(len(rows), 3), legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
+    data, layout = two_a_row(
+        (f"predicted {found.words.rate}", "#0072B2", [d.accept_rate for d in rows]),
+        ("accuracy", "#D55E00", [d.accuracy for d in rows]),
+        [d.name for d in rows],
+        [short(parse_name(d.name), found.words) for d in rows],
+        "second minus first, percentage points",
     )
-    layout["xaxis"] = axis("second minus first, percentage points", zeroline=True, zerolinecolor=INK)
-    names = [short(parse_name(d.name), found.words) for d in rows]
-    layout["yaxis"] = axis("", tickvals=places, ticktext=names, range=[-0.7, len(rows) - 0.3])
     caption = f"Where an interval holds 0, the two runs cannot be told apart on these {found.words.items}."
     return Figure("differences", "Second against first run", caption, data, layout)
 

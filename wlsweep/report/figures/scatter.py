@@ -197,39 +197,56 @@ def forest(
     if len(largest) < len(comparisons):
         caption += f" The {len(largest)} largest differences of {len(comparisons)} are shown; the table holds all."
     rows = [c for c in comparisons if c.name in set(largest)][::-1]
-    places = list(range(len(rows)))
+    names = [c.name if c.name in externals else short(parse_name(c.name), words) for c in rows]
+    data, layout = two_a_row(
+        ("against the baseline", INK, [c.difference["accuracy"] for c in rows]),
+        ("against the baseline with its threshold moved", "#D55E00", [c.moved_threshold.difference for c in rows]),
+        [c.name for c in rows],
+        names,
+        "difference in accuracy, percentage points",
+    )
+    return Figure("accuracy_differences", "What re-training did to accuracy", caption, data, layout)
+
+
+Differences = tuple[str, str, Sequence[Estimate]]
+"""Name and colour of a series of differences, and one a row."""
+
+
+def two_a_row(
+    upper: Differences, lower: Differences, rows: Sequence[str], labels: Sequence[str], title: str
+) -> tuple[list[Trace], Layout]:
+    """Traces and layout of two series of differences, in percentage points, one slightly above the other.
+
+    Args:
+        upper: filled circles.
+        lower: open diamonds.
+        rows: what the reader's pointer is told, from the bottom up.
+        labels: what stands at the axis.
+        title: of the other axis.
+    """
     data: list[Trace] = []
-    for name, shape, colour, up, estimates in (
-        ("against the baseline", "circle", INK, 0.14, [c.difference["accuracy"] for c in rows]),
-        (
-            "against the baseline with its threshold moved",
-            "diamond-open",
-            "#D55E00",
-            -0.14,
-            [c.moved_threshold.difference for c in rows],
-        ),
-    ):
+    for (name, colour, estimates), shape, up in ((upper, "circle", 0.14), (lower, "diamond-open", -0.14)):
         points = [e.scaled(100) for e in estimates]
         data.append(
             {
                 "type": "scatter",
                 "mode": "markers",
                 "x": [e.value for e in points],
-                "y": [p + up for p in places],
+                "y": [place + up for place in range(len(rows))],
                 "error_x": error_bars(points, color=colour, width=2),
                 "name": name,
                 "marker": {"symbol": shape, "size": 8, "color": colour},
-                "text": [c.name for c in rows],
+                "text": list(rows),
                 "hovertemplate": "%{text}<br>%{x:+.1f} points<extra></extra>",
             }
         )
     layout = base_layout(
         130 + 19 * max(len(rows), 3), legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
     )
-    layout["xaxis"] = axis("difference in accuracy, percentage points", zeroline=True, zerolinecolor=INK)
-    names = [c.name if c.name in externals else short(parse_name(c.name), words) for c in rows]
-    layout["yaxis"] = axis("", tickvals=places, ticktext=names, range=[-0.7, len(rows) - 0.3])
-    return Figure("accuracy_differences", "What re-training did to accuracy", caption, data, layout)
+    layout["xaxis"] = axis(title, zeroline=True, zerolinecolor=INK)
+    places = list(range(len(rows)))
+    layout["yaxis"] = axis("", tickvals=places, ticktext=list(labels), range=[-0.7, len(rows) - 0.3])
+    return data, layout
 
 
 def short(c: Condition, words: Words) -> str:
