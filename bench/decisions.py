@@ -19,9 +19,10 @@ import numpy as np
 
 from bench.coverage import THE_19
 from wlsweep.analysis.forecast import RunForecast, forecast_sweep
-from wlsweep.analysis.hypotheses import hypotheses, verdicts
+from wlsweep.analysis.hypotheses import hypotheses
 from wlsweep.analysis.next_conditions import undecided
 from wlsweep.analysis.theory import Shift
+from wlsweep.analysis.verdicts import verdicts
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ import numpy as np
 
 from bench.coverage import THE_19, Noise, draw_log_odds, shift_of
 from wlsweep.analysis.bootstrap import Resamples, from_counts
-from wlsweep.analysis.hypotheses import hypotheses, judge
+from wlsweep.analysis.hypotheses import hypotheses
 from wlsweep.analysis.training_noise import sensitivities, training_noise
 from wlsweep.analysis.trainings import Trainings
+from wlsweep.analysis.verdicts import judge
 from wlsweep.spec.condition import Condition
 
 FIRM = 0.95

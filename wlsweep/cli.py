@@ -200,7 +200,8 @@ def status(
     """Say where each condition of a run stands: done, running, failed (and why) or missing."""
     from wlsweep.console import watch as watch_until
     from wlsweep.run.layout import existing_run
-    from wlsweep.run.status import RunStatus, status_table
+    from wlsweep.run.status import RunStatus
+    from wlsweep.run.status_table import status_table
 
     run = existing_run(folder)
     if json_ and watch:

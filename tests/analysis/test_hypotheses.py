@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from tests.made_run import THE_19, shift_of
-from wlsweep.analysis.hypotheses import hypotheses, judge, verdicts
+from wlsweep.analysis.hypotheses import hypotheses
+from wlsweep.analysis.verdicts import judge, verdicts
 from wlsweep.spec.condition import parse_name
 
 CONDITIONS = [parse_name(n) for n in THE_19]

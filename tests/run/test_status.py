@@ -17,14 +17,8 @@ from wlsweep.errors import UnreadableError, WlsweepError
 from wlsweep.report.page import write_report
 from wlsweep.run.layout import atomic_file, atomic_folder, existing_run, write_json
 from wlsweep.run.lease import hold
-from wlsweep.run.status import (
-    RunStatus,
-    next_command,
-    record_failure,
-    refuse_other_configuration,
-    refuse_unreadable,
-    status_table,
-)
+from wlsweep.run.status import RunStatus, record_failure, refuse_other_configuration, refuse_unreadable
+from wlsweep.run.status_table import next_command, status_table
 from wlsweep.spec.condition import parse_name
 
 BASE, NAME, THIRD = THE_19[0], THE_19[1], THE_19[4]

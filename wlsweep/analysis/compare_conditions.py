@@ -37,12 +37,13 @@ from wlsweep.analysis.evaluation_records import (
     SeedMean,
     TheoryRow,
 )
-from wlsweep.analysis.hypotheses import hypotheses, judge, kinds_of, name_of
+from wlsweep.analysis.hypotheses import hypotheses, kinds_of, name_of
 from wlsweep.analysis.loaded_run import FloatArray, RunPredictions
 from wlsweep.analysis.seeds import cell, cells, over_seeds, with_total
 from wlsweep.analysis.theory import Shift, calibration, expected_shift, forecast, moved_threshold
 from wlsweep.analysis.training_noise import Total
 from wlsweep.analysis.trainings import Pairs, Trainings
+from wlsweep.analysis.verdicts import judge
 from wlsweep.estimate import Estimate
 from wlsweep.spec.condition import Condition, baseline_of, parse_name
 from wlsweep.spec.task import ICLR
@@ -53,16 +54,15 @@ _COMPARED_OVER_SEEDS: tuple[MetricName, ...] = ("predicted_accept_rate", "accura
 _SEEDED: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy", "f1", "auc", "brier", "ece")
 
 
-def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], draws: int, seed: int = 0) -> Findings:
+def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], draws: int) -> Findings:
     """Everything that needs more than one model.
 
     Args:
         loaded: truth and predictions.
         measured: metrics of every model that has predictions, by name.
         draws: bootstrap draws.
-        seed: of the resamples.
     """
-    resamples = bs.Resamples(loaded.truth.n, draws, seed)
+    resamples = bs.Resamples(loaded.truth.n, draws)
     partners = _partners(loaded)
     shifts = {c.name: expected_shift(c, loaded.data.mixes, loaded.sweep.effective_beta) for c in loaded.declared}
     covered = {n: s.value for n, s in shifts.items() if s.covered}
@@ -133,11 +133,11 @@ def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], 
     )
 
 
-def ece_of(loaded: RunPredictions, measured: Mapping[str, Metrics], draws: int, seed: int = 0) -> dict[str, Estimate]:
+def ece_of(loaded: RunPredictions, measured: Mapping[str, Metrics], draws: int) -> dict[str, Estimate]:
     """ECE of every model with its interval, by name; arguments as of `compare_conditions`."""
     if not (loaded.scores or loaded.externals):
         return {}
-    resamples = bs.Resamples(loaded.truth.n, draws, seed)
+    resamples = bs.Resamples(loaded.truth.n, draws)
     return {name: _ece(measured[name], found) for name, found in _drawn(loaded, {}, resamples)}
 
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wlsweep.analysis.hypotheses import Hypothesis, Values, known_margins, verdicts
+from wlsweep.analysis.hypotheses import Hypothesis, Values
+from wlsweep.analysis.verdicts import known_margins, verdicts
 
 SURE = 0.975
 

@@ -172,19 +172,18 @@ PATCHES = (
 """In the order in which they are applied."""
 
 
-def apply(at: Moment, setup: Setup, target: Any = None, without: Iterable[str] = ()) -> list[str]:
+def apply(at: Moment, setup: Setup, target: Any = None) -> list[str]:
     """Apply the patches of a moment that a setup wants; the names of those that found something to do.
 
     Args:
         at: the moment.
         setup: decides which.
         target: what is patched; see `Moment`.
-        without: names of optional patches that are left out, to measure what they gain.
 
     Raises:
         WlsweepError: if a library is installed in another version than the one that the patch was written for.
     """
-    wanted = [p for p in PATCHES if p.at == at and p.name not in without and p.wanted(setup) and _is_there(p)]
+    wanted = [p for p in PATCHES if p.at == at and p.wanted(setup) and _is_there(p)]
     check_versions(wanted)
     return [p.name for p in wanted if import_module(f"{__name__}.{p.name}").apply(target, setup)]
 
