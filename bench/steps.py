@@ -112,46 +112,26 @@ def matmul_flops(dtype, size: int = 1024, rounds: int = 20) -> float:
     return 2 * size**3 * rounds / (time.perf_counter() - began)
 
 
-SMOLLM2 = """
-name = "smollm2"
-[data]
-source = "{rows}"
-resampling = "oversample"
-cutoff = 512
-[model]
-path = "{model}"
-attention = "packed"
-[train]
-lr = 3.0e-5
-global_batch = 8
-micro_batch = 8
-workers = 1
-gpu = false
-cpus_per_worker = {threads}
-dtype = "bf16"
-gradient_checkpointing = false
-log_every = 2
-[predict]
-gpus_per_engine = 0
-[[grid]]
-proportion = ["1/2"]
-variant = ["baseline"]
-gamma = [1.0]
-"""
-"""One rank with all threads: two ranks would gather 270 MB twice in each micro-batch."""
-
-
 def prepare_smollm2() -> None:
-    """Make the data stage of a run on SmolLM2 with rows as long as abstracts."""
+    """Make the data stage of a run on SmolLM2 with rows as long as abstracts.
+
+    One rank with all threads: two ranks would gather 270 MB twice in each micro-batch.
+    """
     if not FOLDER.is_dir():
         raise SystemExit(f"{FOLDER} is missing: make smollm2")
     run = BENCH / "smollm2"
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)
     write_array(run / "rows.json", papers(60, 30, characters=700, spread=0.4))
-    space = run / "smollm2.toml"
-    space.write_text(SMOLLM2.format(rows=run / "rows.json", model=FOLDER, threads=os.cpu_count()))
-    timed([*WLSWEEP, "run", str(space), "--out", str(run), "--stage", "data"], run / "prepare.log")
+    changed = {
+        "data.cutoff": 512,
+        "train.global_batch": 8,
+        "train.log_every": 2,
+        "train.cpus_per_worker": os.cpu_count(),
+    }
+    settings = [word for key, value in changed.items() for word in ("--set", f"{key}={value}")]
+    inputs = ["--data", str(run / "rows.json"), "--model", str(FOLDER), "--out", str(run)]
+    timed([*WLSWEEP, "run", "smollm2", *inputs, *settings, "--stage", "data"], run / "prepare.log")
     print(f"torchrun --nproc-per-node 1 -m bench.steps {run}")
 
 

@@ -7,11 +7,8 @@ import pytest
 
 from bench.coverage import WORLDS, covered
 from tests.made_run import THE_19, shift_of
-from wlsweep.analysis.training_noise import (
-    over_papers_and_trainings,
-    sensitivities,
-    training_noise,
-)
+from wlsweep.analysis.total_noise import over_papers_and_trainings
+from wlsweep.analysis.training_noise import sensitivities, training_noise
 from wlsweep.spec.condition import parse_name
 
 CONDITIONS = [parse_name(name) for name in THE_19]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests.made_run import THE_19, make_run, shift_of, write_predictions
-from wlsweep.analysis.compare_conditions import _mean_difference
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.analysis.evaluation_records import TheoryRow
+from wlsweep.analysis.seed_groups import mean_difference
 from wlsweep.analysis.training_noise import training_noise
 from wlsweep.analysis.trainings import Trainings
 from wlsweep.estimate import Estimate
@@ -138,9 +138,7 @@ def test_a_baseline_that_several_seeds_share_counts_with_its_own_noise():
             trainings = Trainings(training_noise(conditions, {}, means), {n: {"accuracy": 0.15} for n in names})
             papers = rng.normal(0, 0.001, (200, seeds))
             values = np.array([0.15 * (means[n] - means[base]) for n, base in pairs])
-            found.append(
-                _mean_difference(values, papers, pairs, partial(trainings.total_over_seeds, metric="accuracy"))
-            )
+            found.append(mean_difference(values, papers, pairs, partial(trainings.total_over_seeds, metric="accuracy")))
         assert np.mean([m.p < 0.05 for m in found]) < 0.09
         assert np.mean([m.mean.low <= 0 <= m.mean.high for m in found]) > 0.91
 

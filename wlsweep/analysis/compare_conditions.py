@@ -8,7 +8,7 @@ Pure: predictions in, records out. All models share one set of bootstrap resampl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -18,14 +18,12 @@ from wlsweep.analysis import bootstrap as bs
 from wlsweep.analysis.comparisons import (
     against_moved_threshold,
     difference_of_ece,
-    holm,
     mcnemar,
     with_interval,
 )
 from wlsweep.analysis.effects import effects, separable
 from wlsweep.analysis.evaluation_records import (
     BaselineCalibration,
-    CellTest,
     Comparison,
     Effects,
     Findings,
@@ -33,16 +31,14 @@ from wlsweep.analysis.evaluation_records import (
     MetricName,
     Metrics,
     OracleFit,
-    SeedGroup,
-    SeedMean,
     TheoryRow,
 )
 from wlsweep.analysis.hypotheses import hypotheses, kinds_of, name_of
 from wlsweep.analysis.loaded_run import FloatArray, RunPredictions
-from wlsweep.analysis.seeds import cell, cells, over_seeds, with_total
+from wlsweep.analysis.seed_groups import SEEDED, cell_tests, mean_over_seeds, seed_groups
+from wlsweep.analysis.seeds import cell
 from wlsweep.analysis.theory import Shift, calibration, expected_shift, forecast, moved_threshold
-from wlsweep.analysis.training_noise import Total
-from wlsweep.analysis.trainings import Pairs, Trainings
+from wlsweep.analysis.trainings import Trainings
 from wlsweep.analysis.verdicts import judge
 from wlsweep.estimate import Estimate
 from wlsweep.spec.condition import Condition, baseline_of, parse_name
@@ -50,8 +46,6 @@ from wlsweep.spec.task import ICLR
 
 _BLOCK = 64  # models per matrix product: 64 x 19 columns of 20,000 rows are 97 MB
 _FORECAST: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy", "precision", "recall", "f1")
-_COMPARED_OVER_SEEDS: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy")
-_SEEDED: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy", "f1", "auc", "brier", "ece")
 
 
 def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], draws: int) -> Findings:
@@ -76,7 +70,7 @@ def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], 
     apart_from_moved: dict[str, FloatArray] = {}
     for name, found in _drawn(loaded, partners, resamples):
         ece[name] = _ece(measured[name], found)
-        kept[name] = {metric: found[metric] for metric in (*_SEEDED, "recall", "precision", "log_odds")}
+        kept[name] = {metric: found[metric] for metric in (*SEEDED, "recall", "precision", "log_odds")}
         base = partners.get(name)
         if base is None:
             if name in loaded.scores and name in set(partners.values()):
@@ -104,7 +98,7 @@ def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], 
     return Findings(
         family,
         tuple(comparisons),
-        _cell_tests(
+        cell_tests(
             loaded,
             comparisons,
             apart,
@@ -113,7 +107,7 @@ def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], 
             family,
             partial(trainings.total_over_seeds, metric="accuracy"),
         ),
-        _cell_tests(
+        cell_tests(
             loaded,
             comparisons,
             apart_from_moved,
@@ -126,7 +120,7 @@ def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], 
         _calibration(loaded, partners),
         oracle(loaded),
         fitted,
-        _seeds(loaded, measured, observed, partners, trainings),
+        seed_groups(loaded, measured, observed, partners, trainings),
         _verdicts(loaded, measured, noisy, {n: s.value for n, s in shifts.items()}, fitted, trainings.counted),
         ece,
         trainings.record,
@@ -145,63 +139,6 @@ def _ece(measured: Metrics, found: bs.Draws) -> Estimate:
     value = measured["ece"].value
     assert value is not None  # a model has rows
     return with_interval(value, bs.ece_interval(found["ece"], value, measured.ece_by_chance))
-
-
-def _cell_tests(
-    loaded: RunPredictions,
-    comparisons: Sequence[Comparison],
-    drawn: Mapping[str, FloatArray],
-    difference: Callable[[Comparison], Estimate],
-    p: Callable[[Comparison], float | None],
-    family: int,
-    total: Callable[[Pairs, FloatArray], Total | None] = lambda pairs, change: None,
-) -> tuple[CellTest, ...]:
-    """One test a cell, with Holm's correction over the family of cells.
-
-    Args:
-        loaded: the run.
-        comparisons: of its models.
-        drawn: the difference in every draw of papers, by model, shape (draws,).
-        difference: what is tested.
-        p: of a cell with one training.
-        family: declared cells.
-        total: the noise of a mean over (training, baseline) pairs that share a baseline, from its draws of papers; such a
-            mean has neither interval nor p where it is None.
-    """
-    known = {c.name: c for c in comparisons}
-    groups = [(name, [known[m] for m in members if m in known]) for name, members in cells(loaded.done).items()]
-    groups += [(name, [known[name]]) for name in loaded.externals if name in known]
-    out = []
-    for name, members in groups:
-        if len(members) == 1:
-            out.append(CellTest(name, 1, difference(members[0]), p(members[0])))
-        elif members:
-            values = np.array([difference(c).value for c in members], dtype=np.float64)
-            at = np.column_stack([drawn[c.name] for c in members])
-            mean = _mean_difference(values, at, [(c.name, c.baseline) for c in members], total)
-            out.append(CellTest(name, mean.seeds, mean.mean, mean.p))
-    corrected = holm([t.p for t in out], family)
-    return tuple(replace(t, p_holm=adjusted) for t, adjusted in zip(out, corrected, strict=True))
-
-
-def _mean_difference(
-    values: FloatArray, draws: FloatArray, pairs: Pairs, total: Callable[[Pairs, FloatArray], Total | None]
-) -> SeedMean:
-    """Mean over seeds of differences to baselines.
-
-    What a baseline's training adds to every difference does not show in how much the differences vary, so the scatter of
-    seeds tells the noise only where each seed has a baseline of its own.
-
-    Args:
-        values: the difference of each seed, shape (seeds,).
-        draws: the same in every draw of papers, shape (draws, seeds).
-        pairs: (training, baseline) of each seed.
-        total: noise of the mean where seeds share a baseline.
-    """
-    mean = over_seeds(values, draws, least=-1.0)
-    if len({base for _, base in pairs}) == len(pairs):
-        return mean
-    return with_total(mean, total(pairs, draws.mean(axis=1)), least=-1.0)
 
 
 def _differences(
@@ -352,48 +289,6 @@ def _effects(
     accepted = np.array([at.tp + at.fp for at in counts])
     draws = np.column_stack([observed[c.name]["predicted_accept_rate"] for c in comparable]) * n
     return effects(comparable, accepted, n, draws)
-
-
-def _seeds(
-    loaded: RunPredictions,
-    measured: Mapping[str, Metrics],
-    observed: Mapping[str, bs.Draws],
-    partners: Mapping[str, str],
-    trainings: Trainings,
-) -> tuple[SeedGroup, ...]:
-    """Conditions with several seeds: metrics over them, and differences to the baselines of the same seeds."""
-    out = []
-    for name, members in cells(loaded.done).items():
-        if len(members) < 2:
-            continue
-        metrics: dict[MetricName, SeedMean] = {}
-        for metric in _SEEDED:
-            values = [measured[m][metric].value for m in members]
-            if all(v is not None for v in values):
-                at = np.column_stack([observed[m][metric] for m in members])
-                # the draws of ECE are off by more than they spread (see `bootstrap.ece_interval`): no interval of its mean
-                at = np.full_like(at, np.nan) if metric == "ece" else at
-                metrics[metric] = over_seeds(np.array(values, dtype=np.float64), at)
-        difference: dict[MetricName, SeedMean] = {}
-        bases = [partners[m] for m in members if m in partners]
-        if len(bases) == len(members):
-            for metric in _COMPARED_OVER_SEEDS:
-                pairs = list(zip(members, bases, strict=True))
-                each = [(measured[m][metric].value or 0.0) - (measured[b][metric].value or 0.0) for m, b in pairs]
-                at = np.column_stack([observed[m][metric] - observed[b][metric] for m, b in pairs])
-                total = partial(trainings.total_over_seeds, metric=metric)
-                difference[metric] = _mean_difference(np.array(each), at, pairs, total)
-        out.append(SeedGroup(name, tuple(members), metrics, tuple(bases) if difference else (), difference))
-    return tuple(out)
-
-
-def mean_over_seeds(conditions: Sequence[Condition], values: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-    """Cell -> mean over its seeds, of the cells all of whose seeds have values; same shape as each value."""
-    return {
-        name: np.mean([values[m] for m in members], axis=0)
-        for name, members in cells(conditions).items()
-        if all(m in values for m in members)
-    }
 
 
 def _verdicts(

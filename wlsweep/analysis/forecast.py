@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from wlsweep.analysis import bootstrap as bs
-from wlsweep.analysis.compare_conditions import mean_over_seeds, summarised
+from wlsweep.analysis.compare_conditions import summarised
 from wlsweep.analysis.doubts import Prospect, prospects
 from wlsweep.analysis.evaluation_records import MetricName
 from wlsweep.analysis.hypotheses import Hypothesis, hypotheses, kinds_of
 from wlsweep.analysis.loaded_run import BoolArray, FloatArray, load_predictions
+from wlsweep.analysis.seed_groups import mean_over_seeds
 from wlsweep.analysis.seeds import cell
 from wlsweep.analysis.tested_forecast import forecast_unmeasured
 from wlsweep.analysis.theory import Calibration, Shift, calibration, expected_shift, forecast

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wlsweep.analysis.evaluation_records import SeedMean
 from wlsweep.analysis.intervals import LEVEL
 from wlsweep.analysis.loaded_run import FloatArray
+from wlsweep.analysis.total_noise import Total
 from wlsweep.estimate import Estimate
 from wlsweep.spec.condition import Condition
-
-if TYPE_CHECKING:
-    from wlsweep.analysis.training_noise import Total  # which imports this module
 
 
 def cell(c: Condition) -> str:

@@ -28,10 +28,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from wlsweep.analysis.intervals import LEVEL, Interval
 from wlsweep.analysis.loaded_run import BoolArray, FloatArray
 from wlsweep.analysis.seeds import cell
 from wlsweep.analysis.theory_check import line_of
+from wlsweep.analysis.total_noise import SIMULATIONS, Contrast
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.task import ICLR, Words
 
@@ -39,7 +39,6 @@ FEWEST_MIXES = 3
 """Without seeds, fewest mixes from which what a mix shares can be estimated."""
 STEP = 0.2
 """Log-odds by which a model is moved to see what its metrics do; about the size of the noise itself."""
-SIMULATIONS = 4000
 Source = Literal["seeds", "misfit", "both"]
 """Several seeds; how far conditions miss theory; or the latter and several seeds of one condition."""
 
@@ -59,17 +58,6 @@ class _Square(NamedTuple):
     def of(self, y: FloatArray) -> FloatArray:
         """Of observations, shape (sets, observations)."""
         return np.asarray(((y @ self.residual) ** 2).sum(axis=1) / self.degrees)
-
-
-class Contrast(NamedTuple):
-    """A number's noise over trainings."""
-
-    variance: float
-    """Estimated."""
-    errors: FloatArray
-    """What noise added to it in every simulation, shape (simulations,)."""
-    variances: FloatArray
-    """The variance that the simulation's own mean squares would have estimated, shape (simulations,)."""
 
 
 @dataclass(frozen=True)
@@ -385,44 +373,3 @@ def _metrics(accept: BoolArray, z: FloatArray) -> dict[str, float]:
         "log_loss": float(log_losses(accept, z).mean()),
         "log_odds": float(z.mean()),
     }
-
-
-class Total(NamedTuple):
-    """A number's standard error over papers and trainings, and what its error over that looks like by chance."""
-
-    error: float
-    studentised: FloatArray
-    """Absolute error over estimated standard error in every simulation, sorted; shape (simulations,)."""
-
-    def interval(self, value: float, least: float = -np.inf, most: float = np.inf) -> Interval:
-        """95%, cut to what the number can be."""
-        half = float(np.quantile(self.studentised, LEVEL)) * self.error
-        return Interval(max(value - half, least), min(value + half, most))
-
-    def p_value(self, value: float) -> float:
-        """Two-sided, of the hypothesis that the number is 0; at least 1 / (simulations + 1)."""
-        if self.error <= 0:
-            return 1.0 if value == 0 else 1 / (len(self.studentised) + 1)
-        beyond = len(self.studentised) - int(np.searchsorted(self.studentised, abs(value) / self.error, side="left"))
-        return (beyond + 1) / (len(self.studentised) + 1)
-
-
-def over_papers_and_trainings(papers: FloatArray, training: Contrast, seed: int = 0) -> Total | None:
-    """Add the two variances and find how large errors are against their estimate.
-
-    Args:
-        papers: the number in every bootstrap draw of papers, shape (draws,); NaN where a draw has none.
-        training: its noise over trainings.
-        seed: of the simulations.
-
-    Returns:
-        None where more than one draw in twenty has no value.
-    """
-    known = papers[np.isfinite(papers)]
-    if len(known) < 2 or len(known) < LEVEL * len(papers):
-        return None
-    variance = float(known.var(ddof=1))
-    total = variance + training.variance
-    errors = training.errors + np.random.default_rng([seed, 5]).normal(0, variance**0.5, SIMULATIONS)
-    expected = np.sqrt(np.maximum(variance + training.variances, 1e-30))
-    return Total(total**0.5, np.sort(np.abs(errors) / expected))

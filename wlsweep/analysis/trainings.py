@@ -17,14 +17,8 @@ from wlsweep.analysis.comparisons import with_interval
 from wlsweep.analysis.evaluation_records import NoiseOfTrainings, Slope, TheoryRow
 from wlsweep.analysis.intervals import auc, average_precision
 from wlsweep.analysis.loaded_run import FloatArray, RunPredictions
-from wlsweep.analysis.training_noise import (
-    Total,
-    TrainingNoise,
-    not_counted,
-    over_papers_and_trainings,
-    sensitivities,
-    training_noise,
-)
+from wlsweep.analysis.total_noise import Total, over_papers_and_trainings
+from wlsweep.analysis.training_noise import TrainingNoise, not_counted, sensitivities, training_noise
 from wlsweep.estimate import Estimate
 from wlsweep.spec.task import ICLR, Words
 

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from wlsweep.errors import WlsweepError, os_error_text
 from wlsweep.files import parse_toml, read_file
 from wlsweep.shipped import SITES, find_file
+from wlsweep.spec.section import wrong_fields
 
 _OURS = set(
     re.findall(
@@ -177,9 +178,4 @@ def load_site(path: str | Path) -> Site:
     try:
         return Site.model_validate(raw)
     except ValidationError as e:
-        lines = []
-        for error in e.errors():
-            at = ".".join(str(part) for part in error["loc"]) or "site"
-            message = error["msg"].removeprefix("Value error, ")
-            lines.append(f"  - {at}: {'unknown key' if error['type'] == 'extra_forbidden' else message}")
-        raise WlsweepError(f"{path} is no valid site:\n" + "\n".join(lines)) from None
+        raise WlsweepError(f"{path} is no valid site:\n{wrong_fields(e, 'site')}") from None

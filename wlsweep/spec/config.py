@@ -34,7 +34,7 @@ from wlsweep.spec.axes import GRID_ORDER, Axis
 from wlsweep.spec.condition import Condition, expand
 from wlsweep.spec.data_section import Data
 from wlsweep.spec.layers import Setting, parse_setting, read_layers, with_settings
-from wlsweep.spec.section import Count, Section
+from wlsweep.spec.section import Count, Section, wrong_fields
 from wlsweep.spec.task import Task
 from wlsweep.spec.train_section import Lora, Loss, Model, Train
 
@@ -248,11 +248,6 @@ def load_sweep(
             raw["settings"] = [*raw.get("settings", ()), *settings]
         return Sweep.model_validate(raw)
     except ValidationError as e:
-        lines = []
-        for error in e.errors():
-            at = ".".join(str(part) for part in error["loc"]) or "search space"
-            message = error["msg"].removeprefix("Value error, ")
-            lines.append(f"  - {at}: {'unknown key' if error['type'] == 'extra_forbidden' else message}")
-        raise WlsweepError(f"{path} is no valid search space:\n" + "\n".join(lines)) from None
+        raise WlsweepError(f"{path} is no valid search space:\n{wrong_fields(e, 'search space')}") from None
     except WlsweepError as e:
         raise WlsweepError(f"{path}: {e}") from None

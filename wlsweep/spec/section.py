@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wlsweep.spec.axes import LARGEST_SEED
 
@@ -22,3 +22,13 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, strict=True
     )
+
+
+def wrong_fields(e: ValidationError, whole: str) -> str:
+    """Every wrong field on a line of its own; `whole` is what a fault of no single field is said of."""
+    lines = []
+    for error in e.errors():
+        at = ".".join(str(part) for part in error["loc"]) or whole
+        message = error["msg"].removeprefix("Value error, ")
+        lines.append(f"  - {at}: {'unknown key' if error['type'] == 'extra_forbidden' else message}")
+    return "\n".join(lines)
