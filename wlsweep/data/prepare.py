@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,59 +19,24 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from wlsweep.data.mix import Drawn, MixCount, Stock, draw, plan_counts, scale_table, shortfalls
+from wlsweep.data.mix import Drawn, MixCount, draw, plan_counts, scale_table
+from wlsweep.data.prepared import Part, Parts, data_record, fingerprint_of, test_table, validation_table
 from wlsweep.data.row_files import RowFiles, row_files, state_of
 from wlsweep.data.rows import read_rows, to_sharegpt
 from wlsweep.data.sources import Inputs, data_notes, data_shapes, find_inputs, refuse_one_class
 from wlsweep.data.split import check_disjoint, limit_rows, split_off_test, split_off_validation
 from wlsweep.data.token_table import FORMAT, TableKey, TokenTable, ensure_table
-from wlsweep.data.tokenise import AnswerTokens, tokenizer_hash
+from wlsweep.data.tokenise import tokenizer_hash
 from wlsweep.errors import WlsweepError
-from wlsweep.run.columns import MANIFEST, TRUTH, VALIDATION
+from wlsweep.run.columns import MANIFEST
 from wlsweep.run.data_record import (
-    AnswerRecord,
-    ClassCounts,
     DataRecord,
     FileState,
-    Lengths,
-    MixRecord,
-    SourceRecord,
-    Truncation,
 )
 from wlsweep.run.layout import RunDir, atomic_file
 from wlsweep.run.records import TrainedRecord
 from wlsweep.spec.config import Sweep
 from wlsweep.spec.task import Words
-
-
-class _Part(NamedTuple):
-    """Some rows of a token table, in its order."""
-
-    table: TokenTable
-    rows: NDArray[np.int64]
-
-    @property
-    def keys(self) -> list[tuple[str, str]]:
-        return [(self.table.row_ids[i], self.table.row_hashes[i]) for i in self.rows]
-
-    def ids(self, accept: bool) -> list[str]:
-        return [self.table.row_ids[i] for i in self.rows if self.table.accept[i] == accept]
-
-    @property
-    def accepts(self) -> int:
-        return int(self.table.accept[self.rows].sum())
-
-
-class _Parts(NamedTuple):
-    train: _Part
-    test: _Part
-    pool: _Part | None
-    validation: _Part | None
-
-    @property
-    def stock(self) -> Stock:
-        pool = (self.pool.accepts, len(self.pool.rows) - self.pool.accepts) if self.pool else (0, 0)
-        return Stock(self.train.accepts, len(self.train.rows) - self.train.accepts, *pool)
 
 
 def _silent(_: str) -> None:
@@ -125,7 +89,7 @@ def prepare_data(
     read = data_notes(sweep, run.cache)
     mixes = {k: _draw(parts, count, sweep.data.seed) for k, count in counts.items()}
     shapes = data_shapes(sweep, run.cache)
-    record = _record(sweep, limit, read, shapes, states, identity, parts, counts, mixes)
+    record = data_record(sweep, limit, read, shapes, states, identity, parts, counts, mixes)
     if earlier is not None:
         both = sorted(set(earlier.mixes) & set(record.mixes))
         _refuse_other_data(run, [f"mix {n}" for n in both if earlier.mixes[n] != record.mixes[n]])
@@ -136,11 +100,11 @@ def prepare_data(
         with atomic_file(run.manifest(k)) as temporary:
             pq.write_table(pa.table([drawn.row_ids, drawn.multiplicity], schema=MANIFEST), temporary)
     with atomic_file(run.test_parquet) as temporary:
-        pq.write_table(_truth(parts.test), temporary, compression="zstd")
+        pq.write_table(test_table(parts.test), temporary, compression="zstd")
     run.validation_parquet.unlink(missing_ok=True)
     if parts.validation is not None:
         with atomic_file(run.validation_parquet) as temporary:
-            pq.write_table(_papers(parts.validation), temporary)
+            pq.write_table(validation_table(parts.validation), temporary)
     record.write(run.data_json)
     return record
 
@@ -232,7 +196,7 @@ def _tokenised(
     model: Path | str,
     cache: Path,
     on_progress: Callable[[str], None],
-) -> _Parts:
+) -> Parts:
     data = sweep.data
     split = inputs.test is None
     selection = "" if limit is None else f"limit={limit} seed={data.seed}" + (f" share={data.test_share}" * split)
@@ -260,22 +224,22 @@ def _tokenised(
     pool = None
     if inputs.pool is not None:
         of_pool = table("pool", inputs.pool, False, chosen(inputs.pool))
-        pool = _Part(of_pool, np.arange(len(of_pool)))
+        pool = Part(of_pool, np.arange(len(of_pool)))
     held_out = _held_out_ids(inputs.train, sweep, split) if limit is not None else ()
     train = table("train", inputs.train, split, chosen(inputs.train, held_out))
     if limit is not None:
         is_test, is_validation = (np.array([row_id in ids for row_id in train.row_ids]) for ids in held_out)
     else:
         is_test, is_validation = _held_out(train.row_ids, train.accept, sweep, split)
-    validation = _Part(train, np.flatnonzero(is_validation)) if data.validation_share else None
-    test = _Part(train, np.flatnonzero(is_test))
+    validation = Part(train, np.flatnonzero(is_validation)) if data.validation_share else None
+    test = Part(train, np.flatnonzero(is_test))
     if inputs.test is not None:
         of_test = table("test", inputs.test, True, chosen(inputs.test))
-        test = _Part(of_test, np.arange(len(of_test)))
-    return _Parts(_Part(train, np.flatnonzero(~is_test & ~is_validation)), test, pool, validation)
+        test = Part(of_test, np.arange(len(of_test)))
+    return Parts(Part(train, np.flatnonzero(~is_test & ~is_validation)), test, pool, validation)
 
 
-def _check_leakage(parts: _Parts, inputs: Inputs, words: Words) -> None:
+def _check_leakage(parts: Parts, inputs: Inputs, words: Words) -> None:
     train, test = f"train ({inputs.train})", f"test ({inputs.test or inputs.train})"
     check_disjoint(parts.train.keys, parts.test.keys, train, test, words)
     if parts.validation is not None:
@@ -289,97 +253,9 @@ def _check_leakage(parts: _Parts, inputs: Inputs, words: Words) -> None:
         check_disjoint(parts.pool.keys, parts.train.keys, f"pool ({inputs.pool})", train, words)
 
 
-def _draw(parts: _Parts, count: MixCount, seed: int) -> Drawn:
+def _draw(parts: Parts, count: MixCount, seed: int) -> Drawn:
     pool = (parts.pool.ids(True), parts.pool.ids(False)) if parts.pool else ((), ())
     return draw(parts.train.ids(True), parts.train.ids(False), count, seed, *pool)
-
-
-def _record(
-    sweep: Sweep,
-    limit: int | None,
-    read: Sequence[str],
-    shapes: dict[str, str],
-    states: Mapping[str, FileState],
-    identity: dict[str, JsonValue],
-    parts: _Parts,
-    counts: Mapping[int, MixCount],
-    mixes: Mapping[int, Drawn],
-) -> DataRecord:
-    accepts = set(parts.train.ids(True)) | set(parts.pool.ids(True) if parts.pool else ())
-
-    def source(role: str, part: _Part) -> SourceRecord:
-        state, a, n = states.get(role, states["train"]), part.accepts, len(part.rows)
-        return SourceRecord(path=state.path, sha256=state.sha256, rows=n, accepts=a, rejects=n - a)
-
-    def mix(count: MixCount, drawn: Drawn) -> MixRecord:
-        distinct = sum(row_id in accepts for row_id in drawn.row_ids)
-        return MixRecord(
-            accepts=count.accepts,
-            rejects=count.rejects,
-            distinct_accepts=distinct,
-            distinct_rejects=len(drawn.row_ids) - distinct,
-            duplicates=count.total - len(drawn.row_ids),
-            most_uses=int(drawn.multiplicity.max()),
-            short_by=ClassCounts(accepts=count.short_accepts, rejects=count.short_rejects),
-        )
-
-    named = {"train": parts.train, "test": parts.test, **({"pool": parts.pool} if parts.pool else {})}
-    named |= {"validation": parts.validation} if parts.validation else {}
-    return DataRecord(
-        fingerprint=_fingerprint(identity),
-        identity=identity,
-        files=dict(states),
-        source=source("train", parts.train),
-        test=source("test", parts.test),
-        pool=source("pool", parts.pool) if parts.pool else None,
-        validation=source("validation", parts.validation) if parts.validation else None,
-        split_off="test" not in states,
-        resampling=sweep.data.resampling,
-        cutoff=sweep.data.cutoff,
-        system=sweep.data.system,
-        seed=sweep.data.seed,
-        limit=limit,
-        mixes={f"1/{k}": mix(count, mixes[k]) for k, count in counts.items()},
-        shapes=shapes,
-        notes=[*read, *sweep.data.notes, *shortfalls(sweep.data.resampling, counts, parts.stock, sweep.task.words)],
-        truncated={name: _truncation(part) for name, part in named.items()},
-        tokens={name: f"tokens/{part.table.folder.name}" for name, part in named.items()},
-        answer=_answer(parts.train.table.answer),
-        control_tokens_broken={name: part.table.cleaned for name, part in named.items()},
-        tokens_per_row={name: _lengths(part) for name, part in named.items()},
-    )
-
-
-def _fingerprint(identity: Mapping[str, JsonValue]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
-
-
-def _answer(answer: AnswerTokens) -> AnswerRecord:
-    return AnswerRecord(
-        prefix=list(answer.prefix),
-        accept=answer.accept,
-        reject=answer.reject,
-        suffix=list(answer.suffix),
-        reject_suffix=None if answer.reject_suffix is None else list(answer.reject_suffix),
-    )
-
-
-def _truncation(part: _Part) -> Truncation:
-    """Share of truncated rows: of all, by class and by year ("unknown" without one)."""
-    cut = part.table.truncated[part.rows]
-    labels = np.where(part.table.accept[part.rows], *part.table.labels)
-    years = np.array([str(part.table.years[i] or "unknown") for i in part.rows])
-
-    def shares(of: NDArray[Any]) -> dict[str, float]:
-        return {str(value): float(cut[of == value].mean()) for value in np.unique(of)}
-
-    return Truncation(share=float(cut.mean()), by_class=shares(labels), by_year=shares(years))
-
-
-def _lengths(part: _Part) -> Lengths:
-    """Tokens of prompt and answer."""
-    n = part.table.lengths[part.rows].astype(np.int64) + part.table.answer.lengths(part.table.accept[part.rows])
-    return Lengths(mean=float(n.mean()), max=int(n.max()), total=int(n.sum()))
 
 
 def _refuse_other_data(run: RunDir, changed: Sequence[str]) -> None:
@@ -397,34 +273,6 @@ def _trained_on_others(run: RunDir, identity: Mapping[str, JsonValue]) -> list[s
     for path in sorted(run.root.glob(str(run.trained("*").relative_to(run.root)))):
         with suppress(WlsweepError):  # a record that cannot be read is the business of `wlsweep.run.status`
             found = TrainedRecord.find(path)
-            if found is not None and found.data_fingerprint not in (None, _fingerprint(identity)):
-                return [f"fingerprint {found.data_fingerprint}, now {_fingerprint(identity)}"]
+            if found is not None and found.data_fingerprint not in (None, fingerprint_of(identity)):
+                return [f"fingerprint {found.data_fingerprint}, now {fingerprint_of(identity)}"]
     return []
-
-
-def _papers(validation: _Part) -> pa.Table:
-    """Sorted by id, as a mix is."""
-    table = validation.table
-    rows = sorted(
-        (row_id, row_hash, bool(table.accept[i]))
-        for i, (row_id, row_hash) in zip(validation.rows, validation.keys, strict=True)
-    )
-    columns = {"row_id": [r[0] for r in rows], "row_hash": [r[1] for r in rows]}
-    return pa.table(columns | {"label": [table.labels[0 if r[2] else 1] for r in rows]}, schema=VALIDATION)
-
-
-def _truth(test: _Part) -> pa.Table:
-    table, texts = test.table, test.table.texts()
-    rows = [
-        {
-            "row_id": table.row_ids[i],
-            "row_hash": table.row_hashes[i],
-            "year": table.years[i],
-            "label": table.labels[0 if table.accept[i] else 1],
-            "truncated": bool(table.truncated[i]),
-            "true_log_odds": table.true_log_odds[i],
-            "prompt": texts[i],
-        }
-        for i in test.rows
-    ]
-    return pa.Table.from_pylist(rows, schema=TRUTH)

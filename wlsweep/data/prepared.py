@@ -1,0 +1,196 @@
+"""The sets of a run once they are tokenised, and what the data stage writes of them: `data.json` and two tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from wlsweep.data.mix import Drawn, MixCount, Stock, shortfalls
+from wlsweep.data.token_table import TokenTable
+from wlsweep.data.tokenise import AnswerTokens
+from wlsweep.run.columns import TRUTH, VALIDATION
+from wlsweep.run.data_record import (
+    AnswerRecord,
+    ClassCounts,
+    DataRecord,
+    FileState,
+    Lengths,
+    MixRecord,
+    SourceRecord,
+    Truncation,
+)
+from wlsweep.spec.config import Sweep
+
+
+class Part(NamedTuple):
+    """Some rows of a token table, in its order."""
+
+    table: TokenTable
+    rows: NDArray[np.int64]
+
+    @property
+    def keys(self) -> list[tuple[str, str]]:
+        """(row id, row hash) of each."""
+        return [(self.table.row_ids[i], self.table.row_hashes[i]) for i in self.rows]
+
+    def ids(self, accept: bool) -> list[str]:
+        """Row ids of one class."""
+        return [self.table.row_ids[i] for i in self.rows if self.table.accept[i] == accept]
+
+    @property
+    def accepts(self) -> int:
+        """Rows of the positive class."""
+        return int(self.table.accept[self.rows].sum())
+
+
+class Parts(NamedTuple):
+    """The sets of a run, disjoint."""
+
+    train: Part
+    test: Part
+    pool: Part | None
+    validation: Part | None
+
+    @property
+    def stock(self) -> Stock:
+        """What mixes are drawn from."""
+        pool = (self.pool.accepts, len(self.pool.rows) - self.pool.accepts) if self.pool else (0, 0)
+        return Stock(self.train.accepts, len(self.train.rows) - self.train.accepts, *pool)
+
+
+def data_record(
+    sweep: Sweep,
+    limit: int | None,
+    read: Sequence[str],
+    shapes: dict[str, str],
+    states: Mapping[str, FileState],
+    identity: dict[str, JsonValue],
+    parts: Parts,
+    counts: Mapping[int, MixCount],
+    mixes: Mapping[int, Drawn],
+) -> DataRecord:
+    """What `data.json` holds.
+
+    Args:
+        sweep: the search space.
+        limit: rows of every set in a trial run.
+        read: notes on what is not read of the files.
+        shapes: how each set is written, by role.
+        states: the files that were read, by role.
+        identity: what decides rows and tokens.
+        parts: the sets.
+        counts: rows of each mix, by k.
+        mixes: what was drawn for it.
+    """
+    accepts = set(parts.train.ids(True)) | set(parts.pool.ids(True) if parts.pool else ())
+
+    def source(role: str, part: Part) -> SourceRecord:
+        state, a, n = states.get(role, states["train"]), part.accepts, len(part.rows)
+        return SourceRecord(path=state.path, sha256=state.sha256, rows=n, accepts=a, rejects=n - a)
+
+    def mix(count: MixCount, drawn: Drawn) -> MixRecord:
+        distinct = sum(row_id in accepts for row_id in drawn.row_ids)
+        return MixRecord(
+            accepts=count.accepts,
+            rejects=count.rejects,
+            distinct_accepts=distinct,
+            distinct_rejects=len(drawn.row_ids) - distinct,
+            duplicates=count.total - len(drawn.row_ids),
+            most_uses=int(drawn.multiplicity.max()),
+            short_by=ClassCounts(accepts=count.short_accepts, rejects=count.short_rejects),
+        )
+
+    named = {"train": parts.train, "test": parts.test, **({"pool": parts.pool} if parts.pool else {})}
+    named |= {"validation": parts.validation} if parts.validation else {}
+    return DataRecord(
+        fingerprint=fingerprint_of(identity),
+        identity=identity,
+        files=dict(states),
+        source=source("train", parts.train),
+        test=source("test", parts.test),
+        pool=source("pool", parts.pool) if parts.pool else None,
+        validation=source("validation", parts.validation) if parts.validation else None,
+        split_off="test" not in states,
+        resampling=sweep.data.resampling,
+        cutoff=sweep.data.cutoff,
+        system=sweep.data.system,
+        seed=sweep.data.seed,
+        limit=limit,
+        mixes={f"1/{k}": mix(count, mixes[k]) for k, count in counts.items()},
+        shapes=shapes,
+        notes=[*read, *sweep.data.notes, *shortfalls(sweep.data.resampling, counts, parts.stock, sweep.task.words)],
+        truncated={name: _truncation(part) for name, part in named.items()},
+        tokens={name: f"tokens/{part.table.folder.name}" for name, part in named.items()},
+        answer=_answer(parts.train.table.answer),
+        control_tokens_broken={name: part.table.cleaned for name, part in named.items()},
+        tokens_per_row={name: _lengths(part) for name, part in named.items()},
+    )
+
+
+def fingerprint_of(identity: Mapping[str, JsonValue]) -> str:
+    """Hash of what decides rows and tokens."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _answer(answer: AnswerTokens) -> AnswerRecord:
+    return AnswerRecord(
+        prefix=list(answer.prefix),
+        accept=answer.accept,
+        reject=answer.reject,
+        suffix=list(answer.suffix),
+        reject_suffix=None if answer.reject_suffix is None else list(answer.reject_suffix),
+    )
+
+
+def _truncation(part: Part) -> Truncation:
+    """Share of truncated rows: of all, by class and by year ("unknown" without one)."""
+    cut = part.table.truncated[part.rows]
+    labels = np.where(part.table.accept[part.rows], *part.table.labels)
+    years = np.array([str(part.table.years[i] or "unknown") for i in part.rows])
+
+    def shares(of: NDArray[Any]) -> dict[str, float]:
+        return {str(value): float(cut[of == value].mean()) for value in np.unique(of)}
+
+    return Truncation(share=float(cut.mean()), by_class=shares(labels), by_year=shares(years))
+
+
+def _lengths(part: Part) -> Lengths:
+    """Tokens of prompt and answer."""
+    n = part.table.lengths[part.rows].astype(np.int64) + part.table.answer.lengths(part.table.accept[part.rows])
+    return Lengths(mean=float(n.mean()), max=int(n.max()), total=int(n.sum()))
+
+
+def validation_table(validation: Part) -> pa.Table:
+    """The rows of validation, sorted by id, as a mix is: `VALIDATION`."""
+    table = validation.table
+    rows = sorted(
+        (row_id, row_hash, bool(table.accept[i]))
+        for i, (row_id, row_hash) in zip(validation.rows, validation.keys, strict=True)
+    )
+    columns = {"row_id": [r[0] for r in rows], "row_hash": [r[1] for r in rows]}
+    return pa.table(columns | {"label": [table.labels[0 if r[2] else 1] for r in rows]}, schema=VALIDATION)
+
+
+def test_table(test: Part) -> pa.Table:
+    """The truth of the test set, in its order: `TRUTH`."""
+    table, texts = test.table, test.table.texts()
+    rows = [
+        {
+            "row_id": table.row_ids[i],
+            "row_hash": table.row_hashes[i],
+            "year": table.years[i],
+            "label": table.labels[0 if table.accept[i] else 1],
+            "truncated": bool(table.truncated[i]),
+            "true_log_odds": table.true_log_odds[i],
+            "prompt": texts[i],
+        }
+        for i in test.rows
+    ]
+    return pa.Table.from_pylist(rows, schema=TRUTH)
