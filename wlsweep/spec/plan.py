@@ -27,6 +27,7 @@ from wlsweep.spec.cost import (
 )
 from wlsweep.spec.power import power_of, seed_warning
 from wlsweep.spec.preflight import check_model, sample_rows
+from wlsweep.spec.processor import cpu_advice
 from wlsweep.spec.task import Words
 from wlsweep.spec.validation import forward_share, validation_share_of_training, validation_steps
 
@@ -88,7 +89,7 @@ def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
             "cpus": train.workers * train.cpus_per_worker + 1,
             "gpus_per_engine": sweep.predict.gpus_per_engine,
         },
-        "warnings": list(checked.warnings),
+        "warnings": [*checked.warnings, *cpu_advice(sweep)],
     }
     found["power"] = [
         p._asdict() | {"text": p.sentence(sweep.task.words)}
