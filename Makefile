@@ -121,6 +121,7 @@ bench: $(VENV)/.installed-$(EXTRA)  ## every measurement but the peer and the GP
 	@$(KEPT) $(BIN)/python -m bench.analysis | keep analysis
 	@mkdir -p runs/bench && $(BIN)/python -m bench.data --json runs/bench/data.json
 	@$(BIN)/python -m bench.growth
+	@if command -v strace >/dev/null; then $(BIN)/python -m bench.scale --parts driver,parts --seconds 300; else echo "bench.scale left out: it needs strace"; fi
 
 bench-peer: $(VENV)/.installed-$(EXTRA) .venv-peer/.installed  ## the 19 conditions against LLaMA-Factory and fresh vLLMs (a quarter of an hour)
 	@$(BIN)/python -m bench.peer $(ARGS)

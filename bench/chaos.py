@@ -107,7 +107,7 @@ def bits_of(run: Path) -> dict[str, str]:
 
 def files_left(run: Path) -> list[str]:
     """Files that a finished sweep must not leave: parts, marks, leases."""
-    pattern = re.compile(r"\.tmp$|^\.stop-|^\.training-|^\.all-begun-|\.dead$|lease|^checkpoints$")
+    pattern = re.compile(r"\.tmp$|^\.training-|^\.all-begun-|\.dead$|lease|^checkpoints$")
     return sorted(str(p.relative_to(run)) for p in run.rglob("*") if pattern.search(p.name) and "ray" not in p.parts)
 
 

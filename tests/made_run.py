@@ -55,9 +55,15 @@ def shift_of(c: Condition) -> float:
     return sign * math.log(c.gamma) + math.log(1 / (c.k - 1))
 
 
-def write_predictions(run: RunDir, name: str, log_odds: np.ndarray, parsed: Sequence[str | None] | None = None) -> Path:
-    """Predictions of one condition for the test set of the run."""
-    truth, task = pq.read_table(run.test_parquet), SweepRecord.read(run.sweep_json).task
+def write_predictions(
+    run: RunDir,
+    name: str,
+    log_odds: np.ndarray,
+    parsed: Sequence[str | None] | None = None,
+    task: Task | None = None,
+) -> Path:
+    """Predictions of one condition for the test set of the run; `task` is read from the run where it is not given."""
+    truth, task = pq.read_table(run.test_parquet), task or SweepRecord.read(run.sweep_json).task
     n = len(truth)
     accept = -np.logaddexp(0, -log_odds) - 1e-3
     reject = -np.logaddexp(0, log_odds) - 1e-3
@@ -218,7 +224,8 @@ def make_run(
         run.metric_log(c.name).write_text("".join(json.dumps(line) + "\n" for line in lines))
         write_json(run.trained(c.name), trained_record(c, lines[-1]))
         decided = np.where(said > 0, *task.labels)
-        write_predictions(run, c.name, said, [None if u else str(a) for a, u in zip(decided, unknown, strict=True)])
+        answers = [None if u else str(a) for a, u in zip(decided, unknown, strict=True)]
+        write_predictions(run, c.name, said, answers, task)
     return run
 
 

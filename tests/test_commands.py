@@ -79,6 +79,14 @@ def test_watching_ends_with_the_run_and_shows_its_end():
     assert (len(shown), len(paused)) == (3, 2)
 
 
+def test_many_conditions_are_looked_at_less_often_than_few():
+    paused = []
+    for conditions in (19, 1_000):
+        states = iter([False, True])
+        watch(lambda: None, lambda: next(states), paused.append, conditions)  # noqa: B023 - called at once
+    assert paused == [2, 40]
+
+
 def test_ctrl_c_ends_watching_without_an_error():
     def stop(seconds):
         raise KeyboardInterrupt

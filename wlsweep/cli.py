@@ -120,12 +120,15 @@ def run(
     from wlsweep.run.layout import RunDir
     from wlsweep.spec.condition import select
     from wlsweep.spec.power import seed_warning
+    from wlsweep.spec.processor import cpu_advice
     from wlsweep.track.process import tracking
 
     if stage not in STAGES:
         raise WlsweepError(f"--stage {stage}: expected one of {', '.join(STAGES)}")
     loaded = load_with_options(sweep, data, limit, model, set_, track)
     if stage != "data" and (warning := seed_warning(loaded, select(loaded.conditions, only))):
+        typer.echo(f"warning: {warning}", err=True)
+    for warning in cpu_advice(loaded) if stage != "data" else []:
         typer.echo(f"warning: {warning}", err=True)
     folder = out or Path("runs") / loaded.name
     try:
@@ -194,13 +197,16 @@ def status(
     folder: RunFolder,
     json_: AsJson = False,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="show it again every two seconds, until all is done (Ctrl-C ends)")
+        bool,
+        typer.Option(
+            "--watch", "-w", help="show it again every two seconds (40 with 1,000 conditions), until all is done"
+        ),
     ] = False,
 ) -> None:
     """Say where each condition of a run stands: done, running, failed (and why) or missing."""
     from wlsweep.console import watch as watch_until
     from wlsweep.run.layout import existing_run
-    from wlsweep.run.status import RunStatus
+    from wlsweep.run.status import ConditionStatus, RunStatus
     from wlsweep.run.status_table import status_table
 
     run = existing_run(folder)
@@ -209,9 +215,13 @@ def status(
     if json_:
         typer.echo(json.dumps(RunStatus(run).as_json(), indent=1))
     elif watch:
-        watch_until(
-            lambda: status_table(RunStatus(run)), lambda: all(s.predict == "done" for s in RunStatus(run).all())
-        )
+        found: list[ConditionStatus] = []
+
+        def over() -> bool:
+            found[:] = RunStatus(run).all()
+            return all(s.predict == "done" for s in found)
+
+        watch_until(lambda: status_table(RunStatus(run), found), over, conditions=len(RunStatus(run).conditions))
     else:
         status_table(RunStatus(run))
 

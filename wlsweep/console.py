@@ -142,10 +142,20 @@ class Progress:
 
 WATCH_S = 2.0
 """Seconds between two looks."""
+WATCH_MANY = 50
+"""Conditions beyond which looks become rarer: 1,000 of them are looked at every 40 s."""
 
 
-def watch(show: Callable[[], None], over: Callable[[], bool], pause: Callable[[float], None] = time.sleep) -> None:
-    """Call `show` again and again until `over`, on a terminal each time on an empty screen; Ctrl-C ends it."""
+def watch(
+    show: Callable[[], None],
+    over: Callable[[], bool],
+    pause: Callable[[float], None] = time.sleep,
+    conditions: int = 1,
+) -> None:
+    """Call `show` again and again until `over`, on a terminal each time on an empty screen; Ctrl-C ends it.
+
+    Many `conditions` are looked at less often, since each look asks the file system for all of them.
+    """
     screen = Console()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -156,6 +166,6 @@ def watch(show: Callable[[], None], over: Callable[[], bool], pause: Callable[[f
             show()
             if last:
                 return
-            pause(WATCH_S)
+            pause(WATCH_S * max(1.0, conditions / WATCH_MANY))
     except KeyboardInterrupt:
         return

@@ -107,7 +107,7 @@ def test_an_engine_that_waits_long_for_its_model_is_not_given_up(undisturbed):
         from wlsweep.orchestrate.signals import StopRequest
 
         sweep, run = load_sweep({str(SMALL)!r}), RunDir(Path({str(out)!r}))
-        connect(sweep, print, StopRequest(run.root, print))
+        connect(sweep, print, StopRequest(print))
         ray.data.DataContext.get_current().execution_no_progress_timeout_s = 2
         training = run.root / ".training-test"
         training.touch()

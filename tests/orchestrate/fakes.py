@@ -39,10 +39,10 @@ def write_data(run: RunDir) -> None:
     shutil.copytree(_made_data(), run.data, dirs_exist_ok=True)
 
 
-def write_trained(run: RunDir, name: str, loss: float = 1.0) -> None:
+def write_trained(run: RunDir, name: str, loss: float = 1.0, fingerprint: str = SMALL.fingerprint()) -> None:
     """What a finished training leaves."""
     run.model(name).mkdir(parents=True, exist_ok=True)
-    record = trained_record(parse_name(name), {"step": 240}, SMALL.fingerprint())
+    record = trained_record(parse_name(name), {"step": 240}, fingerprint)
     write_json(run.trained(name), record | {"unweighted_loss": loss})
 
 

@@ -75,7 +75,6 @@ def test_a_failure_that_all_conditions_would_meet_stops_the_sweep_at_the_first(t
     with pytest.raises(WlsweepError, match=f"{A}: shared\nevery condition would fail alike"):
         go(tmp_path, fakes)
     assert [RunStatus(RunDir(tmp_path)).trained(n) for n in (B, C)] == [None, None]
-    assert not list(tmp_path.glob(".stop-*"))
 
 
 @pytest.mark.parametrize("fate", ["lost", "step and lost", "silent"])
@@ -105,7 +104,21 @@ def test_a_signal_lets_running_conditions_save_and_starts_no_other(tmp_path, num
     assert ran.code == STOPPED and fakes.predicted == []
     assert f"{signal.Signals(number).name}: running conditions save" in ran.said
     assert "0 of 3 conditions are done (1 trained); go on with: wlsweep run x" in ran.said
-    assert not list(tmp_path.glob(".stop-*"))
+
+
+def test_the_processes_of_a_launch_are_told_once_that_it_was_asked_to_stop(tmp_path):
+    words = []
+
+    def stop(launch):
+        _signalled(launch, signal.SIGTERM)
+        end = time.monotonic() + 10
+        while not words:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        time.sleep(0.02)  # ten more looks of the main thread
+
+    ran = go(tmp_path, FakeStages(fates={A: [stop]}), tell=words.append)
+    assert ran.code == STOPPED and words == [ran.launch.stop.word]
 
 
 def _signalled(launch, number):

@@ -73,10 +73,10 @@ def test_what_does_not_fit_is_refused_with_what_is_missing(sweep, nodes, message
 
 
 @pytest.fixture
-def asked(tmp_path):
+def asked():
     """What was said, and a request to stop."""
     said = []
-    return said, StopRequest(tmp_path, said.append)
+    return said, StopRequest(said.append)
 
 
 def closed_port():

@@ -26,7 +26,7 @@ from wlsweep.train import loop
 from wlsweep.train.job import OutOfMemory
 
 PLAIN = parse_name("baseline_gamma1.0_prop1_2")
-ASSIGNED = Assignment(None, PLAIN, "", "", "", "me")
+ASSIGNED = Assignment(None, PLAIN, "", "", "me")
 FIRST, SECOND = Attempt(PLAIN.name, 1), Attempt(PLAIN.name, 2)
 NEXT = replace(ASSIGNED, condition=parse_name("accept_gamma2.0_prop1_2"))
 STAGED = replace(PLAIN, two_stage=True)
@@ -176,6 +176,19 @@ def test_a_worker_takes_logs_and_finishes_over_its_connection(opened):
     member.leave()
 
 
+def test_a_worker_asks_its_trial_whether_to_stop(opened):
+    box, server = opened
+    box.assign(ASSIGNED)
+    member = GroupMember(server.address, "node")
+    member.take()
+    assert not member.asked_to_stop()
+    box.withdraw()
+    assert member.asked_to_stop() and box.outcome is None, "it has the condition in hand, and saves it"
+    member.finish("stopped")
+    assert box.outcome.state == "stopped"
+    member.leave()
+
+
 def test_a_worker_that_lost_its_connection_has_nothing_in_hand(opened):
     box, server = opened
     box.assign(ASSIGNED)
@@ -283,6 +296,7 @@ class Told:
     def __init__(self):
         self.ends = []
         self.log = lambda line: None
+        self.asked_to_stop = lambda: False
 
     def finish(self, *end):
         self.ends.append(end)
@@ -310,7 +324,7 @@ def test_what_would_fail_again_is_a_failure_at_once(tmp_path, monkeypatch, error
     monkeypatch.setattr(worker_group, "_rows", lambda *_: None)
     monkeypatch.setattr(worker_group, "log_process_to", lambda log: None)
     monkeypatch.setattr(loop, "_train_condition", fail)
-    assignment = Assignment(sweep, PLAIN, str(run.root), "base", str(tmp_path / "stop"), "me")
+    assignment = Assignment(sweep, PLAIN, str(run.root), "base", "me")
     # A rank that ran out of memory ends, so that those that wait for it in a collective end, too.
     with pytest.raises(OutOfMemory) if ends else nullcontext():
         place = SimpleNamespace(rank=1 if ends else 0)

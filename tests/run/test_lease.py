@@ -104,6 +104,29 @@ def test_of_many_that_take_over_a_dead_lease_one_wins(path):
             p.wait()
 
 
+def beaten(path, since):
+    end = time.monotonic() + 20
+    while path.stat().st_mtime <= since:
+        assert time.monotonic() < end, "no heartbeat came"
+        time.sleep(0.005)
+
+
+def test_a_heartbeat_renews_its_own_lease_and_never_one_that_took_its_place(path, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_S", 0.01)
+    long_ago = time.time() - STALE_S - 1
+    with hold(path, "me") as mine:
+        assert mine
+        os.utime(path, (long_ago, long_ago))
+        beaten(path, long_ago)
+        own = path.rename(path.with_name("taken"))
+        path.write_text(RECORD_ELSEWHERE)
+        os.utime(path, (long_ago, long_ago))
+        os.utime(own, (long_ago, long_ago))
+        beaten(own, long_ago)
+        assert path.stat().st_mtime == long_ago
+    assert path.read_text() == RECORD_ELSEWHERE, "who holds it now keeps it"
+
+
 @pytest.mark.parametrize("local_is_off_by", [61.0, 300.0, -61.0, -300.0])
 def test_only_the_clock_of_the_file_system_counts(path, monkeypatch, local_is_off_by):
     """A file server whose clock is behind or ahead of this machine's, as seen from here."""

@@ -300,6 +300,16 @@ def test_a_killed_attempt_counts_up_to_the_last_beat_and_is_not_counted_again(tm
     assert both.training.seconds > killed.training.seconds
 
 
+def test_other_ranks_write_their_account_when_work_ends_and_not_when_it_begins(tmp_path):
+    for rank, written in ((0, 1), (1, 0)):
+        meter = UsageMeter(tmp_path / str(rank), "group", "train", gpus=1, rank=rank)
+        with meter.during("work", [A]):
+            assert len(list((tmp_path / str(rank)).glob("*.json"))) == written
+        (record,) = [UsageRecord.read(p) for p in (tmp_path / str(rank)).glob("*.json")]
+        assert record.spans[1].outcome == "done", "a SIGKILL from now on loses nothing of it"
+        meter.close()
+
+
 def test_a_launch_notices_how_large_the_run_was(tmp_path, monkeypatch):
     monkeypatch.setattr(usage_meter, "LOOK_S", 0.0)
     monkeypatch.setattr(usage_meter, "BEAT_S", 0.01)

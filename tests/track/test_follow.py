@@ -54,6 +54,7 @@ def test_every_step_is_sent_once_while_a_condition_trains_and_its_end_follows(ru
     whole = cut_log(run, A, 10)
     follower = Follower(run, ["tensorboard"])
     assert follower.send() == {} and follower.send() == {}
+    assert follower.looked_at == 2, "the one that trains and the one that failed: what is trained was sent"
     found, texts = scalars(run, A)
     assert [step for step, _ in found["train/loss"]] == [10 * (i + 1) for i in range(10)]
     assert texts[0][0].startswith("configuration") and '"gamma": 1.0' in texts[0][1]

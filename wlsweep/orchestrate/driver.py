@@ -55,7 +55,7 @@ LEAVE_S = 5.0
 def new_launch(sweep: Sweep, run: RunDir, only: str | None, last: Stage, command: str, console: Console) -> Launch:
     """A launch of what `only` selects, up to the stage `last`."""
     view = Progress(console)
-    stop = StopRequest(run.root, view.say)
+    stop = StopRequest(view.say)
     return Launch(
         sweep, run, select(sweep.conditions, only), last, command, view, stop, StallLimit(60 * sweep.stall_minutes)
     )
@@ -175,6 +175,7 @@ class Driver:
             with self.meter.during("work", stage=stage):
                 return work()
         finally:
+            self.meter.look()
             self.seconds[stage] = round(time.monotonic() - began, 2)
             self.launch.stall.heard()
 

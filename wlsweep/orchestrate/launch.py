@@ -52,10 +52,13 @@ class Launch:
     stall: StallLimit
     cluster_lost: Callable[[], str | None] = lambda: None
     """Why the Ray cluster cannot be used any more, or None; looked at several times a second."""
+    tell: Callable[[str], None] = lambda word: None
+    """Tells the processes on all nodes a word; does not wait."""
     others: Callable[[], str | None] = lambda: None
     """Who holds the room of the Ray cluster that this launch waits for, or None: a wait for them is no stall."""
     owner: str = field(default_factory=_owner)
     """Named in leases."""
+    _told: bool = field(default=False, init=False)
 
     def check(self) -> None:
         """Look whether the launch can go on; called again and again wherever something is waited for.
@@ -65,6 +68,9 @@ class Launch:
         """
         if cause := self.cluster_lost():
             raise LaunchEnded(cause)
+        if self.stop.asked() and not self._told:
+            self._told = True
+            self.tell(self.stop.word)
         silence = self.stall.silence
         silence.tick()
         if silence.seconds > silence.limit_s / 2 and (who := self.others()):

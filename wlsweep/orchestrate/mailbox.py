@@ -53,7 +53,6 @@ class Assignment:
     condition: Any
     root: str
     base: str
-    stop_file: str
     owner: str
     attempt: int = 0
 
@@ -85,6 +84,8 @@ class GroupMailbox:
         self.lines: list[dict[str, Any]] = []
         self.outcome: Outcome | None = None
         self.closed = False
+        self.stopping = False
+        """Whether the launch was asked to stop: who works on the condition saves a checkpoint and returns."""
         self._taker: object = None
         self._held: object = None
         """The taker that has the condition in hand; None while no living rank 0 has it."""
@@ -97,7 +98,7 @@ class GroupMailbox:
     def assign(self, assignment: Assignment) -> None:
         """Leave the next condition."""
         with self._changed:
-            self.assignment, self.attempts, self.excused = assignment, 0, 0
+            self.assignment, self.attempts, self.excused, self.stopping = assignment, 0, 0, False
             self.cause, self.lines, self.outcome, self._held = None, [], None, None
             self._changed.notify_all()
 
@@ -147,7 +148,9 @@ class GroupMailbox:
                 self._changed.notify_all()
 
     def withdraw(self) -> None:
-        """Take the condition back if no worker has it in hand: the group waits for room, at first or after a loss."""
+        """Ask to stop; take the condition back if no worker has it in hand: the group waits for room, at first or after a
+        loss."""
+        self.stopping = True
         with self._changed:
             if self.outcome is None and self._held is None:
                 self.outcome = Outcome("stopped", None, self.attempts)
@@ -236,6 +239,8 @@ class MailboxServer:
                 match kind:
                     case "take":
                         connection.send(box.take(taker))
+                    case "stopping":
+                        connection.send(box.stopping)
                     case "finish":
                         box.finish(*arguments)
                         connection.send(None)
@@ -279,6 +284,11 @@ class GroupMember:
         """The condition's end; returns when the trial has heard it."""
         self._send("finish", self.current, state, cause, shared)
         self._answers.get()
+
+    def asked_to_stop(self) -> bool:
+        """Whether the launch was asked to stop; a question to the trial's process."""
+        self._send("stopping")
+        return bool(self._answers.get())
 
     def log(self, line: dict[str, Any]) -> None:
         """A line of the metric log."""

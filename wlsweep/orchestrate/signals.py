@@ -1,4 +1,4 @@
-"""The request to stop: a file, so that every process of a launch on every node sees it, and the signals that make it."""
+"""The request to stop and the signals that make it; marks in the run directory that tell processes of a launch something."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from wlsweep.errors import os_error_text
 from wlsweep.interrupts import end_on_signals
 
-_MARK = re.compile(r"\.(?:stop|training|all-begun)-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
+_MARK = re.compile(r"\.(?:training|all-begun)-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
 
 
 def new_mark(folder: Path, kind: str) -> Path:
@@ -23,7 +22,7 @@ def new_mark(folder: Path, kind: str) -> Path:
 
     Args:
         folder: the run directory.
-        kind: `stop`, `training` or `all-begun`.
+        kind: `training` or `all-begun`.
     """
     return folder / f".{kind}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
@@ -38,27 +37,27 @@ def remove_dead_marks(folder: Path) -> None:
 
 
 class StopRequest:
-    """Whether this launch was asked to stop."""
+    """Whether this launch was asked to stop. A driver that waits for its processes tells them (`Launch.check`)."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self.file = new_mark(folder, "stop")
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.word = f"stop {socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
+        """By which its processes know it."""
         self._say = say
-        self._taken = False
+        self._taken = self._asked = False
 
     def asked(self) -> bool:
         """Whether the launch was asked to stop."""
-        return self.file.exists()
+        return self._asked
 
     def ask(self) -> None:
         """Ask all processes of the launch to stop: those that train save a checkpoint first."""
-        self.file.touch()
+        self._asked = True
 
     def clear(self) -> None:
-        """Remove the file; signals end the process again."""
+        """Take the request back; signals end the process again."""
         if self._taken and threading.current_thread() is threading.main_thread():  # handlers can be set there alone
             end_on_signals()
-        with suppress(OSError):
-            self.file.unlink(missing_ok=True)
+        self._asked = False
 
     def take_signals(self) -> None:
         """SIGINT, SIGTERM and SIGUSR1 ask to stop; the second one ends the process at once. Main thread only."""
@@ -69,14 +68,8 @@ class StopRequest:
     def _on_signal(self, number: int, frame: object) -> None:
         if self.asked():
             raise KeyboardInterrupt
+        self.ask()
         name = signal.Signals(number).name
-        try:
-            self.ask()
-        except OSError as e:
-            self._tell(
-                f"{name}: ended at once, since nobody can be asked to stop: {os_error_text(e, self.file, 'written')}"
-            )
-            raise KeyboardInterrupt from None
         self._tell(f"{name}: running conditions save a checkpoint, then the sweep stops (again to end at once)")
 
     def _tell(self, text: str) -> None:

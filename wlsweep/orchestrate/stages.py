@@ -113,13 +113,14 @@ def _plan(launch: Launch) -> None:
 
 
 def _connect(launch: Launch) -> Capacity:
+    from wlsweep.orchestrate.notices import tell
     from wlsweep.orchestrate.ray_cluster import cluster_nodes, connect, is_connected, lost_cluster, who_holds_room
 
     if not is_connected():
         launch.view.note("starting Ray")
         connect(launch.sweep, launch.view.say, launch.stop)
         launch.stop.take_signals()  # Ray takes SIGTERM for itself when it starts
-    launch.cluster_lost, launch.others = lost_cluster, who_holds_room
+    launch.cluster_lost, launch.others, launch.tell = lost_cluster, who_holds_room, tell
     return capacity(launch.sweep, cluster_nodes(), launch.last != "train")
 
 

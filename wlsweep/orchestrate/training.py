@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from wlsweep.errors import WlsweepError
@@ -41,8 +40,8 @@ class TrainRequest(NamedTuple):
     """How many at the same time."""
     owner: str
     """Named in leases."""
-    stop_file: Path
-    """Once it exists, running conditions save a resume checkpoint and no other starts."""
+    stop: str
+    """The word (`notices.py`) after which running conditions save a resume checkpoint and no other starts."""
 
 
 class TrainConditions(Protocol):
@@ -110,7 +109,7 @@ class Training:
             ready = [c for c in left if can_start(launch, c)]
             free = [c for c in ready if c.name not in self.tried and not holder(launch.run.lease(c.name))]
             if free:
-                request = TrainRequest(base, free, capacity.groups, launch.owner, launch.stop.file)
+                request = TrainRequest(base, free, capacity.groups, launch.owner, launch.stop.word)
                 self._round(request, last_ones=len(free) == len(left))
             elif all(c.name in self.tried for c in ready):
                 break

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import ray.tune
 
 from wlsweep.orchestrate.gauges import show_done, show_line
 from wlsweep.orchestrate.mailbox import Assignment, Outcome
+from wlsweep.orchestrate.notices import told
 from wlsweep.orchestrate.signals import new_mark
 from wlsweep.orchestrate.training import OnTrial, TrainRequest
 from wlsweep.run.layout import RunDir, read_json
@@ -28,8 +29,9 @@ from wlsweep.spec.config import Sweep
 if TYPE_CHECKING:
     from wlsweep.orchestrate.worker_group import WorkerGroup
 
-FOLLOW_S = 1.0
-"""Seconds between two looks at whether the group still lives, where it says nothing."""
+FOLLOW_S = 0.2
+"""Seconds between two looks at whether the group still lives and the launch was not asked to stop, where the group says
+nothing: a question to the cluster's control process."""
 RESTARTS = 3
 """How often Tune starts a trial again whose process died; after that the driver does, with fresh processes."""
 _group: WorkerGroup | None = None
@@ -53,26 +55,30 @@ def train_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     name = config["condition"]
     condition = next((c for c in sweep.conditions if c.name == name), None) or parse_name(name)
     base = starting_model(run, condition, settings["base"])
-    stop_file, all_begun = Path(settings["stop_file"]), Path(settings["all_begun"])
-    if stop_file.exists():
+    all_begun = Path(settings["all_begun"])
+
+    def stopping() -> bool:
+        return told(settings["stop"])
+
+    if stopping():
         ray.tune.report({"state": "stopped", "step": 0})
         return
     run.failed(condition.name).unlink(missing_ok=True)
     group = _warm_group(sweep, run)
-    assignment = Assignment(sweep, condition, settings["root"], base, settings["stop_file"], settings["owner"])
+    assignment = Assignment(sweep, condition, settings["root"], base, settings["owner"])
     shown = _show_in_dashboard(run, name) if settings["dashboard"] else None
-    line, outcome = _follow(group, assignment)
+    line, outcome = _follow(group, assignment, stopping)
     if outcome.state == "failed":
         record_failure(run, name, "train", outcome.cause or "unknown", outcome.attempts)
     if shown and outcome.state not in ("done", "failed"):
         ray.cancel(shown)
     end = {"state": outcome.state, "cause": outcome.cause or "", "attempts": outcome.attempts, "shared": outcome.shared}
     ray.tune.report({**line, **end})
-    if stop_file.exists() or all_begun.exists():
+    if stopping() or all_begun.exists():
         group.close()
 
 
-def _follow(group: WorkerGroup, assignment: Assignment) -> tuple[dict[str, Any], Outcome]:
+def _follow(group: WorkerGroup, assignment: Assignment, stopping: Callable[[], bool]) -> tuple[dict[str, Any], Outcome]:
     """Assign, pass the metric log on to Tune, and return its last line and the outcome."""
     mailbox = group.mailbox
     mailbox.assign(assignment)
@@ -82,7 +88,7 @@ def _follow(group: WorkerGroup, assignment: Assignment) -> tuple[dict[str, Any],
     while outcome is None:
         if not group.alive:
             return line, Outcome("lost", f"its worker group could not be kept running: {group.error!r}")
-        if Path(assignment.stop_file).exists():
+        if stopping():
             mailbox.withdraw()
         lines, outcome = mailbox.follow(seen, FOLLOW_S)
         seen += len(lines)
@@ -153,7 +159,7 @@ def train_conditions(sweep: Sweep, run: RunDir, request: TrainRequest, on_trial:
         "root": str(run.root.resolve()),
         "base": request.base,
         "owner": request.owner,
-        "stop_file": str(request.stop_file.resolve()),
+        "stop": request.stop,
         "all_begun": str(all_begun.resolve()),
         "dashboard": bool(ray._private.worker.get_dashboard_url()),
     }

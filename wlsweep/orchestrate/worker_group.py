@@ -177,7 +177,7 @@ def _train(member: GroupMember, assignment: Assignment, place: Any, group_log: P
     member.current = assignment.key
     log_process_to(run.logs / "conditions" / f"{name}_train_attempt{assignment.attempt}_rank{place.rank}.log")
     job = Job(assignment.sweep, assignment.condition, run, assignment.base, assignment.attempt)
-    hooks = Hooks(member.log, meter.wrote_checkpoint, Path(assignment.stop_file).exists)
+    hooks = Hooks(member.log, meter.wrote_checkpoint, member.asked_to_stop)
     state: State = "done"
     cause, shared = None, False
     try:

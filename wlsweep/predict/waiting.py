@@ -11,7 +11,9 @@ from wlsweep.run.lease import holder
 from wlsweep.run.status import RunStatus
 
 POLL_S = 0.5
-"""How often an engine that waits for a model looks for it."""
+"""How soon an engine that waits for a model looks for it again, at first."""
+LONGEST_POLL_S = 60.0
+"""And how soon at last; in between a twentieth of the time that it has waited."""
 PATIENCE_S = 180.0
 """How long an engine waits while nobody trains what it waits for: a group that starts again may want its room."""
 
@@ -34,10 +36,12 @@ class ModelWait:
 
     def __call__(self, name: str) -> None:
         """Wait for a condition's model for as long as it may still come."""
-        self.seen = self.seen or time.monotonic()
+        began = time.monotonic()
+        self.seen = self.seen or began
+        states = RunStatus(self.run)
         while self.training is not None and self.training.exists() and not self.run.failed(name).exists():
             held = holder(self.run.lease(name)) is not None
-            if RunStatus(self.run).trained(name) and not held:
+            if not held and states.trained(name):
                 break
             if held:
                 self.seen = time.monotonic()
@@ -45,7 +49,7 @@ class ModelWait:
                 if self.late or self._idle():
                     return
                 self.seen = time.monotonic()
-            time.sleep(POLL_S)
+            time.sleep(min(LONGEST_POLL_S, max(POLL_S, (time.monotonic() - began) / 20)))
         self.seen = time.monotonic()
 
     def _idle(self) -> bool:

@@ -2,7 +2,8 @@
 
     with hold(run.lease(name), owner="job 42") as mine: ...
 
-It is a file made with O_EXCL whose modification time is a heartbeat. A lease without a beat for `STALE_S` seconds, by the
+It is a file made with O_EXCL whose modification time is a heartbeat; a beat is one request to the file system, which many
+holders share. A lease without a beat for `STALE_S` seconds, by the
 clock of the file system that it lies on, or of a process of this machine that is gone, is dead and may be taken over.
 Take-over is a rename, which one process wins; who finds that the file it renamed was not the dead one that it had read
 puts it back. A holder touches and deletes only its own.
@@ -27,10 +28,13 @@ from wlsweep.errors import UnreadableError, WlsweepError, os_error_text
 from wlsweep.files import open_file, read_file
 from wlsweep.run.records import LeaseRecord
 
-BEAT_S = 5.0
-"""Seconds between heartbeats."""
-STALE_S = 60.0
-"""Seconds without a heartbeat after which a holder counts as dead; more than shared file systems cache times."""
+BEAT_S = 50.0
+"""Seconds between heartbeats: 64 groups on one file system are 1.3 a second."""
+AGAIN_S = 5.0
+"""Seconds until a heartbeat that the file system refused is tried again."""
+STALE_S = 120.0
+"""Seconds without a heartbeat after which a holder counts as dead: beyond `BEAT_S` more than shared file systems cache times
+(60 s)."""
 CLOCK_S = 30.0
 """Seconds for which a measured distance between this machine's clock and a file system's is used."""
 
@@ -180,10 +184,17 @@ def hold(path: Path, owner: str, patience_s: float = 0.0) -> Iterator[bool]:
     over = threading.Event()
 
     def beat() -> None:
-        while not over.wait(BEAT_S):
-            if _is(path, mine):
-                with contextlib.suppress(OSError):  # a file server's hiccup; the next beat tells
-                    os.utime(path)
+        with contextlib.suppress(OSError), path.open("rb") as f:
+            if f.read() != mine.encode():
+                return
+            # Of the open file: after a take-over another one stands at the path, which is not touched.
+            wait_s = BEAT_S
+            while not over.wait(wait_s):
+                wait_s = BEAT_S
+                try:
+                    os.utime(f.fileno())
+                except OSError:  # a file server's hiccup
+                    wait_s = AGAIN_S
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

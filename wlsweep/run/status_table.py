@@ -49,9 +49,9 @@ def _without(words: Sequence[str], options: set[str]) -> tuple[list[str], str | 
     return kept, value
 
 
-def status_table(state: RunStatus) -> None:
-    """Print where a run stands."""
-    states = state.all()
+def status_table(state: RunStatus, states: Sequence[ConditionStatus] | None = None) -> None:
+    """Print where a run stands, as it is now or, with `states`, as it was found."""
+    states = state.all() if states is None else states
     table = Table(box=None, pad_edge=False)
     words = state.record.task.words
     validated = any(s.validation for s in states)

@@ -4,9 +4,11 @@
     with meter.during("work", ["accept_gamma2.0_prop1_2"], attempt=1): ...
     meter.close()
 
-The account is a file that only this process writes: when work begins and ends, and in between each time a tenth of its
-length has passed (2 to 30 seconds). So a killed process loses at most that, and an attempt that was killed counts like any
-other. It never raises: an account that cannot be written does not end a training.
+The account is a file that only this process writes: when work begins and ends, and in between each time it has gone on for
+as long again, at most ten minutes. So a killed process loses at most that, and an attempt that was killed counts like any
+other. Of a group's other ranks, whose account tells hardly more than the first one's, it is the end of work, and in between
+ten minutes to an hour: there are hundreds of them, and one file system. It never raises: an account that cannot be written
+does not end a training.
 """
 
 from __future__ import annotations
@@ -26,12 +28,15 @@ from wlsweep.run.usage_record import UsageRecord, UsageSpan
 
 BEAT_S = 2.0
 """Least seconds between two writes."""
-LONGEST_S = 30.0
-"""Most seconds between two writes: many ranks share a file system."""
+LONGEST_S = 600.0
+"""Most seconds between two writes of a process, of the first rank of a group; the least of other ranks."""
+LONGEST_OTHERS_S = 3600.0
+"""Most seconds between two writes of other ranks."""
 LOOK_S = 10.0
 """Least seconds between two looks at how large the run is."""
-LOOK_SHARE = 0.01
-"""Largest share of the time that such looks take."""
+LOOK_SHARE = 2e-5
+"""Largest share of the time that such looks take. A look asks a dozen questions a condition; where an answer takes a tenth
+of a millisecond, that is one in five seconds."""
 GOES_ON = "goes on"
 """Outcome of a span of work that another one, such as the start of an engine, divides in two."""
 MOST_SPANS = 60
@@ -63,7 +68,8 @@ class UsageMeter:
         self._guard = threading.RLock()
         self._over = threading.Event()
         self._spans: list[UsageSpan] = []
-        self._written = -LONGEST_S
+        self._least, self._most = (BEAT_S, LONGEST_S) if rank == 0 else (LONGEST_S, LONGEST_OTHERS_S)
+        self._written = time.monotonic()
         self._open_file()
         self._begin(UsageSpan(what="start", stage=stage, seconds=0.0))
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -89,7 +95,8 @@ class UsageMeter:
                     what=what, stage=stage or self._stage, conditions=list(conditions), attempt=attempt, seconds=0.0
                 )
             )
-        self._write()  # an attempt counts from its first moment
+        if self._rank == 0:
+            self._write()  # an attempt counts from its first moment
         outcome = "failed"
         try:
             yield
@@ -126,7 +133,7 @@ class UsageMeter:
         """The process gives back what it held."""
         self._over.set()
         self._thread.join()
-        self._look()
+        self.look()
         self._write()
 
     def _open_file(self) -> None:
@@ -157,16 +164,17 @@ class UsageMeter:
     def _beat(self) -> None:
         while not self._over.wait(BEAT_S):
             if time.monotonic() - self._looked >= self._look_s:
-                self._look()
+                self.look()
             if self._is_due():
                 self._write()
 
     def _is_due(self) -> bool:
-        """Whether the current span has gone on for a tenth of its length, or `LONGEST_S`, since the last write."""
+        """Whether the current span is twice as long as at the last write, within the limits."""
         now = time.monotonic()
-        return now - self._written >= min(LONGEST_S, (now - self._at) / 10)
+        return now - self._written >= min(self._most, max(self._least, (now - self._at) / 2))
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Look how large the run is now; also called between two such looks, where much is about to be deleted."""
         if self._size is None:
             return
         began = time.monotonic()
@@ -190,9 +198,13 @@ class UsageMeter:
                 largest_bytes=self._largest,
             )
             temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+            text = json_text(record.model_dump(mode="json"))
             try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                temporary.write_text(json_text(record.model_dump(mode="json")), encoding="utf-8")
+                try:
+                    temporary.write_text(text, encoding="utf-8")
+                except FileNotFoundError:
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                    temporary.write_text(text, encoding="utf-8")
                 temporary.replace(self._path)
             except OSError as e:
                 print(f"what this process uses could not be written to {self._path}: {e}", flush=True)

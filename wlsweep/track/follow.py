@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,6 +71,11 @@ class Follower:
         """
         return {t.name: why for t in self.trackers if (why := t.try_to_send(last))}
 
+    @property
+    def looked_at(self) -> int:
+        """Conditions whose files the next sending has to look at, once for each tracker."""
+        return sum(t.looked_at for t in self.trackers)
+
 
 class _Tracker:
     """One tracker: its client, what it has, and its failures."""
@@ -83,6 +89,8 @@ class _Tracker:
         self._open: dict[str, str] = {}
         self._failures, self._again_at, self._why = 0, 0.0, ""
         self._read: dict[str, tuple[int, int, int]] = {}
+        self.looked_at = 0
+        """Conditions whose files the next sending has to look at, as far as is known."""
 
     def try_to_send(self, last: bool) -> str:
         """Send; why not everything was sent, or an empty text."""
@@ -103,11 +111,20 @@ class _Tracker:
 
     def _send(self, last: bool) -> None:
         final = {e["name"]: e for e in _entries(self.run) if e.get("state") == "done"}
+        begun, self.looked_at = _begun(self.run), 0
         for name in self.follower.conditions:
-            self._condition(name, final.get(name))
+            if last or (name in begun and not self._has_all(name, final.get(name))):
+                self._condition(name, final.get(name))
+                self.looked_at += not self._has_all(name, final.get(name))
             if last and name in self._open:
                 self._end(name, "stopped", self.sent[name].state)
         self._report()
+
+    def _has_all(self, name: str, final: Mapping[str, Any] | None) -> bool:
+        """Whether a condition is trained and was sent so, and no new evaluation came: what else may come of it, such as
+        another training, is sent at the launch's end."""
+        sent = self.sent.get(name, Sent())
+        return sent.state in ("trained", "evaluated") and (final is None or _digest(final) == sent.digest)
 
     def _condition(self, name: str, final: Mapping[str, Any] | None) -> None:
         sent = self.sent.get(name, Sent())
@@ -117,11 +134,11 @@ class _Tracker:
             sent.step, sent.state = lines[-1][0], "running"
             self._keep()
         ended: tuple[End, str] | None = None
-        if self.run.failed(name).is_file() and sent.state == "running":
+        if sent.state == "running" and self.run.failed(name).is_file():
             record = read_json(self.run.failed(name))
             self._conclude(name, {}, {"cause": f"{record['stage']}: {record['cause']}"})
             ended = "failed", "failed"
-        elif self.run.trained(name).is_file() and sent.state in ("running", "failed"):
+        elif sent.state in ("running", "failed") and self.run.trained(name).is_file():
             self._conclude(name, numbers(read_json(self.run.trained(name)), "training"), {})
             ended = "finished", "trained"
         if final is not None and (digest := _digest(final)) != sent.digest:
@@ -213,6 +230,14 @@ def _entries(run: RunDir) -> list[dict[str, Any]]:
     except WlsweepError:
         return []  # being replaced
     return list(found) if isinstance(found, list) else []
+
+
+def _begun(run: RunDir) -> set[str]:
+    """Conditions that have a folder: one question for all of them."""
+    try:
+        return {e.name for e in os.scandir(run.condition("x").parent)}
+    except OSError:
+        return set()
 
 
 def _digest(entry: Mapping[str, Any]) -> str:

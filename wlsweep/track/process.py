@@ -25,7 +25,7 @@ from wlsweep.track.clients import refuse_missing_clients
 from wlsweep.track.follow import Follower
 
 LOOK_S = 3.0
-"""Seconds between two looks at the run directory."""
+"""Seconds between two looks at the run directory, for each condition that is looked at: about one question a second."""
 END_S = 90.0
 """Longest that the end of a launch waits for trackers; what they lack can be sent later."""
 
@@ -102,7 +102,7 @@ def follow(run: RunDir, fingerprint: str, trackers: Sequence[Tracker]) -> dict[s
         with hold(run.tracking_lease, "tracking") as mine:
             follower: Follower | None = None
             while not over:
-                over = _told_to_end(LOOK_S)
+                over = _told_to_end(LOOK_S * max(1, follower.looked_at if follower else 1))
                 if not mine:
                     break
                 if follower is None and _is_ours(run, fingerprint):
