@@ -116,19 +116,26 @@ def torchrun(*arguments: str, log: Path) -> None:
     timed([*launcher, *arguments], log, {} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"})
 
 
-def prepare(folder: Path, shape: Architecture, tiny: bool, **changed: object) -> tuple[Sweep, RunDir, Architecture]:
-    """A run whose data stage is done, on random weights in that shape."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+def prepare(
+    folder: Path, shape: Architecture, tiny: bool, fresh: bool = True, **changed: object
+) -> tuple[Sweep, RunDir, Architecture]:
+    """A run whose data stage is done, on random weights in that shape; not `fresh`: the one that lies there, if it is it."""
     kinds = {"gpu": "false", "train": "fp32", "predict": "float32", "gpus": 0, "cutoff": 512, "log_every": 1}
     if not tiny:
         kinds = {"gpu": "true", "train": "bf16", "predict": "bfloat16", "gpus": 1, "cutoff": 4096, "log_every": 4}
     kinds |= {"batch": 8, "micro": 1, "attention": "sdpa", "characters": 2_000 if tiny else 38_000, "spread": 0.2}
     kinds |= changed
     space, run, rows = folder / "gpu.toml", RunDir(folder / "run"), folder / "rows.json"
-    space.write_text(SPACE.format(model=folder / "base", **kinds))
+    text = SPACE.format(model=folder / "base", **kinds)
+    there = not fresh and run.data_json.is_file() and space.is_file() and space.read_text() == text
+    if not there:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        space.write_text(text)
     sweep = load_sweep(space)
     a = fitting(shape, sweep)
+    if there:
+        return sweep, run, a
     write_model(a, folder / "base")
     count = 40 if tiny else 400
     write_array(rows, papers(count, count // 2, characters=kinds["characters"], spread=kinds["spread"]))
@@ -164,14 +171,18 @@ def measure_layouts(name: str, shape: Architecture, tiny: bool) -> dict[str, flo
     return found
 
 
-def measure(name: str, shape: Architecture, tiny: bool) -> dict[str, Any]:
-    """Train two conditions without Ray, the Trainer on the same rows, then predict with both; None what failed."""
+def measure(name: str, shape: Architecture, tiny: bool, fresh: bool = True) -> dict[str, Any]:
+    """Train two conditions without Ray, the Trainer on the same rows, then predict with both; None what failed.
+
+    Not `fresh`: conditions that are trained already are not trained again.
+    """
     folder = WORK / name
-    sweep, run, a = prepare(folder, shape, tiny)
+    sweep, run, a = prepare(folder, shape, tiny, fresh)
 
     def ours() -> float:
         for c in sweep.conditions:
-            torchrun("wlsweep.train.torchrun", str(run.root), c.name, log=folder / f"{c.name}.log")
+            if not run.trained(c.name).is_file():
+                torchrun("wlsweep.train.torchrun", str(run.root), c.name, log=folder / f"{c.name}.log")
         return tokens_per_s(run, sweep.conditions[0].name)
 
     def trainer() -> float:

@@ -11,10 +11,8 @@ measured with the reason; a line without a goal is a measurement. Figures of a t
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -25,31 +23,26 @@ from typing import Any, NamedTuple
 
 import torch
 
+from wlsweep.self_check import (
+    Line,
+    environment,
+    in_a_process,
+    judged,
+    kernels,
+    kill_with_all,
+    memory,
+    process_environment,
+    unmeasured,
+)
+from wlsweep.self_check import torchrun as one_rank
+
 WORK = Path("runs/gpu-check")
 LIMIT_S = 600.0
 MFU_GOAL, TRAINER_GOAL, VLLM_GOAL = 0.50, 1.2, 0.9
-KERNEL_TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
-"""Largest error against float32 arithmetic on the same inputs, relative to the largest value."""
-
-
-class Line(NamedTuple):
-    """One verdict."""
-
-    what: str
-    goal: str
-    measured: str
-    verdict: str
-    """pass, fail, or not measured."""
-
-
-def judged(what: str, goal: str, measured: str, good: bool | None) -> Line:
-    """A line; `good` None where there is no goal to judge by."""
-    return Line(what, goal, measured, "measured" if good is None else "pass" if good else "fail")
-
-
-def unmeasured(what: str, why: str) -> Line:
-    """A line of what could not be measured."""
-    return Line(what, "", why, "not measured")
+LEAVING_S = 20.0
+"""How long what an engine has started may outlive it; its watcher looks twice a second."""
+TOY = "tiny"
+"""The run that `train` leaves to the parts after it."""
 
 
 class NothingTrained(Exception):
@@ -62,65 +55,6 @@ class Part(NamedTuple):
     work: Callable[[bool], list[Line]]
     needs: tuple[str, ...] = ()
     limit_s: float = 250.0
-
-
-def environment(cpu: bool) -> list[Line]:
-    """Build of torch, driver, compute capability, packages."""
-    from wlsweep.install_check import ENGINES, device_problems, gpus
-
-    here, cuda = gpus(), torch.version.cuda
-    lacking = [name for name in ENGINES if find_spec(name) is None]
-    lines = [judged("packages", "all engines", f"missing: {', '.join(lacking)}" if lacking else "all", not lacking)]
-    if cpu:
-        return [*lines, judged("torch", "any build", str(torch.__version__), None)]
-    problems = device_problems(here, cuda) if cuda else [f"torch {torch.__version__} is built without CUDA"]
-    names = ", ".join(f"{g.name}, driver {g.driver}, capability {g.capability:g}" for g in dict.fromkeys(here))
-    return [*lines, judged("GPU and driver", "CUDA build, driver, 8.0", "; ".join(problems) or names, not problems)]
-
-
-def _error(found: torch.Tensor, exact: torch.Tensor) -> float:
-    return float((found.float() - exact.float()).abs().max() / exact.float().abs().max())
-
-
-def kernels(cpu: bool) -> list[Line]:
-    """Attention and norms as training calls them, against float32; which kernel attention really takes."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.nn.functional import scaled_dot_product_attention as sdpa
-
-    from wlsweep.train.packed import packed_attention
-
-    device, dtype = ("cpu", torch.float32) if cpu else ("cuda", torch.bfloat16)
-    torch.manual_seed(0)
-    lengths = [37, 90, 65] if cpu else [1024, 3000, 2072]
-    heads, kv, size, tokens = 4, 2, 64, sum(lengths)
-    q = torch.randn(1, heads, tokens, size, device=device, dtype=dtype)
-    k, v = (torch.randn(1, kv, tokens, size, device=device, dtype=dtype) for _ in range(2))
-
-    def exact(a: int, b: int) -> torch.Tensor:
-        rows = (
-            x[:, :, a:b].float().repeat_interleave(n, dim=1) for x, n in ((q, 1), (k, heads // kv), (v, heads // kv))
-        )
-        one, two, three = rows
-        scores = one @ two.transpose(-1, -2) / size**0.5
-        mask = torch.ones(b - a, b - a, device=device, dtype=torch.bool).tril()
-        return scores.masked_fill(~mask, float("-inf")).softmax(-1) @ three
-
-    tolerance = KERNEL_TOLERANCE[dtype]
-    lines = []
-    try:
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            found = sdpa(q, k, v, is_causal=True, enable_gqa=True)
-        e = _error(found, exact(0, tokens))
-        lines.append(judged("sdpa on the flash kernel", f"error < {tolerance:g}", f"{e:.1e}", e < tolerance))
-    except RuntimeError as error:
-        lines.append(judged("sdpa on the flash kernel", "taken", str(error).splitlines()[0][:80], False))
-    ends = torch.tensor([0, *lengths], dtype=torch.int32, device=device).cumsum(0).to(torch.int32)
-    layer = torch.nn.Module()
-    packed, _ = packed_attention(layer, q, k, v, None, scaling=size**-0.5, boundaries=ends, longest=max(lengths))
-    rows = [exact(a, b) for a, b in itertools.pairwise(ends.tolist())]
-    e = _error(packed, torch.cat(rows, dim=2).transpose(1, 2))
-    lines.append(judged("packed rows against each row alone", f"error < {tolerance:g}", f"{e:.1e}", e < tolerance))
-    return lines
 
 
 def breakdown(cpu: bool) -> list[Line]:
@@ -187,30 +121,6 @@ def _peak() -> float | None:
     return next((v for k, v in PEAK.items() if k in torch.cuda.get_device_name()), None)
 
 
-def _torchrun(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m", *arguments]
-
-
-def _cpu_environment(cpu: bool) -> dict[str, str]:
-    return {**os.environ, **({"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "2"} if cpu else {})}
-
-
-def memory(cpu: bool) -> list[Line]:
-    """The formula of `plan` against the live bytes of a ZeRO-3 rank, and on a GPU against the allocator."""
-    out = WORK / "memory.json"
-    subprocess.run(_torchrun("bench.live_memory", str(out)), env=_cpu_environment(cpu), check=True)
-    (found,) = json.loads(out.read_text())
-    peak = max(found["peak_micro_batch"], found["peak_step"])
-    ratio = found["formula_total"] / peak
-    lines = [judged("memory formula against live bytes", "within 5 %", f"{ratio - 1:+.1%}", abs(ratio - 1) < 0.05)]
-    if found["allocator_peak"]:
-        ratio = found["formula_total"] / found["allocator_peak"]
-        lines.append(
-            judged("memory formula against the allocator", "within 5 %", f"{ratio - 1:+.1%}", abs(ratio - 1) < 0.05)
-        )
-    return lines
-
-
 def _speed(name: str) -> Callable[[bool], list[Line]]:
     def work(cpu: bool) -> list[Line]:
         from bench.gpu import SHAPES, TINY, measure
@@ -219,7 +129,7 @@ def _speed(name: str) -> Callable[[bool], list[Line]]:
 
         shape = TINY if cpu else architecture(Model(path=SHAPES[name]))
         assert shape is not None
-        found = measure(name, shape, cpu)
+        found = measure(name, shape, cpu, fresh=not cpu)  # on a CPU with the models that `train` has just made
         ours, trainer, rows, peak = (found[k] for k in ("tokens_per_s", "trainer_tokens_per_s", "rows_per_s", "peak"))
         at = f"{name}, {found['layers']} layers"
         lines = []
@@ -252,10 +162,10 @@ def train(cpu: bool) -> list[Line]:
     from bench.gpu import WORK as SPEED
     from wlsweep.run.layout import read_json
 
-    sweep, run, _ = prepare(SPEED / "trained", TINY, cpu)
+    sweep, run, _ = prepare(SPEED / TOY, TINY, cpu)
     lines = []
     for c in sweep.conditions:
-        torchrun("wlsweep.train.torchrun", str(run.root), c.name, log=SPEED / "trained" / f"{c.name}.log")
+        torchrun("wlsweep.train.torchrun", str(run.root), c.name, log=SPEED / TOY / f"{c.name}.log")
         found = read_json(run.trained(c.name))["proof"]
         ratios = (found["accept"], found["reject"])
         good = all(abs(ratio / weight - 1) < 1e-3 for ratio, weight in zip(ratios, c.weights, strict=True))
@@ -284,7 +194,7 @@ def rounding(cpu: bool) -> list[Line]:
 
     from wlsweep.data.load import load_test
 
-    run, name = _trained_run("0.5B", "trained")
+    run, name = _trained_run("0.5B", TOY)
     test, device = load_test(run), "cpu" if cpu else "cuda"
     found: dict[torch.dtype, list[float]] = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -309,27 +219,31 @@ def resume(cpu: bool) -> list[Line]:
     from wlsweep.run.causes import one_line
     from wlsweep.run.layout import RunDir, read_json, write_json
 
-    source, name = _trained_run("trained")
+    source, name = _trained_run(TOY)
     run = RunDir(source.root.with_name("resumed"))  # beside it, for their common cache of tokens
     shutil.rmtree(run.root, ignore_errors=True)
     shutil.copytree(source.root, run.root, ignore=shutil.ignore_patterns("conditions", "predictions"))
     record = read_json(run.sweep_json)
     record["sweep"]["train"] |= {"checkpoint_every": 1, "log_every": 1}
     write_json(run.sweep_json, record)
-    command = _torchrun("wlsweep.train.torchrun", str(run.root), name)
+    command = one_rank("wlsweep.train.torchrun", str(run.root), name)
     began = time.monotonic()
     first = subprocess.Popen(
-        command, env=_cpu_environment(cpu), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        command,
+        env=process_environment(cpu),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
     )
     while first.poll() is None and not list(run.checkpoints(name).glob("step_*/training.json")):
         time.sleep(0.05)
     killed = first.poll() is None
     if killed:
-        os.killpg(first.pid, signal.SIGKILL)
+        kill_with_all(first)
     first.wait()
     size = sum(f.stat().st_size for f in run.checkpoints(name).rglob("*") if f.is_file()) / 1e6
     time.sleep(12)  # its lease is free once its process is known to be dead
-    done = subprocess.run(command, env=_cpu_environment(cpu), capture_output=True, text=True)
+    done = subprocess.run(command, env=process_environment(cpu), capture_output=True, text=True)
     if done.returncode:
         return [judged("killed and resumed", "finishes", one_line(done.stdout + done.stderr), False)]
     a, b = (read_json(r.trained(name)) for r in (source, run))
@@ -349,36 +263,64 @@ def resume(cpu: bool) -> list[Line]:
     ]
 
 
+ENGINE = """
+import time
+from pathlib import Path
+from wlsweep.predict.orphans import end_children_with_this_process
+end_children_with_this_process()  # as every engine's actor does first
+from vllm import LLM
+llm = LLM({model!r}, max_model_len=512, enforce_eager=True, {memory})
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
 def orphans(cpu: bool) -> list[Line]:
-    """SIGKILL of a process that holds an engine: does a child outlive it, and hold memory?"""
+    """SIGKILL of a process that holds an engine as the product does: does a child outlive it, and hold memory?"""
     import psutil
 
-    run, name = _trained_run("trained")
-    code = (
-        "import sys, time; from vllm import LLM; "
-        f"llm = LLM({str(run.model(name))!r}, max_model_len=512, enforce_eager=True, "
-        + ("kv_cache_memory_bytes=64 << 20, dtype='float32'" if cpu else "gpu_memory_utilization=0.3")
-        + "); print('ready', flush=True); time.sleep(600)"
-    )
-    environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TORCHDYNAMO_DISABLE": "1"}
-    engine = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    from wlsweep.predict.vllm_engine import engine_environment
+    from wlsweep.spec.config import Predict
+
+    run, name = _trained_run(TOY)
+    memory = "kv_cache_memory_bytes=64 << 20, dtype='float32'" if cpu else "gpu_memory_utilization=0.3"
+    environment = {**os.environ, **engine_environment(Predict(gpus_per_engine=int(not cpu), cpus_per_engine=1))}
+    environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"  # an EngineCore of its own also where the product has none
+    before = _free_memory()
+    log = WORK / "engine.log"
+    with log.open("w") as said:
+        engine = subprocess.Popen(
+            [sys.executable, "-c", ENGINE.format(model=str(run.model(name)), memory=memory)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+        )
     assert engine.stdout is not None
-    if "ready" not in iter(engine.stdout.readline, "") and not any("ready" in line for line in engine.stdout):
-        engine.kill()
-        return [unmeasured("an engine killed by SIGKILL", "the engine did not start")]
+    if not any(line == "ready\n" for line in engine.stdout):
+        return [unmeasured("an engine killed by SIGKILL", f"it did not start ({engine.wait()}); see {log}")]
     children = psutil.Process(engine.pid).children(recursive=True)
     engine.kill()
     engine.wait()
-    left = psutil.wait_procs(children, timeout=20)[1]
+    left = psutil.wait_procs(children, timeout=LEAVING_S)[1]
+    held = before - _free_memory()
     for child in left:
         child.kill()
-    said = f"{len(children)} children, {len(left)} alive after 20 s"
-    return [judged("an engine's children after SIGKILL of their parent", "none is left", said, not left)]
+    said_of = f"{len(children)} children, {len(left)} alive after {LEAVING_S:g} s"
+    lines = [judged("an engine's children after SIGKILL of their parent", "none is left", said_of, not left)]
+    if not cpu:
+        lines.append(judged("GPU memory that they hold", "< 0.1 GiB", f"{held / 2**30:.2f} GiB", held < 2**30 / 10))
+    return lines
+
+
+def _free_memory() -> int:
+    """Bytes that nobody holds on the GPU; 0 without one."""
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
 
 
 def parts(cpu: bool) -> dict[str, Part]:
     """The parts in order: what is cheap and decides most comes first."""
-    speeds = {"tiny": 150.0} if cpu else {"0.5B": 150.0, "1.5B": 200.0, "7B": 280.0}
+    speeds = {TOY: 250.0} if cpu else {"0.5B": 150.0, "1.5B": 200.0, "7B": 280.0}
     engines = ("deepspeed",)
     return {
         "environment": Part(environment),
@@ -398,23 +340,9 @@ def run_part(name: str, part: Part, cpu: bool, left_s: float) -> list[Line]:
     lacking = [n for n in part.needs if find_spec(n) is None]
     if lacking:
         return [unmeasured(name, f"{', '.join(lacking)} is not installed")]
-    out = WORK / "part.json"
-    out.unlink(missing_ok=True)
+    out, log = WORK / "part.json", WORK / f"{name.replace(' ', '_')}.log"
     command = [sys.executable, "-m", "bench.gpu_check", "--part", name, *(["--cpu"] if cpu else [])]
-    log = WORK / f"{name.replace(' ', '_')}.log"
-    limit = min(part.limit_s, left_s)
-    with log.open("w") as to:
-        process = subprocess.Popen(command, stdout=to, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            code = process.wait(timeout=limit)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return [unmeasured(name, f"not done after {limit:.0f} s; see {log}")]
-    if code or not out.is_file():
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        return [Line(name, "runs", f"{lines[-1][:90] if lines else code}; see {log}", "fail")]
-    return [Line(*line) for line in json.loads(out.read_text())]
+    return in_a_process(name, command, out, log, min(part.limit_s, left_s))
 
 
 def main() -> int:

@@ -74,6 +74,12 @@ def test_every_link_to_a_file_leads_somewhere(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def test_every_test_that_a_page_names_exists():
+    named = {m for page in PAGES for m in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text())}
+    assert len(named) > 20
+    assert [(file, test) for file, test in named if f"def {test}(" not in Path(file).read_text()] == []
+
+
 def test_every_page_is_in_the_navigation():
     nav = Path("mkdocs.yml").read_text()
     assert [p.name for p in Path("docs").glob("*.md") if f"{p.name}\n" not in nav] == []

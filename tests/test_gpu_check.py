@@ -1,14 +1,18 @@
 """The first day on a GPU, tried without one: lines, verdicts, going on, and parts that crash or hang."""
 
 import json
+import subprocess
 import sys
 import textwrap
 
+import psutil
 import pytest
 import torch
 
 from bench import gpu_check
-from bench.gpu_check import Line, Part, check_all, judged, kernels, run_part, unmeasured
+from bench.gpu_check import Part, check_all, run_part
+from wlsweep import self_check
+from wlsweep.self_check import Line, judged, kernels, unmeasured
 
 
 @pytest.fixture(autouse=True)
@@ -19,12 +23,12 @@ def work(tmp_path, monkeypatch):
 
 def as_subprocess(monkeypatch, code):
     """Make a part's process run this code instead of the part."""
-    real = gpu_check.subprocess.Popen
+    real = subprocess.Popen
 
     def start(command, **more):
         return real([sys.executable, "-c", textwrap.dedent(code)], **more)
 
-    monkeypatch.setattr(gpu_check.subprocess, "Popen", start)
+    monkeypatch.setattr(self_check.subprocess, "Popen", start)
 
 
 def test_a_part_that_crashes_is_a_failed_line_with_its_last_words(monkeypatch):
@@ -37,6 +41,20 @@ def test_a_part_that_hangs_is_ended_and_not_measured(monkeypatch):
     as_subprocess(monkeypatch, "import time; time.sleep(600)")
     (line,) = run_part("kernels", Part(lambda cpu: [], limit_s=0.5), True, 60)
     assert line == unmeasured("kernels", line.measured) and "not done after" in line.measured
+
+
+def test_what_a_part_started_ends_with_it_also_in_a_session_of_its_own():
+    """As torchrun's ranks have; one that lived on would hold the GPU of the parts after it."""
+    code = """if True:
+        import subprocess, sys, time
+        rank = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)
+        print(rank.pid, flush=True)
+        time.sleep(600)
+    """
+    part = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    rank = psutil.Process(int(part.stdout.readline()))
+    self_check.kill_with_all(part)
+    assert psutil.wait_procs([rank], timeout=60)[1] == []
 
 
 def test_a_part_whose_engine_is_missing_says_which():

@@ -259,12 +259,20 @@ def doctor(
     data: DataPath = None,
     model: ModelPath = None,
     set_: Settings = None,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep", help="Also import the engines, run attention kernels and train a small model: a minute."
+        ),
+    ] = False,
     json_: AsJson = False,
 ) -> None:
-    """Examine this machine: versions, GPUs, memory, scratch, hub, SLURM, and what would stop a sweep. Starts nothing."""
-    from wlsweep.doctor import examine, exit_code, summary
+    """Examine this machine: versions, GPUs, memory, scratch, hub, SLURM, and what would stop a sweep. Starts no sweep."""
+    from wlsweep.doctor import examine, examine_deeply, exit_code, summary
 
     found = examine(load_with_options(sweep, data, None, model, set_) if sweep else None)
+    if deep:
+        found += examine_deeply()
     if json_:
         typer.echo(json.dumps([f._asdict() for f in found], indent=1))
     else:

@@ -1,4 +1,5 @@
 """`wlsweep doctor`: what this machine has, and what would stop a sweep here, in seconds and without importing an engine.
+`--deep` also runs what only running shows (`wlsweep.self_check`).
 
     for finding in examine(load_sweep("demo")):
         print(finding.level, finding.what, finding.detail)
@@ -60,6 +61,26 @@ def examine(sweep: Sweep | None = None) -> list[Finding]:
         hub = pool.submit(lambda: list(_hub()))  # up to three seconds
         found = [finding for check in checks for finding in check()]
         return [*found, *hub.result()]
+
+
+def examine_deeply() -> list[Finding]:
+    """What only running it shows, in about a minute: imports of the engines, attention kernels, a small model's loss and
+    memory in a real ZeRO-3 rank; on the GPU where there is one."""
+    from wlsweep.self_check import LIMIT_S, PARTS, in_a_process
+
+    levels: dict[str, Level] = {"fail": "stop", "not measured": "note"}
+    cpu = not gpus() or _cuda() is None
+    found = []
+    folder = Path(tempfile.mkdtemp(prefix="wlsweep-doctor-"))
+    for part in PARTS:
+        out, log = folder / f"{part}.json", folder / f"{part}.log"
+        command = [sys.executable, "-m", "wlsweep.self_check", part, str(out), *(["--cpu"] if cpu else [])]
+        for what, goal, measured, verdict in in_a_process(part, command, out, log, LIMIT_S):
+            said = f"{measured} (goal: {goal})" if goal else measured
+            found.append(Finding(levels.get(verdict, "ok"), f"deep: {what}", said))
+    if all(f.level == "ok" for f in found):
+        shutil.rmtree(folder)  # otherwise the logs say why
+    return found
 
 
 def _python() -> Iterable[Finding]:

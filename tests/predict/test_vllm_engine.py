@@ -95,3 +95,17 @@ def test_an_engine_that_does_not_serve_the_model_is_found_out(found, fault):
 
 def test_tied_models_are_swapped_in_float32_on_a_cpu(found):
     assert found["tied"] == [None] * 3
+
+
+def test_a_model_that_is_split_over_two_processes_is_swapped_in_both(models, tmp_path):
+    out = tmp_path / "found.json"
+    command = [sys.executable, "-m", "tests.predict.split", *map(str, models), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(out.read_text())
+    assert (found["executor"], found["ranks"]) == ("mp", 2)
+    assert found["sound"] == [None] * 3 and "log-probabilities differ by" in found["another model's probe"]
+    assert found["read by each rank"][0] == found["read by each rank"][1] > 0 and found["missing"] == [[], []]
+    for turn, which in enumerate((0, 1, 0)):
+        expected = list(said(models[which], drawn_rows(models[which])))
+        assert [s[1:] for s in found["scores"][turn]] == [pytest.approx(e[1:], abs=1e-4) for e in expected]

@@ -1,5 +1,6 @@
 """What a person reads of a failure."""
 
+import pytest
 import torch
 
 from wlsweep.run.causes import LONGEST, details, is_out_of_memory, one_line, plain
@@ -66,4 +67,7 @@ def test_the_record_of_a_failure_holds_one_line_and_the_rest_beside_it(tmp_path)
 def test_running_out_of_gpu_memory_is_told_from_other_errors():
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
     assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+    with pytest.raises(RuntimeError) as refused:  # by the allocator itself
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(refused.value)
     assert not is_out_of_memory(RuntimeError("DataLoader worker is killed: Out of memory? no"))

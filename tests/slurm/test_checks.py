@@ -121,6 +121,19 @@ def test_the_base_model_goes_into_the_job_as_a_folder(shared, monkeypatch):
     assert f"hf download Qwen/Qwen2.5-7B-Instruct --local-dir {shared}/models/Qwen2.5-7B-Instruct" in problem
 
 
+def test_a_model_folder_that_does_not_exist_is_named_and_no_download_of_it_is_advised(shared):
+    for path in (shared / "none", "./models/none"):
+        _, (problem,) = job_sweep(load_sweep(ROOT / "search_spaces/iclr19.toml", model=str(path)), site_in(shared))
+        assert f"model.path {str(path)!r}: no such folder" in problem and "hf download" not in problem
+
+
+def test_a_model_that_plan_and_run_would_refuse_is_refused_before_the_job(shared):
+    (shared / "model").mkdir()
+    (shared / "model" / "config.json").write_text('{"model_type": "gpt_neox"}')
+    sweep = load_sweep(ROOT / "search_spaces/demo.toml", model=str(shared / "model"))
+    assert "'gpt_neox' is none of the families" in refused(sweep, site_in(shared), shared)
+
+
 def test_a_model_outside_of_the_shared_directory_is_refused(shared, tmp_path):
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -26,6 +26,7 @@ from wlsweep.spec.train_section import Lora, Model
 from wlsweep.train.lora import add_adapters
 from wlsweep.train.model import AnswerModel, collate, run_forward
 from wlsweep.train.patches import Setup, apply
+from wlsweep.train.zero3 import recompute_layers
 
 NAMED = ["q_proj", "down_proj"]
 SIZES = ("0.5B", "1.5B", "3B", "7B", "14B")
@@ -42,7 +43,7 @@ def test_the_parameters_of_an_adapter_are_those_that_peft_makes(name, targets):
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True, 2])
 @pytest.mark.parametrize(
     "shape",
     [
@@ -60,8 +61,7 @@ def test_the_memory_of_activations_and_logits_is_what_a_pass_with_adapters_takes
     lm = Qwen2ForCausalLM(configuration(shape)).to(torch.bfloat16 if dtype == "bf16" else torch.float32)
     condition = Condition("accept", 4.0, 2, lora=16)
     add_adapters(lm, condition, Lora())
-    if checkpointing:
-        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute_layers(lm, int(checkpointing))
     apply("model", Setup(gpu=False), lm)
     model = AnswerModel(lm.train(), condition, 3, 10, 11)
     prompts = [np.full(cutoff - len(answer), 7, dtype=np.int32)] * rows

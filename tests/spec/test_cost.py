@@ -5,15 +5,30 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from deepspeed.runtime.zero.linear import zero3_linear_wrap
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from bench import live_memory
 from wlsweep.spec.architecture import Architecture, architecture
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import load_sweep
-from wlsweep.spec.cost import GPUS, activation_bytes, assumed, logit_bytes, training_flops, training_memory, ways_to_fit
+from wlsweep.spec.cost import (
+    GIB,
+    GPUS,
+    activation_bytes,
+    assumed,
+    executed_flops,
+    layouts_that_fit,
+    logit_bytes,
+    time_of_recomputing,
+    training_flops,
+    training_memory,
+    ways_to_fit,
+)
+from wlsweep.spec.plan import make_plan
+from wlsweep.train import live_memory
 from wlsweep.train.model import AnswerModel, collate, run_forward
 from wlsweep.train.patches import Setup, apply
 from wlsweep.train.zero3 import recompute_layers
@@ -144,9 +159,80 @@ def test_the_attention_of_a_row_is_its_causal_products_counted_one_by_one():
     assert (training_flops(a, rows, rows) - training_flops(a, rows)) == pytest.approx(by_hand, rel=0.03)
 
 
+def with_layout(cutoff=4096, **train):
+    sweep = load_sweep("search_spaces/iclr19.toml")
+    update = {"cutoff": cutoff}
+    return sweep.model_copy(
+        update={"train": sweep.train.model_copy(update=train), "data": sweep.data.model_copy(update=update)}
+    )
+
+
+@pytest.mark.parametrize("recomputed", [False, True, 2, 3])
+@pytest.mark.parametrize("layers", [5, 18])
+def test_the_flops_that_training_executes_are_what_pytorch_counts(monkeypatch, recomputed, layers):
+    a = Architecture(vocab=64, width=128, mlp=352, layers=layers, heads=4, kv_heads=2, tied=False)
+    rows, cutoff, answer = 2, 96, [1, 2, 3, 10, 4, 5]
+    monkeypatch.setattr(torch.nn.functional, "linear", zero3_linear_wrap)  # as in a partitioned model
+    config = configuration(a)
+    config._attn_implementation = "eager"  # plain products, which the counter knows; it counts the masked half, too
+    lm = Qwen2ForCausalLM(config)
+    recompute_layers(lm, int(recomputed))
+    apply("model", Setup(gpu=False), lm)
+    model = AnswerModel(lm.train(), Condition("accept", 4.0, 2), 3, 10, 11)
+    prompts = [np.full(cutoff - len(answer), 7, dtype=np.int32)] * rows
+    batch = collate(prompts, [answer] * rows, [True] * rows, (1.0, 1.0), [True] * rows, rows, torch.device("cpu"))
+    with FlopCounterMode(display=False) as counted:
+        run_forward(model, batch, 1.0).loss.backward()
+    whole = with_layout(
+        2 * cutoff, gradient_checkpointing=recomputed
+    )  # whose rows attend to `cutoff` tokens on average
+    assert executed_flops(a, whole, rows * cutoff) == pytest.approx(counted.get_total_flops(), rel=0.02)
+
+
+def test_what_is_not_recomputed_shortens_the_time_and_an_mfu_of_ones_own_is_taken_as_it_is():
+    a = architecture(with_layout().model)
+    times = [time_of_recomputing(a, with_layout(gradient_checkpointing=n)) for n in (True, 2, 4, False)]
+    # 28 layers, 3 passes each, and 28, 14, 7 or none of them once more.
+    assert times == pytest.approx([1.0, 98 / 112, 91 / 112, 84 / 112])
+
+    def hours(*settings):
+        return make_plan(load_sweep("iclr19", settings=settings))["gpu_hours"]
+
+    second = "train.gradient_checkpointing=2"
+    assert hours(second) == pytest.approx(hours() * 98 / 112, abs=0.1)
+    assert hours(second, "budget.mfu=0.38") == hours("budget.mfu=0.38") == hours()
+
+
+def test_a_layout_that_fits_is_the_largest_that_does_with_the_formulas_memory():
+    a, there = architecture(with_layout().model), 0.9 * 80 * GIB
+    for_rows, for_layers = layouts_that_fit(a, with_layout(), there)
+    four, off = (
+        training_memory(a, with_layout(**{k: v})) for k, v in (("micro_batch", 4), ("gradient_checkpointing", 0))
+    )
+    # Two gathers of 15.2 GB for each of four micro-batches, three quarters of them from the other ranks.
+    assert f"train.micro_batch = 4 fits, too ({four.total / GIB:.0f} GiB): 2 gathers" in for_rows
+    assert for_rows.endswith("23 GB to each rank in place of 91")
+    assert for_layers.startswith(
+        f"train.gradient_checkpointing = false fits, too ({off.total / GIB:.0f} GiB): 25% less"
+    )
+    # With two rows: the fewest recomputed layers that fit, and with one layer fewer it would not fit.
+    *_, line = layouts_that_fit(a, with_layout(micro_batch=2), there)
+    assert line.startswith("train.gradient_checkpointing = 5 fits, too (71 GiB): 20% less")
+    assert training_memory(a, with_layout(micro_batch=2, gradient_checkpointing=5)).total <= there
+    assert training_memory(a, with_layout(micro_batch=2, gradient_checkpointing=6)).total > there
+
+
+def test_nothing_is_said_of_layouts_that_change_nothing_or_do_not_fit():
+    a = architecture(with_layout().model)
+    assert layouts_that_fit(a, with_layout(micro_batch=4, gradient_checkpointing=False), 0.9 * 141 * GIB) == []
+    assert layouts_that_fit(a, with_layout(), 39 * GIB) == []  # the present layout fills it
+    (alone,) = layouts_that_fit(a, with_layout(workers=1), 0.9 * 200 * GIB)
+    assert "gradient_checkpointing" in alone, "a single rank has nobody to gather from"
+
+
 MEASURED = [
     # workers, dtype, rows and their tokens, layers recomputed, rank of adapters, vocabulary, peak of live bytes:
-    # python -m bench.live_memory, two cores, 2026-11-26
+    # python -m wlsweep.train.live_memory, two cores, 2026-11-26
     (1, "bf16", (2, 256), True, 0, 16384, 817.3e6),
     (1, "fp32", (2, 256), True, 0, 16384, 873.4e6),
     (2, "bf16", (2, 256), True, 0, 16384, 694.8e6),

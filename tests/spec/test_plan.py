@@ -34,6 +34,16 @@ def test_a_model_that_does_not_fit_is_warned_of():
     assert not any("one worker needs" in w for w in make_plan(sweep)["warnings"])
 
 
+def test_layouts_that_the_card_allows_are_a_line_each_and_only_where_the_present_one_fits(capsys):
+    plan = make_plan(load_sweep("iclr19"))
+    plan_text(plan)
+    said = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("alone, train.micro_batch = 4 fits") for line in said) == 1
+    assert sum(line.startswith("alone, train.gradient_checkpointing = false fits") for line in said) == 1
+    assert "layouts_that_fit" not in make_plan(load_sweep("iclr19", settings=["budget.gpu=a10-24"]))
+    assert "layouts_that_fit" not in make_plan(load_sweep("demo"))  # no GPU, no memory to compare with
+
+
 def test_the_storage_of_a_sweep_counts_two_checkpoints_while_one_replaces_the_other():
     storage = make_plan(load_sweep("search_spaces/iclr19.toml"), "0")["storage_gb"]
     assert storage["resume_checkpoint_each"] == 91.39  # 12 bytes for each of 7,615,616,512 parameters

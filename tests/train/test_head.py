@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from bench.live_memory import LiveBytes
 from wlsweep.train import head as head_module
 from wlsweep.train.head import compute_in_float32
+from wlsweep.train.live_memory import LiveBytes
 
 VOCAB, WIDTH, ROWS, ANSWER = 1000, 48, 3, 5
 

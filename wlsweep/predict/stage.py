@@ -14,10 +14,16 @@ from wlsweep.predict.predictor import Predictor
 from wlsweep.predict.vllm_engine import engine_environment
 from wlsweep.predict.waiting import ModelWait
 from wlsweep.run.layout import RunDir
-from wlsweep.spec.config import Sweep
+from wlsweep.spec.config import Predict, Sweep
 
 MAX_RESTARTS = 2
 """How often an engine whose process died is started again before the prediction is given up."""
+
+
+def engine_resources(config: Predict) -> dict[str, Any]:
+    """What Ray books for the actor that holds an engine; its ranks are processes of that actor."""
+    gpus = {"num_gpus": config.gpus_per_engine} if config.gpus_per_engine else {}
+    return {"num_cpus": config.cpus_per_engine, **gpus}
 
 
 def predict_conditions(
@@ -46,9 +52,6 @@ def predict_conditions(
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = -1  # engines wait for models and for room, for hours if need be
     config = sweep.predict
-    resources: dict[str, Any] = {"num_cpus": config.cpus_per_engine}
-    if config.gpus_per_engine:
-        resources["num_gpus"] = config.gpus_per_engine
     root = str(run.root.resolve())
     conditions = ray.data.from_items([{"condition": n} for n in names], override_num_blocks=len(names))
     results = conditions.map_batches(
@@ -65,6 +68,6 @@ def predict_conditions(
         runtime_env={"env_vars": engine_environment(config)},
         max_restarts=MAX_RESTARTS,
         max_task_retries=MAX_RESTARTS,
-        **resources,
+        **engine_resources(config),
     )
     yield from results.iter_rows()

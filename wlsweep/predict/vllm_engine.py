@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,10 +20,14 @@ import numpy as np
 from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.errors import WlsweepError
 from wlsweep.predict.swap_check import Scores, judge
+from wlsweep.run.nvml import GpuMemory, gpu_memory
 from wlsweep.spec.config import Predict
+from wlsweep.spec.cost import GIB, OUTSIDE
 
 _CPU_KV_CACHE = 256 << 20
 """Bytes of key-value cache of a CPU engine."""
+LEAST_SHARE = 0.1
+"""Share of a GPU below which no engine is tried."""
 
 
 class Scored(NamedTuple):
@@ -61,6 +66,49 @@ def engine_environment(config: Predict) -> dict[str, str]:
     return found
 
 
+def tensor_parallel(ranks: int) -> dict[str, Any]:
+    """Arguments of `vllm.LLM` for a model that is split over so many GPUs.
+
+    The ranks are processes of this one (`mp`), so that they end with it. By itself vLLM would make them Ray actors wherever
+    the actor that holds the engine has a placement group, and ask Ray for GPUs that the actor has already booked.
+    """
+    return {"tensor_parallel_size": ranks, "distributed_executor_backend": "mp"} if ranks > 1 else {}
+
+
+def memory_share(config: Predict) -> float:
+    """The share of each GPU's memory that an engine may take now, by what is free on the GPUs that this process sees.
+
+    Raises:
+        WlsweepError: if too little is free for any engine.
+    """
+    share = share_of_free(config.memory_share, gpu_memory())
+    if share < config.memory_share:
+        print(f"predict.memory_share = {config.memory_share}: {share} of the GPU is free, and is taken", flush=True)
+    return share
+
+
+def share_of_free(wanted: float, cards: Sequence[GpuMemory]) -> float:
+    """The wanted share, or what is free of the fullest card: vLLM refuses to start with a larger one.
+
+    Args:
+        wanted: share of a card's whole memory, `predict.memory_share`.
+        cards: those that the engine will use; none where their memory cannot be told, and then the wanted share.
+
+    Raises:
+        WlsweepError: if less than `LEAST_SHARE` is left.
+    """
+    if not cards:
+        return wanted
+    fullest = min(cards, key=lambda c: (c.free - OUTSIDE) / c.total)
+    left = math.floor(1000 * (fullest.free - OUTSIDE) / fullest.total) / 1000
+    if left < min(wanted, LEAST_SHARE):
+        raise WlsweepError(
+            f"other processes hold {(fullest.total - fullest.free) / GIB:.1f} of a GPU's {fullest.total / GIB:.1f} GiB "
+            "(nvidia-smi names them); no engine can start beside them. Wait for them, or give prediction other GPUs"
+        )
+    return min(wanted, left)
+
+
 class Engine:
     """A loaded engine; `use` a checkpoint, then `score` prompts."""
 
@@ -73,7 +121,7 @@ class Engine:
         sizes: dict[str, Any] = (
             {"kv_cache_memory_bytes": _CPU_KV_CACHE, "enforce_eager": True, "max_num_seqs": 256}
             if on_cpu
-            else {"gpu_memory_utilization": config.memory_share, "tensor_parallel_size": config.gpus_per_engine}
+            else {"gpu_memory_utilization": memory_share(config), **tensor_parallel(config.gpus_per_engine)}
         )
         self.llm = LLM(
             str(checkpoint),

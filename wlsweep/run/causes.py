@@ -19,6 +19,8 @@ _NCCL = re.compile(
     r"NCCL error|ncclUnhandledCudaError|ncclSystemError|ncclInternalError|ncclRemoteError|ncclInvalidUsage"
 )
 
+_NO_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "DefaultCPUAllocator: can't allocate memory")
+
 
 def plain(text: str) -> str:
     """Text without colour codes, with line breaks where they were spelt out, and without blank lines at its ends."""
@@ -61,7 +63,7 @@ def advice_for(text: str) -> str | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU's memory was too small; the same again would fail again."""
-    if type(error).__name__ == "OutOfMemoryError":
+    """Whether a GPU's memory, or a CPU worker's, was too small; the same again would fail again."""
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return True
-    return "CUDA out of memory" in str(error) or "CUDA error: out of memory" in str(error)
+    return any(words in str(error) for words in _NO_MEMORY)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
+
+from wlsweep.run.nvml import visible_cards
 
 
 def gpu_energy(uuids: Sequence[str] | None = None) -> Callable[[], float | None]:
@@ -15,15 +16,10 @@ def gpu_energy(uuids: Sequence[str] | None = None) -> Callable[[], float | None]
     Args:
         uuids: as NVML names the cards (`GPU-...`); None for those in `CUDA_VISIBLE_DEVICES`.
     """
-    names = uuids if uuids is not None else [n for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n]
     try:
         import pynvml
 
-        pynvml.nvmlInit()
-        cards = [
-            pynvml.nvmlDeviceGetHandleByIndex(int(n)) if n.strip().isdigit() else pynvml.nvmlDeviceGetHandleByUUID(n)
-            for n in names
-        ]
+        cards = visible_cards(uuids)
 
         def joules() -> float | None:
             try:

@@ -26,7 +26,7 @@ from wlsweep.spec import adapters
 from wlsweep.spec.architecture import architecture, model_folder
 from wlsweep.spec.config import Sweep
 from wlsweep.spec.cost import checkpoint_bytes
-from wlsweep.spec.preflight import check_model, how_to_fetch, sample_rows
+from wlsweep.spec.preflight import check_model, find_model, how_to_fetch, sample_rows
 
 ENVIRONMENT_S = 120
 """Longest time for the site's set-up lines and one start of Python on the login node."""
@@ -49,7 +49,10 @@ def job_sweep(sweep: Sweep, site: Site) -> tuple[Sweep, list[str]]:
     path = sweep.model.path
     if path is None:
         return sweep, []
-    folder = model_folder(path)
+    try:
+        folder = find_model(path, ask_hub=False)
+    except WlsweepError as e:
+        return sweep, [str(e)]
     if folder is None:
         wish = str(Path(site.shared) / "models" / path.rpartition("/")[2])
         return sweep, [

@@ -9,7 +9,7 @@ from typing import Literal
 
 from wlsweep.spec.architecture import Architecture, architecture
 from wlsweep.spec.config import Sweep
-from wlsweep.spec.cost import BUCKET, OUTSIDE, Memory, head_bytes
+from wlsweep.spec.cost import BUCKET, FEW_LAYERS, OUTSIDE, Memory, head_bytes
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM reserves room for; an adapter takes the next one."""
@@ -109,9 +109,12 @@ def activation_bytes(a: Architecture, sweep: Sweep, rank: int) -> tuple[int, int
     else:
         layer = 16 * a.width + 8 * (heads + kv) + 16 * a.mlp + inner
         last = 8 * a.width + 16 * kv
-    if train.gradient_checkpointing:  # gradients of the layer's MLP are there beside it
-        return tokens * size * a.width * a.layers, tokens * (layer + 6 * a.mlp)
-    return tokens * ((a.layers - 1) * layer + last), 0
+    short = a.layers <= FEW_LAYERS
+    recomputed = train.recomputed(a.layers - 1 if short else a.layers)
+    whole = (a.layers - 1 if short else a.layers) - recomputed
+    kept = size * a.width * recomputed + whole * layer + (last if short else 0)
+    # Gradients of the layer's MLP are there beside one that is recomputed.
+    return tokens * kept, tokens * (layer + 6 * a.mlp) if recomputed else 0
 
 
 def training_flops(full: float, a: Architecture, sweep: Sweep, rank: int, tokens: int) -> float:

@@ -108,7 +108,9 @@ class Budget(Section):
     peak_tflops: float | None = Field(None, ge=0.001, le=1e9)
     """Dense bf16 peak of one GPU, where it differs."""
     mfu: float | None = Field(None, ge=1e-4, le=1)
-    """Model FLOP utilisation: the share of the peak that goes into the arithmetic that the loss needs."""
+    """Model FLOP utilisation: the share of the peak that goes into the arithmetic that the loss needs. That of a kind of GPU
+    is of every layer recomputed, and rises where `train.gradient_checkpointing` recomputes fewer; your own is taken as it
+    is."""
     price_per_gpu_hour: float | None = Field(None, ge=0, le=1e6)
     """In dollars."""
     training_sd: float | None = Field(None, ge=0, le=100)

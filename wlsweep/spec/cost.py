@@ -1,7 +1,8 @@
 """What a sweep costs, from configuration alone: memory per GPU, FLOPs, hours, storage. No engine, no weights.
 
 Sources: ZeRO-3 model states, Rajbhandari et al. 2020; what DeepSpeed and the loss hold beside them was counted tensor by
-tensor (`bench.live_memory`, within 5 %); training FLOPs 6 x parameters x tokens, Kaplan et al. 2020; attention, Dao 2023.
+tensor (`wlsweep.train.live_memory`, within 5 %); training FLOPs 6 x parameters x tokens, Kaplan et al. 2020; attention, Dao
+2023.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ class Gpu(NamedTuple):
     peak_tflops: float
     """Dense bf16."""
     mfu: float
-    """Share of the peak that goes into the arithmetic that the loss needs. H100 and A100: the ceiling of an eager step at
-    4,096 tokens before communication, reckoned layer by layer (products 9.9 ms, attention 1.4, elementwise 3.0 on an
-    H100); others assumed. Not measured."""
+    """Share of the peak that goes into the arithmetic that the loss needs, with every layer recomputed. H100 and A100: the
+    ceiling of an eager step at 4,096 tokens before communication, reckoned layer by layer (products 9.9 ms, attention 1.4,
+    elementwise 3.0 on an H100); others assumed. Not measured."""
     price: float
     """Dollars an hour."""
 
@@ -196,6 +197,58 @@ def ways_to_fit(
     return found
 
 
+def layouts_that_fit(
+    a: Architecture, sweep: Sweep, bytes_there: float, memory: Callable[[Sweep], Memory] | None = None, passes: int = 3
+) -> list[str]:
+    """What a rank's memory allows beside its present layout, a line each: the largest micro-batch and what it saves of the
+    traffic between several ranks, and the fewest recomputed layers. Empty where nothing would change.
+
+    `memory` as for `ways_to_fit`, `passes` as for `executed_flops`.
+    """
+    memory = memory or partial(training_memory, a)
+    train = sweep.train
+
+    def needed(**changes: object) -> tuple[Sweep, int]:
+        changed = sweep.model_copy(update={"train": train.model_copy(update=changes)})
+        return changed, memory(changed).total
+
+    found = []
+    rows = train.global_batch // train.workers
+    sizes = [n for n in range(rows, train.micro_batch, -1) if rows % n == 0 and train.workers > 1]
+    for size in sizes:
+        changed, total = needed(micro_batch=size)
+        if total <= bytes_there:
+            before, after = train.accumulation, changed.train.accumulation
+            gathered = 2 * model_bytes(a, sweep) * (1 - 1 / train.workers) / 1e9
+            found.append(
+                f"train.micro_batch = {size} fits, too ({total / GIB:.0f} GiB): {2 * after} gathers of the weights a step "
+                f"in place of {2 * before}, {after * gathered:.0f} GB to each rank in place of {before * gathered:.0f}"
+            )
+            break
+    fewest: list[bool | int] = [False, *(n for n in range(a.layers, 1, -1) if _recomputes_less(a, n - 1, n))]
+    for every in fewest:
+        changed, total = needed(gradient_checkpointing=every)
+        if not _recomputes_less(a, train.gradient_checkpointing, every):
+            break
+        if total <= bytes_there:
+            less = 1 - executed_flops(a, changed, 1, passes) / executed_flops(a, sweep, 1, passes)
+            found.append(
+                f"train.gradient_checkpointing = {str(every).lower()} fits, too ({total / GIB:.0f} GiB): {less:.0%} less "
+                "arithmetic a step"
+            )
+            break
+    return found
+
+
+def _recomputes_less(a: Architecture, before: bool | int, after: bool | int) -> bool:
+    """Whether one setting of `gradient_checkpointing` recomputes fewer of a model's layers than another."""
+
+    def layers(every: bool | int) -> int:
+        return -(-a.layers // int(every)) if every else 0
+
+    return layers(after) < layers(before)
+
+
 def training_flops(a: Architecture, tokens: int, row_tokens: int = 0) -> float:
     """FLOPs that training on so many tokens needs; recomputation under checkpointing is not counted (MFU, not HFU).
 
@@ -207,6 +260,28 @@ def training_flops(a: Architecture, tokens: int, row_tokens: int = 0) -> float:
     unused = 2 * a.width * a.heads * a.head_size + 3 * a.width * a.mlp
     attention = 12.0 * a.heads * a.head_size * (a.layers - 1) * (a.mean_context(row_tokens) if row_tokens else 0.0)
     return (6.0 * (a.parameters - embeddings - unused) + attention) * tokens
+
+
+def executed_flops(a: Architecture, sweep: Sweep, tokens: int, passes: int = 3) -> float:
+    """FLOPs that a training on so many tokens executes in its decoder layers, recomputation under checkpointing included.
+
+    A layer's forward pass is made `passes` times, in FLOPs: once forward and twice backward (3), or once backward where its
+    weights are frozen (2); and once more where it is recomputed. The last layer of a small model makes little more than keys
+    and values. Counted by PyTorch's flop counter within 2 % (`tests/spec/test_cost.py`), on linear layers that keep no
+    weight, as those of a partitioned model are; others leave out the last product of what they recompute.
+    """
+    short = a.layers <= FEW_LAYERS
+    whole = a.layers - 1 if short else a.layers
+    layer = 2 * a.layer_parameters + 4 * a.heads * a.head_size * a.mean_context(sweep.data.cutoff)
+    last = 4 * a.width * a.kv_heads * a.head_size if short else 0
+    return (passes * (whole * layer + last) + sweep.train.recomputed(whole) * layer) * float(tokens)
+
+
+def time_of_recomputing(a: Architecture, sweep: Sweep, passes: int = 3) -> float:
+    """Time of a training as its configuration recomputes layers, of that with every layer recomputed, which the MFU of a
+    kind of GPU is of; by what is executed (`executed_flops`)."""
+    every = sweep.model_copy(update={"train": sweep.train.model_copy(update={"gradient_checkpointing": True})})
+    return executed_flops(a, sweep, 1, passes) / executed_flops(a, every, 1, passes)
 
 
 def model_bytes(a: Architecture, sweep: Sweep) -> int:

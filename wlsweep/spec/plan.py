@@ -20,7 +20,9 @@ from wlsweep.spec.cost import (
     Memory,
     assumed,
     checkpoint_bytes,
+    layouts_that_fit,
     model_bytes,
+    time_of_recomputing,
     training_flops,
     training_memory,
     ways_to_fit,
@@ -150,6 +152,8 @@ class Kind(NamedTuple):
     """Bytes of a resume checkpoint."""
     flops: Callable[[int], float]
     """Of so many tokens."""
+    passes: int
+    """Forward passes that forward and backward pass are worth: 3, or 2 where weights are frozen."""
 
 
 def kind_of(sweep: Sweep, shape: Architecture, rank: int) -> Kind:
@@ -159,12 +163,13 @@ def kind_of(sweep: Sweep, shape: Architecture, rank: int) -> Kind:
         return training_flops(shape, tokens, sweep.data.cutoff)
 
     if not rank:
-        return Kind(lambda s: training_memory(shape, s), model_bytes(shape, sweep), checkpoint_bytes(shape), full)
+        return Kind(lambda s: training_memory(shape, s), model_bytes(shape, sweep), checkpoint_bytes(shape), full, 3)
     return Kind(
         lambda s: adapters.training_memory(shape, s, rank),
         adapters.adapter_bytes(shape, sweep, rank),
         adapters.checkpoint_bytes(shape, sweep, rank),
         lambda tokens: adapters.training_flops(full(tokens), shape, sweep, rank, tokens),
+        2,
     )
 
 
@@ -208,8 +213,13 @@ def _cost(
         gpu = assumed(sweep.budget)
         of_kind = {rank: sum(t for c, t in zip(chosen, tokens, strict=True) if c.lora == rank) for rank in kinds}
         per_hour = gpu.mfu * gpu.peak_tflops * 1e12 * 3600
-        hours = [k.flops(of_kind[rank]) / per_hour for rank, k in kinds.items()]
-        each = [kinds[c.lora].flops(t) / per_hour for c, t in zip(chosen, tokens, strict=True)]
+        # An MFU of one's own is of the layers that one recomputes.
+        slower = {
+            rank: time_of_recomputing(shape, sweep, k.passes) if sweep.budget.mfu is None else 1.0
+            for rank, k in kinds.items()
+        }
+        hours = [k.flops(of_kind[rank]) / per_hour * slower[rank] for rank, k in kinds.items()]
+        each = [kinds[c.lora].flops(t) / per_hour * slower[c.lora] for c, t in zip(chosen, tokens, strict=True)]
         found["gpu_hours_by_condition"] = {c.name: round(h, 3) for c, h in zip(chosen, each, strict=True)}
         for part, spent in zip(found["by_finetuning"].values(), hours, strict=True):
             part["gpu_hours"] = round(spent, 1)
@@ -224,6 +234,8 @@ def _cost(
                 f"one worker needs about {memory.total / GIB:.0f} GiB, more than {FULL:.0%} of a GPU's {gpu.memory_gib:g} "
                 f"({sweep.budget.gpu}): {advice}"
             )
+        else:
+            found["layouts_that_fit"] = layouts_that_fit(shape, sweep, there, fullest.memory, fullest.passes)
     return found
 
 
@@ -267,6 +279,8 @@ def plan_text(plan: dict[str, Any]) -> None:
             sizes = f"{size_text(k['model_bytes'])} each, a resume checkpoint {size_text(k['resume_checkpoint_bytes'])}"
             gpu = f"; a worker fits a GPU of {k['smallest_gpu_gib']} GiB" if k["smallest_gpu_gib"] else ""
             console.print(f"{kind}: {k['conditions']} conditions of {sizes}{gpu}")
+    for line in plan.get("layouts_that_fit", ()):
+        console.print(f"alone, {line}")
     if "gpu_hours" in plan:
         b = plan["assumed"]
         console.print(

@@ -21,8 +21,8 @@ class ConditionFailed(WlsweepError):
 
 
 class OutOfMemory(ConditionFailed):
-    """A GPU's memory was too small, and would be again. Raised on the rank that it happened to: the others still wait for it
-    in a collective, so its process must end."""
+    """A rank's memory was too small, and would be again. Raised on that rank alone: the others still wait for it in a
+    collective, so its process must end."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ def what_to_lower(job: Job, error: BaseException) -> str:
     train = job.sweep.train
     ways = [f"lower train.micro_batch ({train.micro_batch})"] if train.micro_batch > 1 else []
     ways += [] if train.gradient_checkpointing is True else ["set train.gradient_checkpointing = true"]
-    ways += [f"raise train.workers ({train.workers})", f"lower data.cutoff ({job.sweep.data.cutoff})"]
+    ways += [f"raise train.workers ({train.workers})"]
+    ways += ["set train.offload_optimizer = true"] if train.gpu and not train.offload_optimizer else []
+    ways += [f"lower data.cutoff ({job.sweep.data.cutoff})"]
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"{job.name}: a GPU ran out of memory; {', or '.join(ways)}\n{said}"
+    return f"{job.name}: a {'GPU' if train.gpu else 'worker'} ran out of memory; {', or '.join(ways)}\n{said}"

@@ -68,7 +68,7 @@ def train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks, valid
 
     Raises:
         ConditionFailed: on every rank, if weights cannot be proved or a loss is no finite number.
-        OutOfMemory: on the rank whose GPU was too small.
+        OutOfMemory: on the rank whose memory was too small.
         SharedFailure: if the base model cannot be set up for training.
         Stopped: on every rank, after a resume checkpoint, if a hook asked for it.
     """

@@ -1,11 +1,11 @@
 """Live bytes of a ZeRO-3 rank, counted tensor by tensor, against the formula of `wlsweep plan`.
 
-    OMP_NUM_THREADS=1 python -m torch.distributed.run --standalone --nproc-per-node 2 -m bench.live_memory OUT.json
+    OMP_NUM_THREADS=1 python -m torch.distributed.run --standalone --nproc-per-node 2 -m wlsweep.train.live_memory OUT.json
 
 A model of random weights is built through the product's engine, as a large one is (partitioned), and takes two steps of two
 micro-batches. Every storage that any operation makes is counted while it lives, so the peak is exact where an allocator's
 would hold cached blocks. On a GPU the allocator's own peak is written beside it. What is outside of tensors (CUDA context,
-NCCL) is not counted here.
+NCCL) is not counted here. At the end the engine proves that the loss of a sample is multiplied by its weight.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ import os
 import tempfile
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from wlsweep.data.load import TokenRows
+from wlsweep.data.tokenise import AnswerTokens
+from wlsweep.run.layout import RunDir
 from wlsweep.spec import adapters
 from wlsweep.spec.architecture import Architecture
 from wlsweep.spec.condition import Condition
@@ -31,15 +35,29 @@ from wlsweep.spec.config import Sweep, load_sweep
 from wlsweep.spec.cost import Memory, training_memory
 from wlsweep.spec.train_section import Train
 
-ANSWER = [1, 2, 3, 10, 4, 5]
+TOKENS = AnswerTokens(prefix=(1, 2, 3), accept=10, reject=11, suffix=(4, 5))
+ANSWER = TOKENS.ids(True)
 SHAPE = Architecture(vocab=16384, width=512, mlp=1408, layers=4, heads=8, kv_heads=2, tied=False)
 
 
-class LiveBytes(TorchDispatchMode):
+class MadeRows:
+    """One row of each class, in the place of `TokenRows`."""
+
+    row_ids = ("accept", "reject")
+    accept = np.array([True, False])
+    lengths = np.array([60, 60], dtype=np.int32)
+    answer = TOKENS
+
+    def prompt(self, i: int) -> npt.NDArray[np.int32]:
+        """int32 [60]."""
+        return np.arange(20, 80, dtype=np.int32) + 100 * i
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of storages made while it is entered, and the most that lived at once since `reset`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live: dict[int, int] = {}
         self.total = self.peak = 0
 
@@ -105,17 +123,21 @@ def formula(a: Architecture, sweep: Sweep, lora: int) -> Memory:
 def measure(a: Architecture, base: Path, sweep: Sweep, lora: int = 0) -> dict[str, Any]:
     """Live bytes of this rank in each phase, and the formula's."""
     from wlsweep.train import zero3
+    from wlsweep.train.batcher import Batcher
+    from wlsweep.train.job import Job
     from wlsweep.train.model import collate, run_forward
+    from wlsweep.train.proof import prove_weights
 
     place = zero3.join_group()
     zero3.SMALL = 0  # as a large model: partitioned
     train, cutoff = sweep.train, sweep.data.cutoff
+    condition = Condition("accept", 4.0, 2, lora=lora)
     with LiveBytes() as counted:
         engine = zero3.build_engine(
             str(base),
-            Condition("accept", 4.0, 2, lora=lora),
+            condition,
             train,
-            zero3.Decision(3, 10, 11),
+            zero3.Decision(len(TOKENS.prefix), TOKENS.accept, TOKENS.reject),
             sweep.model.attention,
             4,
         )
@@ -143,6 +165,8 @@ def measure(a: Architecture, base: Path, sweep: Sweep, lora: int = 0) -> dict[st
                 engine.step()
             peaks["step"].append(counted.reset())
         held = counted.total
+    batcher = Batcher(Job(sweep, condition, RunDir(base), str(base)), cast(TokenRows, MadeRows()), place)
+    proof = prove_weights(engine, batcher, condition)
     memory = formula(a, sweep, lora)
     return {
         "rank": place.rank,
@@ -158,6 +182,8 @@ def measure(a: Architecture, base: Path, sweep: Sweep, lora: int = 0) -> dict[st
         "allocator_peak": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
         "formula": memory._asdict(),
         "formula_total": memory.tensors,
+        "proof": [proof["accept"], proof["reject"]],
+        "weights": list(batcher.weights),
     }
 
 
