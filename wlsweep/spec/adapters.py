@@ -112,9 +112,10 @@ def activation_bytes(a: Architecture, sweep: Sweep, rank: int) -> tuple[int, int
     short = a.layers <= FEW_LAYERS
     recomputed = train.recomputed(a.layers - 1 if short else a.layers)
     whole = (a.layers - 1 if short else a.layers) - recomputed
-    kept = size * a.width * recomputed + whole * layer + (last if short else 0)
-    # Gradients of the layer's MLP are there beside one that is recomputed.
-    return tokens * kept, tokens * (layer + 6 * a.mlp) if recomputed else 0
+    if not recomputed:
+        return tokens * (whole * layer + (last if short else 0)), 0
+    # What the last layer of a small model keeps but for its input is gone by then; gradients of the layer's MLP are there.
+    return tokens * (size * a.width * (recomputed + short) + whole * layer), tokens * (layer + 6 * a.mlp)
 
 
 def training_flops(full: float, a: Architecture, sweep: Sweep, rank: int, tokens: int) -> float:
