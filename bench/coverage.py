@@ -19,8 +19,9 @@ from scipy.special import ndtr
 
 from wlsweep.analysis.bootstrap import Resamples, percentile
 from wlsweep.analysis.evaluation_records import TheoryRow
+from wlsweep.analysis.responses import responses
 from wlsweep.analysis.total_noise import Total, over_papers_and_trainings
-from wlsweep.analysis.training_noise import sensitivities, training_noise
+from wlsweep.analysis.training_noise import training_noise
 from wlsweep.analysis.trainings import Trainings
 from wlsweep.estimate import Estimate
 from wlsweep.spec.condition import Condition
@@ -85,7 +86,7 @@ def covered(noise: Noise, worlds: int, papers: int = 1000, draws: int = 400) -> 
         means = {name: float(z.mean()) for name, z in log_odds.items()}
         found = training_noise(conditions, shifts, means)
         assert found is not None
-        moves = {name: sensitivities(accept, z) for name, z in log_odds.items()}
+        moves = {name: responses(accept, z) for name, z in log_odds.items()}
         for metric in ("predicted_accept_rate", "accuracy"):
             value, drawn = {}, {}
             for name, z in log_odds.items():
@@ -98,16 +99,16 @@ def covered(noise: Noise, worlds: int, papers: int = 1000, draws: int = 400) -> 
                 for s in range(noise.seeds):
                     this, other = replace(c, seed=s).name, replace(base, seed=s).name
                     weights |= {
-                        this: moves[this][metric] / noise.seeds,
-                        other: -moves[other][metric] / noise.seeds,
+                        this: 1 / noise.seeds,
+                        other: -1 / noise.seeds,
                     }
                     point += (value[this] - value[other]) / noise.seeds
                     at = at + (drawn[this] - drawn[other]) / noise.seeds
                 true = truth[c.name][metric] - truth[base.name][metric]
-                total = over_papers_and_trainings(at, found.contrast(weights))
+                total = over_papers_and_trainings(at, found.contrast(weights, {n: moves[n][metric] for n in weights}))
                 _note(hits[f"difference of {metric} {kind}"], true, point, percentile(at), total)
             name = THE_19[0].name
-            own = over_papers_and_trainings(drawn[name], found.contrast({name: moves[name][metric]}))
+            own = over_papers_and_trainings(drawn[name], found.contrast({name: 1.0}, {name: moves[name][metric]}))
             _note(hits[f"{metric} of the baseline"], truth[name][metric], value[name], percentile(drawn[name]), own)
         if noise.seeds == 1:
             rows = [

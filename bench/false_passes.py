@@ -18,7 +18,8 @@ import numpy as np
 from bench.coverage import THE_19, Noise, draw_log_odds, shift_of
 from wlsweep.analysis.bootstrap import Resamples, from_counts
 from wlsweep.analysis.hypotheses import hypotheses
-from wlsweep.analysis.training_noise import sensitivities, training_noise
+from wlsweep.analysis.responses import responses
+from wlsweep.analysis.training_noise import training_noise
 from wlsweep.analysis.trainings import Trainings
 from wlsweep.analysis.verdicts import judge
 from wlsweep.spec.condition import Condition
@@ -88,7 +89,7 @@ def passes(world: World, worlds: int, papers: int = 1000, draws: int = 300) -> d
 
 def _trainings(made: Mapping[str, np.ndarray], accept: np.ndarray, expected: Mapping[str, float]) -> Trainings:
     noise = training_noise(THE_19, expected, {name: float(z.mean()) for name, z in made.items()})
-    return Trainings(noise, {name: sensitivities(accept, z) for name, z in made.items()})
+    return Trainings(noise, {name: responses(accept, z) for name, z in made.items()})
 
 
 def _measured(

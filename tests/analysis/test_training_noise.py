@@ -7,8 +7,9 @@ import pytest
 
 from bench.coverage import WORLDS, covered
 from tests.made_run import THE_19, shift_of
+from wlsweep.analysis.responses import GRID, Response
 from wlsweep.analysis.total_noise import over_papers_and_trainings
-from wlsweep.analysis.training_noise import sensitivities, training_noise
+from wlsweep.analysis.training_noise import UNSEEN, training_noise
 from wlsweep.spec.condition import parse_name
 
 CONDITIONS = [parse_name(name) for name in THE_19]
@@ -73,6 +74,33 @@ def test_the_noise_of_a_difference_within_a_mix_is_that_of_two_trainings_alone()
     assert alone.variance == pytest.approx(found.sd**2, rel=1e-6)
 
 
+def test_what_one_seed_does_to_all_mixes_is_taken_from_what_it_does_to_one():
+    found = training_noise(*_with_shifts(*trainings(1, 0.0, 0.2, 0.05, np.random.default_rng(4))))
+    alone = found.contrast({THE_19[0]: 1.0})
+    seen = found.own_sd**2 + found.shared_sd**2
+    assert alone.variance == pytest.approx(seen + (UNSEEN * found.shared_sd) ** 2, rel=1e-6)
+    assert alone.errors.var() == pytest.approx(alone.variance, rel=0.1)
+    draws = found.offset_draws(20_000)
+    everywhere = np.corrcoef(draws["accept_gamma2.0_prop1_4"], draws["reject_gamma2.0_prop1_8"])[0, 1]
+    assert everywhere == pytest.approx(UNSEEN**2 / (1 + UNSEEN**2), abs=0.1), "what all mixes share"
+    difference = found.contrast({THE_19[1]: 1.0, THE_19[0]: -1.0})
+    assert difference.variance == pytest.approx(2 * found.own_sd**2, rel=1e-6), "it cancels in a mean difference"
+
+
+def test_the_noise_of_a_number_that_bends_is_that_of_the_number_and_not_of_its_slope():
+    """An accuracy at its best threshold: no slope, and every offset lowers it."""
+    found = training_noise(*_with_shifts(*trainings(3, 0.5, 0.3, 0.1, np.random.default_rng(5))))
+    bent = Response(-(GRID**2) / 10)
+    contrast = found.contrast({THE_19[0]: 1.0}, {THE_19[0]: bent})
+    offsets = found.offsets[THE_19[0]]
+    inside = np.abs(offsets) < 3
+    assert contrast.variance == pytest.approx(0.0, abs=1e-20) and contrast.errors.mean() == pytest.approx(
+        0.0, abs=1e-12
+    )
+    assert np.ptp((contrast.errors + offsets**2 / 10)[inside]) < 2e-3
+    assert (contrast.variances > 0).mean() > 0.99, "the same number has a slope where the training is off"
+
+
 def test_seeds_average_their_noise_away():
     rng = np.random.default_rng(4)
     conditions, means = trainings(4, 0.2, 0.0, 0.1, rng, CONDITIONS[:7])
@@ -130,36 +158,23 @@ def test_a_metric_without_values_has_no_interval():
     assert over_papers_and_trainings(np.full(100, np.nan), found.contrast({THE_19[0]: 1.0})) is None
 
 
-def test_sensitivities_are_derivatives():
-    rng = np.random.default_rng(7)
-    accept = rng.random(200_000) < 0.5
-    z = rng.normal(np.where(accept, 0.98, -0.98), 1.4)
-    found = sensitivities(accept, z)
-    density = np.exp(-(0.98**2) / 2 / 1.4**2) / 1.4 / np.sqrt(2 * np.pi)
-    assert found["predicted_accept_rate"] == pytest.approx(density, abs=0.003)
-    assert found["accuracy"] == pytest.approx(0.0, abs=0.003), "at equal classes the best threshold is 0"
-    assert found["log_odds"] == pytest.approx(1.0)
-    assert "auc" not in found
-
-
 def test_offsets_are_shared_by_the_conditions_of_a_mix():
     rng = np.random.default_rng(8)
     found = training_noise(*_with_shifts(*trainings(1, 0.0, 0.3, 0.02, rng)))
     draws = found.offset_draws(4000)
     same = np.corrcoef(draws["accept_gamma2.0_prop1_4"], draws["reject_gamma2.0_prop1_4"])[0, 1]
     other = np.corrcoef(draws["accept_gamma2.0_prop1_4"], draws["reject_gamma2.0_prop1_8"])[0, 1]
-    assert same > 0.9 and abs(other) < 0.1
+    assert same > 0.95 and other < 0.9
 
 
-@pytest.mark.parametrize("world", ["a plain shuffle", "3 seeds, stratified order"])
+@pytest.mark.parametrize("world", ["large", "3 seeds, stratified order"])
 def test_intervals_hold_the_truth_as_often_as_they_say_where_those_of_papers_alone_do_not(world):
-    found = covered(WORLDS[world], 100, papers=1000, draws=200)
-    for number in (
-        "difference of predicted_accept_rate of one mix",
-        "difference of predicted_accept_rate of two mixes",
-    ):
-        assert 0.92 <= found[number]["both"] <= 0.98, "400 worlds: docs/method.md"
-        assert found[number]["rejected"] <= 0.08
+    found = covered(WORLDS[world], 60, papers=1000, draws=200)
+    for metric in ("predicted_accept_rate", "accuracy"):
+        for mixes in ("one mix", "two mixes"):
+            at = found[f"difference of {metric} of {mixes}"]
+            assert 0.92 <= at["both"] <= 0.985, "200 worlds: docs/method.md"
+            assert at["rejected"] <= 0.08
     assert found["difference of predicted_accept_rate of two mixes"]["papers"] < 0.93
 
 

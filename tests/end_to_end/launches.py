@@ -18,11 +18,10 @@ SMALL = Path(__file__).with_name("small.toml")
 NAMES = [c.name for c in load_sweep(SMALL).conditions]
 
 
-def start(out, *arguments, space=SMALL, cluster=None, environment=None):
+def start(out, *arguments, space=SMALL, cluster=None):
     command = [sys.executable, "-m", "wlsweep", "run", str(space), "--out", str(out), *arguments]
     log = Path(f"{out}.{time.monotonic_ns()}.txt").open("w+")  # noqa: SIM115 - closed with the test run
-    inherited = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "OMP_NUM_THREADS")}
-    environment = inherited | (environment or {})
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "OMP_NUM_THREADS")}
     if cluster:
         environment["RAY_ADDRESS"] = cluster
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)

@@ -6,7 +6,7 @@ A training of condition c with seed s on the mix m moves the mean log-odds of al
 
 `common` is what an order of rows does to every mix (it cancels between conditions of one seed), `shared` what it does to
 one mix (and loss, and kind of fine-tuning), `own` what is left. A number that moves by w[c] when the log-odds of c move by
-1 - a rate, a difference of rates, a slope - has the training variance
+1 - a rate, a difference of rates, a slope - has, for small offsets, the training variance
 
     sum over seeds (sum w)^2 * common^2 + sum over mixes and seeds (sum w)^2 * shared^2 + sum w^2 * own^2.
 
@@ -15,8 +15,9 @@ of variance), or, with one seed, from how far conditions miss theory's line (Hen
 McCulloch, Variance Components, 1992, ch. 5). Few mixes and seeds leave them uncertain, and the trainings that are compared
 are those that they were estimated from, so neither the normal nor the t quantile fits: intervals use the quantile of the
 number's error over its own estimated standard error in `SIMULATIONS` trainings drawn from the fitted model (the parametric
-bootstrap-t; Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5). How often they hold the truth:
-`bench/coverage.py` and docs/method.md.
+bootstrap-t; Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5). In these the number is made again
+from moved log-odds (`responses.py`), so that what bends does. One seed cannot show `common`; it is then taken as `UNSEEN`
+times `shared`. How often intervals hold the truth: `bench/coverage.py` and docs/method.md.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from wlsweep.analysis.loaded_run import BoolArray, FloatArray
+from wlsweep.analysis.loaded_run import FloatArray
+from wlsweep.analysis.responses import LOG_ODDS, Response
 from wlsweep.analysis.seeds import cell
 from wlsweep.analysis.theory_check import line_of
 from wlsweep.analysis.total_noise import SIMULATIONS, Contrast
@@ -37,8 +39,9 @@ from wlsweep.spec.task import ICLR, Words
 
 FEWEST_MIXES = 3
 """Without seeds, fewest mixes from which what a mix shares can be estimated."""
-STEP = 0.2
-"""Log-odds by which a model is moved to see what its metrics do; about the size of the noise itself."""
+UNSEEN = 2.0
+"""What one seed does to all mixes alike, where no second seed shows it, is taken to be so many times as large as what it
+does to one mix; measured on the demo with several seeds: SDs of 0.08 and 0.04 log-odds."""
 Source = Literal["seeds", "misfit", "both"]
 """Several seeds; how far conditions miss theory; or the latter and several seeds of one condition."""
 
@@ -93,9 +96,8 @@ class TrainingNoise:
     def _drawn(self, rng: np.random.Generator, scale: FloatArray) -> dict[str, FloatArray]:
         """Offsets by condition; `scale` multiplies the own, shared and common SD, shape (3, draws)."""
         draws = scale.shape[1]
-        own, shared, common = (
-            scale[i] * (sd or 0.0) for i, sd in enumerate((self.own_sd, self.shared_sd, self.common_sd))
-        )
+        common_sd = UNSEEN * (self.shared_sd or 0.0) if self.source == "misfit" else self.common_sd
+        own, shared, common = (scale[i] * (sd or 0.0) for i, sd in enumerate((self.own_sd, self.shared_sd, common_sd)))
         members = self.conditions.values()
         by_seed = {s: common * rng.normal(size=draws) for s in sorted({c.seed for c in members})}
         by_mix = {at: shared * rng.normal(size=draws) for at in sorted({line_of(c) for c in members})}
@@ -104,8 +106,9 @@ class TrainingNoise:
     def offset_draws(self, draws: int, seed: int = 0) -> dict[str, FloatArray]:
         """What other trainings would add to the mean log-odds of each condition, by name, shape (draws,).
 
-        The standard deviations are drawn too, as uncertain as the degrees of freedom of their mean squares leave them:
-        `offset * sensitivity`, added to the bootstrap draws of papers, makes them draws over papers and trainings.
+        The standard deviations are drawn too, as uncertain as the degrees of freedom of their mean squares leave them.
+        What a metric becomes at these offsets, added to the bootstrap draws of papers, makes them draws over papers and
+        trainings.
 
         Args:
             draws: how many.
@@ -115,33 +118,45 @@ class TrainingNoise:
         degrees = [self.squares[-1].degrees, 1, 1]
         for s in self.squares[:-1]:
             degrees[2 if s.common else 1] = s.degrees
-        return self._drawn(rng, np.array([(df / rng.chisquare(df, draws)) ** 0.5 for df in degrees]))
+        scale = np.array([(df / rng.chisquare(df, draws)) ** 0.5 for df in degrees])
+        if self.source == "misfit":  # `common` is taken from `shared`, and is as uncertain
+            scale[2] = scale[1]
+        return self._drawn(rng, scale)
 
-    def contrast(self, weights: Mapping[str, float]) -> Contrast:
-        """The noise of a number that moves by `weights[c]` when the log-odds of condition c move by 1.
+    def contrast(self, weights: Mapping[str, float], numbers: Mapping[str, Response] | None = None) -> Contrast:
+        """The noise of a weighted sum of one number of each condition.
 
         Args:
             weights: by name of a condition that is done.
+            numbers: what the number becomes when a condition's log-odds move; without, it is their mean.
         """
-        common = _squares(weights, lambda name: self.conditions[name].seed)
-        shared = _squares(weights, lambda name: line_of(self.conditions[name]))
-        own = sum(w * w for w in weights.values())
-        variance, variances = 0.0, np.zeros(SIMULATIONS)
-        for s, square, simulated in zip(self.squares, self.found, self.simulated, strict=True):
+        errors, here, there = np.zeros(SIMULATIONS), dict[str, FloatArray](), dict[str, FloatArray]()
+        for name, w in weights.items():
+            number, offsets = (numbers or {}).get(name, LOG_ODDS), self.offsets[name]
+            moved = number.at(offsets)
+            errors += w * (moved - moved.mean())
+            here[name], there[name] = w * number.slope(np.zeros(1)), w * number.slope(offsets)
+        variance = sum(share * found for share, found in zip(self._shares(here), self.found, strict=True))
+        variances = sum(share * found for share, found in zip(self._shares(there), self.simulated, strict=True))
+        return Contrast(max(float(np.sum(variance)), 0.0), errors, np.maximum(variances, 0.0))
+
+    def _shares(self, slopes: Mapping[str, FloatArray]) -> list[FloatArray]:
+        """What each mean square counts in the variance of a sum with these slopes, arrays of one shape."""
+        common = _squares(slopes, lambda name: self.conditions[name].seed)
+        shared = _squares(slopes, lambda name: line_of(self.conditions[name]))
+        own = _squares(slopes, lambda name: name)
+        if self.source == "misfit":
+            shared = shared + UNSEEN**2 * common
+        shares = []
+        for s in self.squares:
             if s.common:
                 share = common / s.common
-                shared -= share * s.shared
-            elif s.shared:
-                share = shared / s.shared
+                shared = shared - share * s.shared
             else:
-                share = own
-            own -= share
-            variance += share * square
-            variances += share * simulated
-        errors = np.zeros(SIMULATIONS)
-        for name, w in weights.items():
-            errors += w * self.offsets[name]
-        return Contrast(max(variance, 0.0), errors, np.maximum(variances, 0.0))
+                share = shared / s.shared if s.shared else own
+            own = own - share
+            shares.append(share)
+        return shares
 
     @property
     def sd(self) -> float:
@@ -155,8 +170,8 @@ class TrainingNoise:
             return f"{counted}: the seeds of one condition differ by an SD of {self.sd:.2f} log-odds."
         return (
             f"{counted}; with one seed, the noise of trainings is taken from how far conditions miss theory (SD "
-            f"{self.sd:.2f} log-odds), and what one seed does to all mixes alike is not in it: more seeds of "
-            "the baseline would show it."
+            f"{self.sd:.2f} log-odds), and what the seed does to all mixes alike, which one seed cannot show, as "
+            f"{UNSEEN:g} times what it does to one: more seeds of the baseline would show it."
         )
 
 
@@ -168,12 +183,12 @@ def not_counted(words: Words = ICLR.words) -> str:
     )
 
 
-def _squares(weights: Mapping[str, float], group: Callable[[str], Any]) -> float:
-    """Sum over groups of the squared sum of weights."""
-    sums: dict[Any, float] = {}
-    for name, w in weights.items():
-        sums[group(name)] = sums.get(group(name), 0.0) + w
-    return sum(w * w for w in sums.values())
+def _squares(slopes: Mapping[str, FloatArray], group: Callable[[str], Any]) -> FloatArray:
+    """Sum over groups of the squared sum of slopes."""
+    sums: dict[Any, FloatArray] = {}
+    for name, w in slopes.items():
+        sums[group(name)] = sums.get(group(name), np.zeros(1)) + w
+    return np.asarray(sum(w * w for w in sums.values()))
 
 
 def training_noise(
@@ -345,31 +360,3 @@ def _misfit(covered: Sequence[Condition], shifts: Mapping[str, float]) -> list[_
 def _residual(x: FloatArray) -> FloatArray:
     """The projection on what columns of x do not explain."""
     return np.asarray(np.eye(len(x)) - x @ np.linalg.pinv(x))
-
-
-def sensitivities(accept: BoolArray, log_odds: FloatArray) -> dict[str, float]:
-    """By how much each metric rises when a model's log-odds all rise by 1; by differences over +-`STEP`.
-
-    AUC and average precision do not depend on a common offset, so offsets say nothing of their noise; they are left out.
-
-    Args:
-        accept: labels, shape (n,).
-        log_odds: of the model, shape (n,).
-    """
-    above, below = _metrics(accept, log_odds + STEP), _metrics(accept, log_odds - STEP)
-    return {name: (above[name] - below[name]) / (2 * STEP) for name in above if np.isfinite(above[name] - below[name])}
-
-
-def _metrics(accept: BoolArray, z: FloatArray) -> dict[str, float]:
-    from wlsweep.analysis.bootstrap import from_counts
-    from wlsweep.analysis.metrics import log_losses, probability
-
-    decision, one = z > 0, np.ones(1)
-    tp, fp = float((decision & accept).sum()), float((decision & ~accept).sum())
-    found = {m: float(v[0]) for m, v in from_counts(tp * one, fp * one, accept.sum() * one, len(accept)).items()}
-    p = probability(z)
-    return found | {
-        "brier": float(((p - accept) ** 2).mean()),
-        "log_loss": float(log_losses(accept, z).mean()),
-        "log_odds": float(z.mean()),
-    }

@@ -17,8 +17,9 @@ from wlsweep.analysis.comparisons import with_interval
 from wlsweep.analysis.evaluation_records import NoiseOfTrainings, Slope, TheoryRow
 from wlsweep.analysis.intervals import auc, average_precision
 from wlsweep.analysis.loaded_run import FloatArray, RunPredictions
+from wlsweep.analysis.responses import Response, responses
 from wlsweep.analysis.total_noise import Total, over_papers_and_trainings
-from wlsweep.analysis.training_noise import TrainingNoise, not_counted, sensitivities, training_noise
+from wlsweep.analysis.training_noise import TrainingNoise, not_counted, training_noise
 from wlsweep.estimate import Estimate
 from wlsweep.spec.task import ICLR, Words
 
@@ -43,8 +44,8 @@ class Trainings:
     """What is known of the noise of an evaluation's trainings."""
 
     noise: TrainingNoise | None
-    moves: Mapping[str, Mapping[str, float]]
-    """By condition, by metric: how much it rises when the condition's log-odds rise by 1."""
+    moves: Mapping[str, Mapping[str, Response]]
+    """By condition, by metric: what it becomes when the condition's log-odds move."""
     of_ranks: Mapping[str, TrainingNoise] = field(default_factory=dict)
     """By metric that an offset does not move: its own noise, in its own unit, where several seeds show it."""
     words: Words = ICLR.words
@@ -63,7 +64,7 @@ class Trainings:
         if noise is None:
             return cls(None, {}, words=loaded.truth.task.words)
         accept, names = loaded.truth.accept, list(means)
-        moves = {name: sensitivities(accept, loaded.scores[name].log_odds) for name in names}
+        moves = {name: responses(accept, loaded.scores[name].log_odds) for name in names}
         of_ranks = {}
         for metric, measure in _OF_RANKS.items():
             found = {name: measure(accept, loaded.scores[name].log_odds)[0] for name in names}
@@ -124,8 +125,8 @@ class Trainings:
             return over_papers_and_trainings(change, noise.contrast(weights)) if known else None
         if self.noise is None or any(metric not in self.moves[name] for name in weights):
             return None
-        moved = {name: w * self.moves[name][metric] for name, w in weights.items()}
-        return over_papers_and_trainings(change, self.noise.contrast(moved))
+        numbers = {name: self.moves[name][metric] for name in weights}
+        return over_papers_and_trainings(change, self.noise.contrast(weights, numbers))
 
     def difference(self, name: str, base: str, metric: str, value: float, change: FloatArray) -> Estimate:
         """A model's metric less its baseline's; with the interval of papers alone where trainings say nothing of it."""
@@ -150,7 +151,7 @@ class Trainings:
             out[name] = dict(found)
             for metric, move in self.moves.get(name, {}).items():
                 if metric in found:
-                    moved = found[metric] + move * offsets[name]
+                    moved = found[metric] + move.change(offsets[name])
                     out[name][metric] = np.clip(moved, 0.0, 1.0) if metric in _SHARES else moved
         return out
 
