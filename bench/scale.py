@@ -66,11 +66,14 @@ name = "scale"
 resampling = "oversample"
 cutoff = 256
 [data.synthetic]
-base_rows = 1600
+base_rows = 512
 train_rows = 960
 test_rows = 80
 words = 12
 [model.tiny]
+width = 32
+layers = 1
+heads = 1
 [train]
 lr = 1.0e-3
 epochs = 200
@@ -328,7 +331,7 @@ def driver_part(conditions: int, groups: int, idle_s: float) -> dict[str, Any]:
 
 def group_part(groups: int, seconds: float) -> dict[str, Any]:
     """Count what a real group asks while it trains, and for each condition that it begins and ends."""
-    steady, length = watch_group(long := WORK / "groups" / "long", 1, 400, lambda run: time.sleep(seconds))
+    steady, length = watch_group(long := WORK / "groups" / "long", 1, 4000, lambda run: time.sleep(seconds))
     begun_and_ended, more = watch_group(short := long.parent / "short", SHORT, 2, trained_all)
     own, rest = ([o for o in steady if o.first is first] for first in (True, False))
     rate = {k: 60 * n / length for k, n in by_kind(rest, long).items()}
@@ -397,8 +400,11 @@ def watch_group(root: Path, conditions: int, epochs: int, until: Callable[[RunDi
         with attached([supervisor, driver, *others], log):
             until(run)
         ended = time.time()
-        process.terminate()  # it saves a checkpoint
-        process.wait(timeout=600)
+        process.terminate()
+        code = process.wait(timeout=600)
+    saved = list(run.root.glob("conditions/*/checkpoints/step_*"))
+    if (code, bool(saved)) not in ((0, False), (75, True)):
+        raise SystemExit(f"the sweep ended with {code} and {len(saved)} checkpoints; see {folder / 'log'}")
     return [o for o in read(log, run.root, own) if began < o.at < ended], ended - began
 
 

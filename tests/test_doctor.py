@@ -102,3 +102,22 @@ def test_the_command_answers_in_seconds_without_an_engine_where_no_hub_can_be_re
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert time.monotonic() - began < 20 and done.returncode == 0, done.stderr
     assert [f["level"] for f in json.loads(done.stdout) if f["what"] == "hub"] == ["note"]
+
+
+def test_deep_runs_real_parts_and_what_fails_would_stop_a_sweep(monkeypatch):
+    from wlsweep import self_check
+
+    real = self_check.in_a_process
+    monkeypatch.setattr(self_check, "PARTS", {"kernels": self_check.kernels, "memory": self_check.memory})
+
+    def one_real(name, command, out, log, limit_s):
+        if name == "kernels":
+            return real(name, command, out, log, limit_s)
+        failed = self_check.judged("memory formula against live bytes", "within 5%", "+9.0%", False)
+        return [failed, self_check.unmeasured("proof of the weighted loss", "not done after 250 s")]
+
+    monkeypatch.setattr(self_check, "in_a_process", one_real)
+    found = doctor.examine_deeply()
+    assert [f.level for f in found] == ["ok", "ok", "stop", "note"], found
+    assert found[0].what == "deep: sdpa on the flash kernel" and "goal: error < " in found[0].detail
+    assert found[2].detail == "+9.0% (goal: within 5%)" and doctor.exit_code(found) == 1

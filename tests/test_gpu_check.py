@@ -79,6 +79,11 @@ def test_what_is_settled_is_not_run_again_and_what_failed_is(monkeypatch, work):
     assert record["device"] == "CPU" and record["parts"]["good"] == [["good", "", "1", "pass"]]
 
 
+def test_a_part_that_does_not_run_on_a_cpu_is_no_success(monkeypatch):
+    monkeypatch.setattr(gpu_check, "run_part", lambda name, *_: [unmeasured(name, "its engine did not start")])
+    assert check_all({"speed": Part(lambda cpu: [])}, True, again=True) == 1
+
+
 def test_results_of_another_device_are_not_taken_over(monkeypatch, work):
     old = {"device": "NVIDIA H100", "parts": {"good": [["x", "", "", "pass"]]}}
     (work / "results.json").write_text(json.dumps(old))

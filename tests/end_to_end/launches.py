@@ -18,10 +18,11 @@ SMALL = Path(__file__).with_name("small.toml")
 NAMES = [c.name for c in load_sweep(SMALL).conditions]
 
 
-def start(out, *arguments, space=SMALL, cluster=None):
+def start(out, *arguments, space=SMALL, cluster=None, environment=None):
     command = [sys.executable, "-m", "wlsweep", "run", str(space), "--out", str(out), *arguments]
     log = Path(f"{out}.{time.monotonic_ns()}.txt").open("w+")  # noqa: SIM115 - closed with the test run
-    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "OMP_NUM_THREADS")}
+    inherited = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "OMP_NUM_THREADS")}
+    environment = inherited | (environment or {})
     if cluster:
         environment["RAY_ADDRESS"] = cluster
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +60,22 @@ def test_a_killed_trial_costs_nothing_a_killed_worker_a_retry_and_a_failed_condi
     run.checkpoints(failing).unlink()
     assert trained_in(finish(start(out))) == [failing]
     assert results(out) == results(undisturbed[0])
+
+
+def test_a_worker_without_memory_fails_its_condition_at_once_and_the_next_one_is_trained(undisturbed):
+    out = beside(undisturbed, "without-memory")
+    run, (failing, next_one) = RunDir(out), NAMES[:2]
+    path = os.pathsep.join(
+        [str(Path(__file__).with_name("without_memory")), os.environ.get("PYTHONPATH", str(Path.cwd()))]
+    )
+    environment = {"PYTHONPATH": path, "WITHOUT_MEMORY": failing}
+    text = finish(start(out, "--stage", "train", "--only", "0-1", environment=environment), code=1)
+    failed = json.loads(run.failed(failing).read_text())
+    assert failed["attempts"] == 1, "the same again would fail again"
+    assert f"{failing}: a worker ran out of memory; lower train.micro_batch (8), or set" in failed["cause"]
+    assert f"{failing} FAILED" in text and "lower train.micro_batch (8)" in text
+    assert json.loads(run.trained(next_one).read_text())["attempts"] == 1
+    assert results_of_training(run, next_one) == results_of_training(RunDir(undisturbed[0]), next_one)
 
 
 def test_a_driver_that_is_stopped_or_killed_or_loses_ray_loses_nothing(undisturbed):

@@ -11,7 +11,8 @@ from tests.made_run import THE_19, add_validation, make_run, write_predictions
 from tests.report.browser import browser, tab
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.estimate import PERCENT
-from wlsweep.report.blocks import Listing
+from wlsweep.report import tables as report_tables
+from wlsweep.report.blocks import Answer, Listing
 from wlsweep.report.page import page, report_input_of, write_report
 from wlsweep.report.sections import forecast_section, lead
 from wlsweep.report.tables import curves, tables
@@ -257,6 +258,19 @@ def test_every_verdict_is_one_line_with_its_sentence_and_numbers_on_demand(run):
     for (_, body), v in zip(lines, verdicts, strict=True):
         assert v["sentence"] in str(Text(body)) and all(n in str(Text(body)) for n in v["numbers"])
         assert not v["plan"] or f"The plan's {v['plan']}." in str(Text(body))
+
+
+def test_of_very_many_numbers_and_years_the_page_says_where_they_lie(run, monkeypatch):
+    monkeypatch.setattr(Answer, "most", 1)
+    monkeypatch.setattr(report_tables, "MOST_YEARLY", 5)
+    found = evaluate(run, draws=DRAWS)
+    html, _ = page(report_input_of(run, found))
+    block = html[html.index('<div class="verdicts">') : html.index('id="plot-acceptance_rate_vs_gamma"')]
+    many = [v["numbers"] for v in read_json(run.analysis_json)["verdicts"] if len(v["numbers"]) > 1]
+    said = str(Text(block))
+    assert many and all(f"{len(n) - 1} more in metrics/analysis.json" in said and n[0] in said for n in many)
+    assert not any(n[-1] in said for n in many)
+    assert "values are in metrics/by_year.parquet" in html and "Metrics by condition and year" not in html
 
 
 def test_what_the_generated_text_says_is_listed_only_where_it_differs(tmp_path):

@@ -22,7 +22,6 @@ from wlsweep.analysis.evaluation_records import BrierParts, Counts, MetricName
 from wlsweep.analysis.loaded_run import BoolArray, FloatArray, Scores, Truth
 
 Reading = Literal["margin", "strict", "parsed"]
-READINGS: tuple[Reading, ...] = ("margin", "strict", "parsed")
 BINS = 10
 """Bins of the reliability curve and of both expected calibration errors."""
 _LOSS_CAP = -math.log(np.finfo(np.float64).eps)  # scikit-learn's log_loss clips probabilities at the same eps

@@ -41,6 +41,8 @@ _SETTINGS = {
     "RAY_DEDUP_LOGS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the sweep has its own metric log
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    # Tune would write the state of all its trials into the run directory every ten seconds or more; nothing reads it again.
+    "TUNE_GLOBAL_CHECKPOINT_S": str(14 * 24 * 3600),
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that is left behind must not start another cluster
     "HF_HUB_DISABLE_TELEMETRY": "1",

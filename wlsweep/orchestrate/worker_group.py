@@ -23,6 +23,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
@@ -53,12 +54,14 @@ IDLE_S = 14 * 24 * 3600
 class OwnedTrainer(TorchTrainer):  # type: ignore[misc] # Ray has no types here
     """A `TorchTrainer` whose controller runs in the process that calls `fit`, where it cannot die alone.
 
-    Ray 2.60 puts it into an actor, and starts two more: one that cleans up after a dead controller (it asks a dashboard
-    that a local cluster does not have), and one that asks an autoscaler for room.
+    Ray 2.60 puts it into an actor, and starts three more: one that cleans up after a dead controller (it asks a dashboard
+    that a local cluster does not have), one that asks an autoscaler for room, and one that hands out datasets, of which a
+    group has none (it imports Ray Data while the workers import what they need: 3 CPU-seconds).
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [c for c in super()._create_default_callbacks() if not isinstance(c, PlacementGroupCleanerCallback)]
+        needless = (PlacementGroupCleanerCallback, DatasetsCallback)
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, needless)]
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         settings["scaling_policy"] = _NoAutoscaler(self.scaling_config)

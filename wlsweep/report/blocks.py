@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from wlsweep.analysis.evaluation_records import Judged
 from wlsweep.estimate import NONE, Estimate, Format
@@ -66,6 +67,8 @@ class Pair:
 class Answer:
     """The verdicts, a line each, beside the main figures."""
 
+    most: ClassVar[int] = 200
+    """Numbers of a verdict that the page shows: with 1,000 conditions one has 50,000 comparisons, 5 MB."""
     verdicts: Sequence[Judged]
     figures: Sequence[Figure] = ()
     kind: str = "answer"

@@ -203,10 +203,14 @@ def years(report: ReportInput) -> Section:
         for y in r.by_year
     ]
     headings = ["condition", "year", words.items, *(heading for _, heading, _ in shown)]
+    if len(rows) > MOST_YEARLY:  # megabytes of a page that is to open at once
+        return Section("years", title, [f"The {len(rows):,} values are in metrics/by_year.parquet."], [Drawn(figure)])
     table = Table("years", "Metrics by condition and year", headings, rows, "In grey: 95% intervals.", folded=True)
     return Section("years", title, [], [Drawn(figure), table])
 
 
+MOST_YEARLY = 2_000
+"""Rows of the table by year beyond which it is left to the Parquet file."""
 _YEARLY: tuple[MetricName, ...] = ("accuracy", "recall", "recall_reject", "f1")
 
 
