@@ -400,7 +400,8 @@ def watch_group(root: Path, conditions: int, epochs: int, until: Callable[[RunDi
         with attached([supervisor, driver, *others], log):
             until(run)
         ended = time.time()
-        process.terminate()
+        if conditions == 1:
+            process.terminate()
         code = process.wait(timeout=600)
     saved = list(run.root.glob("conditions/*/checkpoints/step_*"))
     if (code, bool(saved)) not in ((0, False), (75, True)):
