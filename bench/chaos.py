@@ -152,7 +152,7 @@ class Sweeps:
     def sweep(self, number: int, want: dict[str, str], seconds: float) -> dict[str, Any]:
         """One sweep with faults, until a launch ends with 0; what happened."""
         run = self.out / "disk" / f"sweep-{self.seed}-{number}"
-        began, faults, codes, hangs, unexplained = time.monotonic(), [], [], 0, []
+        began, faults, codes, hangs, given, unexplained = time.monotonic(), [], [], 0, [], []
         self._left = set()
         for attempt in range(2 * LAUNCHES):
             told = len(self._log(run).read_text()) if attempt else 0
@@ -160,8 +160,10 @@ class Sweeps:
             met, code = self._disturb(process, run, seconds, FAULTS if attempt < LAUNCHES - 1 else 0, seen)
             faults += met
             codes.append(code)
-            if code in (1, 2) and not re.search("FAILED|error: ", self._log(run).read_text()[told:]):
-                unexplained.append(f"launch {attempt}: exit code {code}")
+            if code in (1, 2):
+                text = self._log(run).read_text()[told:]
+                reasons = re.findall(r"^.*(?:FAILED|error: ).*$", text, re.MULTILINE)
+                (given if reasons else unexplained).append(f"launch {attempt}: exit code {code}: {reasons[:1]}")
             if code == "hang":
                 hangs += 1
                 for one in [process, *seen.values()]:
@@ -180,7 +182,7 @@ class Sweeps:
         found = {
             "sweep": run.name, "faults": [f._asdict() for f in faults], "launches": len(codes), "codes": codes,
             "seconds_lost": round(lost, 1), "hangs": hangs, "different": different, "processes_left": sorted(left),
-            "files_left": files_left(run), "unexplained": unexplained,
+            "files_left": files_left(run), "unexplained": unexplained, "reasons": given,
         }  # fmt: skip
         if not any(found[k] for k in WRONG):
             shutil.rmtree(run)
