@@ -1,5 +1,6 @@
 """A lease is held by one process at a time, and never for ever."""
 
+import errno
 import json
 import os
 import subprocess
@@ -112,6 +113,7 @@ def beaten(path, since):
 
 
 def test_a_heartbeat_renews_its_own_lease_and_never_one_that_took_its_place(path, monkeypatch):
+    monkeypatch.setattr(lease, "FIRST_S", 0.01)
     monkeypatch.setattr(lease, "BEAT_S", 0.01)
     long_ago = time.time() - STALE_S - 1
     with hold(path, "me") as mine:
@@ -125,6 +127,33 @@ def test_a_heartbeat_renews_its_own_lease_and_never_one_that_took_its_place(path
         beaten(own, long_ago)
         assert path.stat().st_mtime == long_ago
     assert path.read_text() == RECORD_ELSEWHERE, "who holds it now keeps it"
+
+
+def test_a_heartbeat_goes_on_after_the_file_server_failed(path, monkeypatch):
+    """Neither opening the lease nor touching it works for a while; after that it is beaten again."""
+    for name in ("FIRST_S", "BEAT_S", "AGAIN_S"):
+        monkeypatch.setattr(lease, name, 0.01)
+    failed = []
+
+    def failing(*arguments, of=os.utime):
+        if len(failed) < 5:
+            failed.append(arguments)
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return of(*arguments)
+
+    with lease.hold(path, "me") as mine:
+        assert mine
+        monkeypatch.setattr(lease.os, "utime", failing)
+        hidden = path.with_name("hidden")
+        path.rename(hidden)
+        time.sleep(0.1)
+        hidden.rename(path)
+        before = path.stat().st_mtime_ns
+        end = time.monotonic() + 30
+        while path.stat().st_mtime_ns == before:
+            assert time.monotonic() < end, "no heartbeat any more"
+            time.sleep(0.01)
+    assert len(failed) == 5 and not path.exists()
 
 
 @pytest.mark.parametrize("local_is_off_by", [61.0, 300.0, -61.0, -300.0])

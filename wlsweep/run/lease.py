@@ -30,6 +30,8 @@ from wlsweep.run.records import LeaseRecord
 
 BEAT_S = 50.0
 """Seconds between heartbeats: 64 groups on one file system are 1.3 a second."""
+FIRST_S = 1.0
+"""Seconds until the first heartbeat, which opens the file."""
 AGAIN_S = 5.0
 """Seconds until a heartbeat that the file system refused is tried again."""
 STALE_S = 120.0
@@ -184,17 +186,22 @@ def hold(path: Path, owner: str, patience_s: float = 0.0) -> Iterator[bool]:
     over = threading.Event()
 
     def beat() -> None:
-        with contextlib.suppress(OSError), path.open("rb") as f:
-            if f.read() != mine.encode():
-                return
-            # Of the open file: after a take-over another one stands at the path, which is not touched.
-            wait_s = BEAT_S
-            while not over.wait(wait_s):
+        # Of the open file: after a take-over another one stands at the path, which is not touched.
+        file, wait_s = None, FIRST_S
+        while not over.wait(wait_s):
+            try:
+                if file is None:
+                    file = path.open("rb")
+                    if file.read() != mine.encode():
+                        break
+                os.utime(file.fileno())
                 wait_s = BEAT_S
-                try:
-                    os.utime(f.fileno())
-                except OSError:  # a file server's hiccup
-                    wait_s = AGAIN_S
+            except OSError:  # a file server's hiccup, or its restart, after which the open file is stale
+                if file is not None:
+                    file.close()
+                file, wait_s = None, AGAIN_S
+        if file is not None:
+            file.close()
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
