@@ -20,7 +20,7 @@ from wlsweep.data.load import load_mix, load_test
 from wlsweep.run.layout import RunDir, read_json
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import Sweep
-from wlsweep.train import loop
+from wlsweep.train import batcher, loop
 from wlsweep.train import model as model_module
 from wlsweep.train.job import Hooks, Job
 from wlsweep.train.loss import global_loss
@@ -43,8 +43,8 @@ def of_the_micro_batch(parts, weights, present, samples, format_weight):
 
 
 MUTATIONS = {
-    "gamma ignored": (loop, "collate", changed_weights(lambda _: (1.0, 1.0))),
-    "gamma on the other class": (loop, "collate", changed_weights(lambda weights: weights[::-1])),
+    "gamma ignored": (batcher, "collate", changed_weights(lambda _: (1.0, 1.0))),
+    "gamma on the other class": (batcher, "collate", changed_weights(lambda weights: weights[::-1])),
     "normalised in the micro-batch": (model_module, "global_loss", of_the_micro_batch),
 }
 
