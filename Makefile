@@ -89,7 +89,7 @@ job: $(VENV)/.installed-$(EXTRA)  ## the sweep as a Ray job on the head of `make
 
 KILLS ?= 20
 SEED ?= 0
-chaos: $(VENV)/.installed-$(EXTRA)  ## KILLS=20 random faults over small sweeps, SEED=0: none may hang, differ or leave anything (about 20 s a fault)
+chaos: $(VENV)/.installed-$(EXTRA)  ## KILLS=20 random faults over small sweeps, SEED=0: none may hang, differ or leave anything (15 to 30 s a fault)
 	@$(BIN)/python -m bench.chaos --kills $(KILLS) --seed $(SEED) $(ARGS)
 
 chaos-slurm: $(VENV)/.installed-$(EXTRA)  ## the same in the nodes of a throw-away SLURM (root, and SLURM packages; about a minute a fault)
