@@ -31,7 +31,7 @@ def start(out, *arguments, space=SMALL, cluster=None, environment=None):
 
 def finish(started, code=0):
     process, log = started
-    process.wait(timeout=400)
+    process.wait(timeout=700)
     log.seek(0)
     text = log.read()
     assert process.returncode == code, text[-3000:]

@@ -13,6 +13,7 @@ from wlsweep.errors import WlsweepError
 from wlsweep.report.blocks import Cell, Row, Table
 from wlsweep.report.page import report_input_of
 from wlsweep.report.paper import csv_table, escaped, export_figures, export_tables, latex_table, methods
+from wlsweep.run.records import Launch
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,8 @@ def test_the_paragraph_on_methods_names_the_tests_that_were_made(run, tmp_path):
 def test_the_paragraph_on_methods_says_what_the_test_papers_chose(run):
     report = report_input_of(run, evaluate(run, draws=200))
     assert ", which chose no model. A decision" in methods(report)
-    forecast = replace(report, sweep={**report.sweep, "launches": [{"command": "wlsweep run a --until-decided"}]})
+    launch = Launch.model_construct(command="wlsweep run a --until-decided")
+    forecast = replace(report, sweep=report.sweep.model_copy(update={"launches": (launch,)}))
     assert "which chose no model; forecasts on them chose which conditions to run. A decision" in methods(forecast)
 
 
