@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from wlsweep.orchestrate import signals
 from wlsweep.orchestrate.signals import StopRequest, new_mark, remove_dead_marks
 
 
@@ -35,7 +36,7 @@ def own_handlers():
         signal.signal(number, handler)
 
 
-def test_a_signal_in_the_middle_of_an_import_or_a_line_is_said_all_the_same(capfd, own_handlers):
+def test_a_signal_in_the_middle_of_an_import_or_a_line_is_said_all_the_same(capfd, own_handlers, monkeypatch):
     def say(text):
         raise ImportError("cannot import name 'EMOJI' from partially initialized module")
 
@@ -43,6 +44,8 @@ def test_a_signal_in_the_middle_of_an_import_or_a_line_is_said_all_the_same(capf
     stop.take_signals()
     os.kill(os.getpid(), signal.SIGTERM)
     assert stop.asked() and "SIGTERM: running conditions save a checkpoint" in capfd.readouterr().out
+    os.kill(os.getpid(), signal.SIGTERM)  # at once: the same request, which came on two ways
+    monkeypatch.setattr(signals, "TOGETHER_S", 0.0)
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGTERM)
     stop.clear()

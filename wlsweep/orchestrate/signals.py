@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +16,9 @@ from pathlib import Path
 from wlsweep.interrupts import end_on_signals
 
 _MARK = re.compile(r"\.(?:training|all-begun)-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
+TOGETHER_S = 1.0
+"""Signals within so many seconds are one request: `ray job stop` sends one to each process of a job, and the supervisor
+passes its own on."""
 
 
 def new_mark(folder: Path, kind: str) -> Path:
@@ -44,6 +48,7 @@ class StopRequest:
         """By which its processes know it."""
         self._say = say
         self._taken = self._asked = False
+        self._heard = 0.0
 
     def asked(self) -> bool:
         """Whether the launch was asked to stop."""
@@ -67,7 +72,10 @@ class StopRequest:
 
     def _on_signal(self, number: int, frame: object) -> None:
         if self.asked():
+            if time.monotonic() - self._heard < TOGETHER_S:
+                return
             raise KeyboardInterrupt
+        self._heard = time.monotonic()
         self.ask()
         name = signal.Signals(number).name
         self._tell(f"{name}: running conditions save a checkpoint, then the sweep stops (again to end at once)")
