@@ -75,19 +75,15 @@ gamma = [2.0]
 
 def write_model(a: Architecture, folder: Path) -> None:
     """Random weights, and a tokenizer that splits like Qwen2.5's (a smaller vocabulary; the embedding has the full one)."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import Qwen2ForCausalLM
+
+    from wlsweep.train.live_memory import qwen2_config
 
     tokenizer = build(paragraphs(500, seed=1), vocab=min(a.vocab, 16_000))
-    config = Qwen2Config(
-        vocab_size=a.vocab,
-        hidden_size=a.width,
-        intermediate_size=a.mlp,
-        num_hidden_layers=a.layers,
-        num_attention_heads=a.heads,
-        num_key_value_heads=a.kv_heads,
+    config = qwen2_config(
+        a,
         max_position_embeddings=32_768,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        tie_word_embeddings=a.tied,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

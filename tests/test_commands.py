@@ -133,3 +133,10 @@ def test_what_goes_into_a_pipe_is_not_wrapped(tmp_path):
     wrong = wlsweep("plan", "demo", f"--{long}")
     assert wrong.returncode == 2 and f"--{long}" in wrong.stderr and "│" not in wrong.stderr
     assert f"{long}.json: no such" in wlsweep("plan", f"{long}.json").stderr
+
+
+def test_job_scripts_of_older_versions_find_the_command_line_where_it_was():
+    command = [sys.executable, "-m", "wlsweep.cli", "--version"]
+    assert (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout == wlsweep("--version").stdout != ""
+    )

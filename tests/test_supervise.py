@@ -137,3 +137,16 @@ def test_what_a_launch_started_ends_with_it_also_what_its_own_processes_started_
     finally:
         other.kill()
         other.wait()
+
+
+def test_a_launch_whose_process_is_killed_says_how_to_go_on(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wlsweep", "run", "demo", "--stage", "data", "--out", "out"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "data: begins\n"
+    (driver,) = psutil.Process(process.pid).children()
+    driver.kill()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75 and "Traceback" not in err
+    assert out.endswith("goes on from its checkpoint with: wlsweep run demo --stage data --out out\n")

@@ -9,7 +9,7 @@ from deepspeed.runtime.zero.linear import zero3_linear_wrap
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM
 
 from wlsweep.spec.architecture import Architecture, architecture
 from wlsweep.spec.condition import Condition
@@ -29,21 +29,10 @@ from wlsweep.spec.cost import (
 )
 from wlsweep.spec.plan import make_plan
 from wlsweep.train import live_memory
+from wlsweep.train.live_memory import qwen2_config
 from wlsweep.train.model import AnswerModel, collate, run_forward
 from wlsweep.train.patches import Setup, apply
 from wlsweep.train.zero3 import recompute_layers
-
-
-def configuration(a: Architecture) -> Qwen2Config:
-    return Qwen2Config(
-        vocab_size=a.vocab,
-        hidden_size=a.width,
-        intermediate_size=a.mlp,
-        num_hidden_layers=a.layers,
-        num_attention_heads=a.heads,
-        num_key_value_heads=a.kv_heads,
-        tie_word_embeddings=a.tied,
-    )
 
 
 class PeakBytes(TorchDispatchMode):
@@ -76,7 +65,7 @@ def test_the_memory_of_activations_and_logits_is_what_a_training_pass_takes(dtyp
     sweep = demo.model_copy(
         update={"train": demo.train.model_copy(update=train), "data": demo.data.model_copy(update={"cutoff": cutoff})}
     )
-    lm = Qwen2ForCausalLM(configuration(a)).to(torch.bfloat16 if dtype == "bf16" else torch.float32)
+    lm = Qwen2ForCausalLM(qwen2_config(a)).to(torch.bfloat16 if dtype == "bf16" else torch.float32)
     recompute_layers(lm, int(checkpointing))
     apply("model", Setup(gpu=False), lm)
     model = AnswerModel(lm.train(), Condition("accept", 4.0, 2), 3, 10, 11)
@@ -102,7 +91,7 @@ def test_the_parameters_of_qwen_7b_are_the_published_number():
 def test_the_parameter_formula_counts_what_the_model_has(space):
     a = architecture(load_sweep(f"search_spaces/{space}.toml").model)
     with torch.device("meta"):
-        model = Qwen2ForCausalLM(configuration(a))
+        model = Qwen2ForCausalLM(qwen2_config(a))
     assert a.parameters == sum(p.numel() for p in model.parameters())
 
 
@@ -173,7 +162,7 @@ def test_the_flops_that_training_executes_are_what_pytorch_counts(monkeypatch, r
     a = Architecture(vocab=64, width=128, mlp=352, layers=layers, heads=4, kv_heads=2, tied=False)
     rows, cutoff, answer = 2, 96, [1, 2, 3, 10, 4, 5]
     monkeypatch.setattr(torch.nn.functional, "linear", zero3_linear_wrap)  # as in a partitioned model
-    config = configuration(a)
+    config = qwen2_config(a)
     config._attn_implementation = "eager"  # plain products, which the counter knows; it counts the masked half, too
     lm = Qwen2ForCausalLM(config)
     recompute_layers(lm, int(recomputed))

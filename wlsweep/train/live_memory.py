@@ -16,7 +16,7 @@ import os
 import tempfile
 import weakref
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,9 @@ from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import Sweep, load_sweep
 from wlsweep.spec.cost import Memory, training_memory
 from wlsweep.spec.train_section import Train
+
+if TYPE_CHECKING:
+    from transformers import Qwen2Config
 
 TOKENS = AnswerTokens(prefix=(1, 2, 3), accept=10, reject=11, suffix=(4, 5))
 ANSWER = TOKENS.ids(True)
@@ -83,11 +86,11 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found
 
 
-def write_model(a: Architecture, folder: Path) -> None:
-    """Random weights in a shape."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+def qwen2_config(a: Architecture, **more: Any) -> Qwen2Config:
+    """transformers' configuration of a model of that shape; `more` are its other fields."""
+    from transformers import Qwen2Config
 
-    config = Qwen2Config(
+    return Qwen2Config(
         vocab_size=a.vocab,
         hidden_size=a.width,
         intermediate_size=a.mlp,
@@ -95,9 +98,16 @@ def write_model(a: Architecture, folder: Path) -> None:
         num_attention_heads=a.heads,
         num_key_value_heads=a.kv_heads,
         tie_word_embeddings=a.tied,
+        **more,
     )
+
+
+def write_model(a: Architecture, folder: Path) -> None:
+    """Random weights in a shape."""
+    from transformers import Qwen2ForCausalLM
+
     torch.manual_seed(0)
-    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    Qwen2ForCausalLM(qwen2_config(a)).to(torch.bfloat16).save_pretrained(folder)
 
 
 def sweep_for(workers: int, dtype: str, checkpointing: bool | int, micro: int, cutoff: int, gpu: bool) -> Sweep:
