@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from tests.spec.test_cost import PeakBytes, configuration
+from tests.spec.test_cost import PeakBytes
 from wlsweep.errors import WlsweepError
 from wlsweep.spec.adapters import (
     activation_bytes,
@@ -23,6 +23,7 @@ from wlsweep.spec.config import load_sweep
 from wlsweep.spec.cost import FULL, GIB, logit_bytes
 from wlsweep.spec.plan import make_plan, smallest_gpu
 from wlsweep.spec.train_section import Lora, Model
+from wlsweep.train.live_memory import qwen2_config
 from wlsweep.train.lora import add_adapters
 from wlsweep.train.model import AnswerModel, collate, run_forward
 from wlsweep.train.patches import Setup, apply
@@ -37,7 +38,7 @@ SIZES = ("0.5B", "1.5B", "3B", "7B", "14B")
 def test_the_parameters_of_an_adapter_are_those_that_peft_makes(name, targets):
     a = architecture(Model(path=name))._replace(layers=2)
     with torch.device("meta"):
-        lm = Qwen2ForCausalLM(configuration(a))
+        lm = Qwen2ForCausalLM(qwen2_config(a))
         add_adapters(lm, Condition("accept", 2.0, 2, lora=16), Lora(targets=targets))
     assert adapter_parameters(a, targets, 16) == sum(p.numel() for p in lm.parameters() if p.requires_grad)
 
@@ -58,7 +59,7 @@ def test_the_memory_of_activations_and_logits_is_what_a_pass_with_adapters_takes
     sweep = space.model_copy(
         update={"train": space.train.model_copy(update=train), "data": space.data.model_copy(update={"cutoff": cutoff})}
     )
-    lm = Qwen2ForCausalLM(configuration(shape)).to(torch.bfloat16 if dtype == "bf16" else torch.float32)
+    lm = Qwen2ForCausalLM(qwen2_config(shape)).to(torch.bfloat16 if dtype == "bf16" else torch.float32)
     condition = Condition("accept", 4.0, 2, lora=16)
     add_adapters(lm, condition, Lora())
     recompute_layers(lm, int(checkpointing))

@@ -4,12 +4,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from tests.spec.test_cost import configuration
 from tests.train.made_rows import papers
 from wlsweep.data.tokenise import chat_messages
 from wlsweep.spec.architecture import architecture
 from wlsweep.spec.config import load_sweep
 from wlsweep.spec.train_section import TinyBase
+from wlsweep.train.live_memory import qwen2_config
 from wlsweep.train.tiny_base_model import train_tokenizer
 from wlsweep.train.zero3 import SMALL, stays_gathered, zero3_config
 
@@ -29,7 +29,7 @@ OFFICIAL_WITHOUT_SYSTEM = (
 def qwen_7b():
     a = architecture(load_sweep("search_spaces/iclr19.toml").model)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(configuration(a), dtype=torch.bfloat16)
+        return AutoModelForCausalLM.from_config(qwen2_config(a), dtype=torch.bfloat16)
 
 
 def test_the_7b_model_has_the_modules_that_training_calls(qwen_7b):
