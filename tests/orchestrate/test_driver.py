@@ -165,6 +165,18 @@ def test_what_a_dead_launch_held_is_taken_over(tmp_path):
     assert go(tmp_path, fakes).code == 0 and fakes.rounds == [NAMES]
 
 
+def test_half_an_account_of_a_launch_that_was_killed_just_before_goes_when_this_one_ends(tmp_path):
+    def killed_just_before(launch):
+        half = launch.run.usage / ".group_1.json.1.tmp"
+        half.parent.mkdir(exist_ok=True)
+        half.write_text("half")
+        os.utime(half, (time.time() - 15,) * 2)
+
+    ran = go(tmp_path, FakeStages(fates={B: [killed_just_before]}))
+    assert ran.code == 0 and ran.done() == NAMES
+    assert list(ran.launch.run.usage.glob(".*")) == []
+
+
 def test_a_condition_that_another_launch_took_first_is_not_counted_as_tried(tmp_path):
     fakes = FakeStages(fates={B: ["elsewhere"]})
     assert go(tmp_path, fakes).code == 0 and fakes.rounds == [NAMES, [B]]

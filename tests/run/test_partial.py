@@ -5,7 +5,7 @@ import time
 
 from tests.made_run import THE_19, make_run
 from wlsweep.run.lease import hold
-from wlsweep.run.partial import remove_partial_artifacts, remove_temporaries
+from wlsweep.run.partial import remove_partial_accounts, remove_partial_artifacts, remove_temporaries
 
 A, B = THE_19[:2]
 
@@ -64,3 +64,12 @@ def test_a_failed_condition_leaves_no_half_written_model(tmp_path):
     half = leave(run.condition(A) / ".model.tmp", folder=True)
     kept = leave(run.condition(A) / "model", folder=True)
     assert remove_temporaries(run.condition(A)) == [half] and kept.is_dir()
+
+
+def test_a_half_written_account_stays_while_it_may_be_being_written(tmp_path):
+    run = make_run(tmp_path / "r", [A], n=8)
+    fresh, old = (leave(run.usage / f".group_{i}.json.{i}.tmp") for i in (1, 2))
+    os.utime(old, (time.time() - 15,) * 2)
+    assert remove_partial_artifacts(run) == [old]
+    os.utime(fresh, (time.time() - 15,) * 2)
+    assert remove_partial_accounts(run) == [fresh]

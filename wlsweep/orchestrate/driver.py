@@ -32,7 +32,7 @@ from wlsweep.orchestrate.stall import LaunchEnded, StallLimit
 from wlsweep.orchestrate.training import Training, untrained
 from wlsweep.run.layout import RunDir
 from wlsweep.run.logs import keep_errors_in, show_errors_again
-from wlsweep.run.partial import remove_partial_artifacts
+from wlsweep.run.partial import remove_partial_accounts, remove_partial_artifacts
 from wlsweep.run.provenance import provenance
 from wlsweep.run.records import ConditionEntry, SecondsRecord, SweepRecord
 from wlsweep.run.records import Launch as LaunchRecord
@@ -99,7 +99,9 @@ class Driver:
                 self.meter.close()
             show_errors_again()
             launch.stop.clear()
-            remove_dead_marks(launch.run.root)  # of launches beside this one that were killed meanwhile
+            # Of launches beside this one, or just before it, and of its own workers that were killed meanwhile.
+            remove_dead_marks(launch.run.root)
+            remove_partial_accounts(launch.run)
         if self.seconds:  # else the last launch's stay
             spent = SecondsRecord(**self.seconds, all=time.monotonic() - began)
             spent.write(launch.run.logs / "seconds.json")

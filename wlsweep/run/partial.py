@@ -16,7 +16,7 @@ from pathlib import Path
 from wlsweep.run.layout import RunDir
 from wlsweep.run.lease import hold
 
-_BEING_WRITTEN_S = 60.0
+_BEING_WRITTEN_S = 10.0
 """Age from which a half-written account of usage, which takes milliseconds to write, is garbage."""
 _SHARED_S = 24 * 3600.0
 """Age from which half-written parts of the cache, which other runs may be writing, are garbage."""
@@ -43,11 +43,19 @@ def remove_partial_artifacts(run: RunDir) -> list[Path]:
     removed += _remove_under(run.data_lease, _hidden(run.root), _temporaries(run.data))
     results = (run.metrics_json.parent, run.report.parent, run.root / "export", run.logs)
     removed += _remove_under(run.report_lease, *(_temporaries(folder) for folder in results))
-    now = time.time()
-    removed += _remove(p for p in _hidden(run.usage) if _changed(p) < now - _BEING_WRITTEN_S)
-    old = now - _SHARED_S
+    removed += remove_partial_accounts(run)
+    old = time.time() - _SHARED_S
     removed += _remove(p for p in _temporaries(run.cache) if _changed(p) < old)
     return removed
+
+
+def remove_partial_accounts(run: RunDir) -> list[Path]:
+    """Remove half-written accounts of usage, which have no lease, unless they may be being written right now.
+
+    The next launch may begin sooner than that after a kill, so it also does this when it ends.
+    """
+    old = time.time() - _BEING_WRITTEN_S
+    return _remove(p for p in _hidden(run.usage) if _changed(p) < old)
 
 
 def _remove_under(lease: Path, *found: Iterable[Path]) -> list[Path]:
