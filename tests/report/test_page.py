@@ -14,7 +14,7 @@ from wlsweep.estimate import PERCENT
 from wlsweep.report import tables as report_tables
 from wlsweep.report.blocks import Answer, Listing
 from wlsweep.report.page import page, report_input_of, write_report
-from wlsweep.report.sections import forecast_section, lead
+from wlsweep.report.sections import FIRM, answer, forecast_section, lead
 from wlsweep.report.tables import curves, tables
 from wlsweep.run.layout import read_json, write_json
 
@@ -257,7 +257,20 @@ def test_every_verdict_is_one_line_with_its_sentence_and_numbers_on_demand(run):
     assert [Text(line).words[1] for line, _ in lines] == [v["key"] for v in verdicts]
     for (_, body), v in zip(lines, verdicts, strict=True):
         assert v["sentence"] in str(Text(body)) and all(n in str(Text(body)) for n in v["numbers"])
-        assert not v["plan"] or f"The plan's {v['plan']}." in str(Text(body))
+        assert not v["plan"] or f"{v['plan'].capitalize()} of the study." in str(Text(body))
+
+
+def test_the_first_lines_say_that_papers_are_synthetic_and_which_verdicts_another_draw_would_change(tmp_path):
+    for synthetic in (True, False):
+        made = make_run(tmp_path / str(synthetic), n=100, synthetic=synthetic)
+        report = report_input_of(made, evaluate(made, draws=DRAWS))
+        kind = "synthetic " if synthetic else ""
+        assert f"judged on the same 100 {kind}test papers (" in lead(report)
+        doubtful = [v for v in report.analysis.verdicts if v.support is not None and v.support < FIRM]
+        assert 0 < len(doubtful) < len(report.analysis.verdicts)
+        said = answer(report).paragraphs[0]
+        listed = said.partition("fewer than 95% of draws say the same: ")[2]
+        assert listed == ", ".join(f"{v.key} ({v.verdict}, {100 * v.support:.0f}%)" for v in doubtful) + "."
 
 
 def test_of_very_many_numbers_and_years_the_page_says_where_they_lie(run, monkeypatch):

@@ -183,7 +183,7 @@ def _verdicts(report: ReportInput) -> Table:
         )
         for v in report.analysis.verdicts
     ]
-    headings = ["key", *(["number in the plan"] if numbered else []), "claim", "verdict", "support"]
+    headings = ["key", *(["number in the study"] if numbered else []), "claim", "verdict", "support"]
     note = "Support: share of draws with the same verdict. " + report.analysis.trainings.sentence
     return Table("verdicts", "Verdicts", headings, rows, note)
 

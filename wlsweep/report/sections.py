@@ -23,6 +23,8 @@ MAIN_TERMS = ("ln gamma", "logit proportion")
 """Terms of the logistic model whose share is what they explain beyond the other of the two, products left out."""
 _NOTHING = "No condition has predictions yet."
 
+FIRM = 0.95
+"""Least share of draws with the same verdict from which another draw of papers and trainings would hardly change it."""
 WIDE_POINTS = 40
 """A forecast interval wider than this holds most rates that a sweep can reach, so that hitting it shows little."""
 
@@ -54,7 +56,8 @@ def lead(report: ReportInput) -> str:
         parts.append(
             f"In names of conditions, accept_* weights the {words.positives} and reject_* the {words.negatives}."
         )
-    tested = count(report.analysis.rows, f"test {words.item}", f"test {words.items}")
+    made = "" if report.analysis.oracle is None else "synthetic "
+    tested = count(report.analysis.rows, f"{made}test {words.item}", f"{made}test {words.items}")
     parts.append(
         f"All are judged on the same {tested}{classes(report.data.test, words)}, {chosen_by_test_set(report)}."
     )
@@ -98,6 +101,12 @@ def answer(report: ReportInput) -> Section:
         f"Of {count(len(verdicts), 'hypothesis', 'hypotheses and criteria')}, {passed} pass, {failed} fail"
         f" and {unknown} cannot be tested."
     )
+    if doubtful := [v for v in verdicts if v.support is not None and v.support < FIRM]:
+        sentences.append(
+            f"Not firm, since fewer than {FIRM:.0%} of draws say the same: "
+            + ", ".join(f"{v.key} ({v.verdict}, {v.support:.0%})" for v in doubtful)
+            + "."
+        )
     if not report.done:
         sentences.append(_NOTHING)
     figures = _gamma_figures(report) if report.done else []
