@@ -163,7 +163,7 @@ class Usage:
         parts = [f"{hours_text(self.hours(self.total))} {self.unit}" + self._plan_part("gpu_hours", "for training")]
         parts[0] += f", {idle} of them getting ready or idle"
         if lost := sum(self.hours(c.unfinished) for c in self.conditions):
-            parts.append(f"{hours_text(lost)} of them in attempts that left no model")
+            parts.append(f"{hours_text(lost)} of them in attempts that still run or left no model")
         if (dollars := self.dollars) is not None:
             parts.append(f"${dollars:,.2f}" + self._plan_part("dollars"))
         if self.on_gpus:
