@@ -116,6 +116,34 @@ def test_a_proportion_that_acts_in_one_variant_only_is_not_called_alike():
     assert separable(fitted(decisions([0.0, 0.4, 0.8, 0, 0.0, 1.6], 2000, 1)), 0)[1].verdict == "fail"
 
 
+@pytest.mark.parametrize(
+    ("beta", "doubtful"),
+    [
+        ([0.0, 0.6, 0.6, 0, 0.5, 0.0], "S2"),
+        ([0.0, 0.6, 0.6, 0, 0.6, 0.0], "S2"),
+        ([0.0, 0.4, 0.8, 0, 0.0, 1.2], "S2v"),
+        ([0.0, 0.8, 0.8, 0, 0.0, 0.0], ""),
+    ],
+)
+def test_the_share_of_draws_in_which_a_criterion_passes_is_that_of_models_fitted_again(beta, doubtful):
+    decided = decisions(beta, 300, 4)
+    found = fitted(decided, draws=4000)
+    half = {t.name: t.estimate.high - t.estimate.value for t in found.terms}
+    rng, passes = np.random.default_rng(0), []
+    for _ in range(150):
+        again = fitted(decided[rng.integers(0, 300, 300)], draws=20)
+        at = {t.name: t.estimate.value for t in again.terms}
+        small = [again.explained[f"{x} x proportion"] <= 0.05 * again.explained["all"] for x in ("gamma", "variant")]
+        main = [at[t] > half[t] for t in ("ln gamma", "logit proportion")]
+        passes.append([all(main) and small[0], small[1]])
+    assert np.mean(passes, axis=0) == pytest.approx([found.would_pass["S2"], found.would_pass["S2v"]], abs=0.12)
+    assert [key for key, share in found.would_pass.items() if 0.02 < share < 0.98] == ([doubtful] if doubtful else [])
+    for said, share in zip(separable(found, 0, noise="papers"), found.would_pass.values(), strict=True):
+        if said.verdict != "not testable":
+            assert said.support == (share if said.verdict == "pass" else 1 - share)
+            assert f"same in {said.support:.1%} of draws of papers." in said.sentence
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.15, 0.4])
 def test_intervals_hold_the_noise_of_single_trainings_that_no_draw_of_papers_shows(noise):
     """Each condition's log-odds are off by a draw of its own: the coefficients are those of the world without it."""

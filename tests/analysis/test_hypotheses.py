@@ -192,7 +192,10 @@ def test_failures_that_the_draw_of_papers_explains_are_told_from_those_that_it_d
     values = changed(accept_gamma4__0_prop1_2=0.55, reject_gamma4__0_prop1_8=0.07)  # asked: above 66.7%, below 6.7%
     rng = np.random.default_rng(0)
     draws = {n: v + rng.normal(0, 0.02, 500) for n, v in values.items()}
-    assert "1 of the 2 failed by more than the draw of papers explains" in judge(all_of()["H1"], values, draws).sentence
+    assert (
+        "Each taken alone, 1 of the 2 failed by more than the draw of papers explains"
+        in judge(all_of()["H1"], values, draws).sentence
+    )
 
 
 def test_nothing_testable_is_not_told_as_none_of_none():
@@ -211,7 +214,7 @@ def test_a_tie_is_not_said_to_fail_by_more_than_chance():
     h = all_of()["H1"]
     one, other = h.claims[0].needs
     said = judge(h, {one: 1.0, other: 1.0}, {one: np.ones(50), other: np.ones(50)}).sentence
-    assert "0 of the 1 failed by more than the draw of papers explains" in said
+    assert "Each taken alone, 0 of the 1 failed by more than the draw of papers explains" in said
     said = judge(h, {one: 0.4, other: 0.6}, {one: np.full(50, 0.4), other: np.full(50, 0.6)}).sentence
     assert "1 of the 1 failed by more" in said
 

@@ -309,7 +309,7 @@ def _verdicts(
     kinds, separate = kinds_of(loaded.declared), []
     for i, (rank, conditions) in enumerate(kinds.items()):
         missing = sum(_is_plain(c, rank) and c.name not in measured for c in conditions)
-        for verdict in separable(_effects(loaded, measured, observed, rank) if i else fitted, missing, words):
+        for verdict in separable(_effects(loaded, measured, observed, rank) if i else fitted, missing, words, counted):
             key, title = name_of(verdict.key, verdict.title, conditions[0].finetuning, i, len(kinds))
             separate.append(replace(verdict, key=key, title=title))
     if words.labels != ICLR.labels:

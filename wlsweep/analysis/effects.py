@@ -101,15 +101,34 @@ def effects(conditions: Sequence[Condition], accepted: npt.NDArray[np.int64], n:
         dummies = np.column_stack([[float(c.seed == s) for c in conditions] for s in seeds[1:]])
         with_seeds = _fit(np.column_stack([whole[:, terms], dummies]), accepted, n).deviance
         seed_share = SeedShare(len(seeds), (fit.deviance - with_seeds) / fit.null)
-    estimates, spread = _with_intervals(whole[:, terms], fit, accepted, n, draws)
+    estimates, spread, drawn = _with_intervals(whole[:, terms], fit, accepted, n, draws)
     return Effects(
         terms=tuple(Term(TERMS[t], e) for t, e in zip(terms, estimates, strict=True)),
         explained=explained,
         conditions=len(conditions),
         residual_degrees=len(conditions) - len(terms),
         lack_of_fit_sd=spread,
+        would_pass=_would_pass(terms, whole[:, terms], fit, n, estimates, drawn),
         seeds=seed_share,
     )
+
+
+def _would_pass(
+    terms: Sequence[int], x: FloatArray, fit: Fit, n: int, estimates: Sequence[Estimate], drawn: FloatArray
+) -> dict[str, float]:
+    """Share of draws of the coefficients, shape (draws, terms), in which each criterion of `separable` would pass.
+
+    A coefficient explains its square over its binomial variance (Wald's approximation of the deviance that it saves).
+    """
+    weight = n * fit.mean * (1 - fit.mean)
+    variance = np.diag(np.linalg.inv((x * weight[:, None]).T @ x))
+    small = drawn**2 / variance <= LARGEST_INTERACTION * (fit.null - fit.deviance)
+    half = [(e.high or 0.0) - (e.value or 0.0) for e in estimates]
+    shown = np.all([drawn[:, terms.index(t)] > half[terms.index(t)] for t in _MAIN], axis=0)
+    shares = {"S2": shown & small[:, terms.index(4)]}
+    if 5 in terms:
+        shares["S2v"] = small[:, terms.index(5)]
+    return {key: float(passes.mean()) for key, passes in shares.items()}
 
 
 def _terms(x: FloatArray) -> list[int]:
@@ -124,8 +143,9 @@ def _terms(x: FloatArray) -> list[int]:
 
 def _with_intervals(
     x: FloatArray, fit: Fit, accepted: npt.NDArray[np.int64], n: int, draws: FloatArray
-) -> tuple[list[Estimate], float]:
-    """The coefficients with 95% intervals, and the SD of conditions' logits around the model beyond the draws' noise."""
+) -> tuple[list[Estimate], float, FloatArray]:
+    """The coefficients with 95% intervals, the SD of conditions' logits around the model beyond the draws' noise, and draws
+    of the coefficients with that noise and the draws', shape (draws, terms)."""
     from scipy.stats import t as student
 
     weight = n * fit.mean * (1 - fit.mean)
@@ -150,7 +170,10 @@ def _with_intervals(
         freedom = degrees * (mine / lack) ** 2 if lack > 0 else np.inf
         half = float(student.ppf(0.975, freedom)) * float(mine) ** 0.5
         out.append(Estimate(float(value), float(value) - half, float(value) + half))
-    return out, variance**0.5
+    rng = np.random.default_rng(0)
+    scatter = np.sqrt(variance * degrees / rng.chisquare(degrees, len(draws)))  # itself known to so many degrees
+    lack_drawn = (scatter[:, None] * rng.standard_normal((len(draws), len(x)))) @ (slopes * weight).T
+    return out, variance**0.5, fit.params + apart @ slopes.T + lack_drawn
 
 
 def _fit(x: FloatArray, accepted: npt.NDArray[np.int64], n: int) -> Fit:
@@ -163,7 +186,7 @@ def _fit(x: FloatArray, accepted: npt.NDArray[np.int64], n: int) -> Fit:
         return Fit(np.asarray(fit.params), np.asarray(fit.mu), float(fit.deviance), float(fit.null_deviance))
 
 
-def separable(fitted: Effects, missing: int, words: Words = ICLR.words) -> list[Judged]:
+def separable(fitted: Effects, missing: int, words: Words = ICLR.words, noise: str = "papers") -> list[Judged]:
     """Criteria S2 and S2v.
 
     S2 passes where both main effects are above 0 with their whole intervals and the interaction explains next to nothing;
@@ -174,6 +197,7 @@ def separable(fitted: Effects, missing: int, words: Words = ICLR.words) -> list[
         fitted: what `effects` returned.
         missing: conditions that the model is about and that are not done.
         words: of the task.
+        noise: what the draws vary, such as "papers and trainings".
     """
     s2 = ("S2", "Gamma and proportion act separably")
     s2v = ("S2v", "The proportion acts alike in both variants")
@@ -185,16 +209,17 @@ def separable(fitted: Effects, missing: int, words: Words = ICLR.words) -> list[
     fits = share <= LARGEST_INTERACTION
     passed = (gamma.low or 0.0) > 0 and (mix.low or 0.0) > 0 and fits
     sentence = (
-        f"Each unit of ln gamma moves the log-odds by {gamma.value:.2f}, each unit of logit "
+        f"Each unit of ln gamma moves the log-odds of the {words.rate} by {gamma.value:.2f}, each unit of logit "
         f"proportion by {mix.value:.2f}; their interaction carries {PERCENT.value(share)} of what the model explains "
         f"(at most {LARGEST_INTERACTION:.0%} counts as separable)."
     )
-    out = [_judged(s2, passed, sentence, numbers, missing, "criterion 2")]
+    out = [_judged(s2, passed, sentence, numbers, missing, fitted, noise)]
     if not passed and fits:
         both = f"ln gamma {PLAIN.full(gamma)}, logit proportion {PLAIN.full(mix)}"
         if (gamma.value or 0.0) > 0 and (mix.value or 0.0) > 0:  # precision is lacking, and nothing else
             why = f" That both effects are above 0 is not shown: {both}."
-            out = [replace(out[0], verdict="not testable", sentence=out[0].sentence + why)]
+            untold = _judged(s2, None, sentence, numbers, missing, fitted, noise)
+            out = [replace(untold, sentence=untold.sentence + why)]
         else:
             out = [replace(out[0], sentence=f"{out[0].sentence} Both effects must be above 0: {both}.")]
     if (apart := known.get("variant x proportion")) is None:
@@ -202,11 +227,11 @@ def separable(fitted: Effects, missing: int, words: Words = ICLR.words) -> list[
         return out
     share = _share(fitted, "variant x proportion")
     sentence = (
-        f"A unit of logit proportion moves the log-odds by {PLAIN.full(apart)} more in the {words.positive} variant than in"
-        f" the {words.negative} variant, which carries {PERCENT.value(share)} of what the model explains (at most"
-        f" {LARGEST_INTERACTION:.0%} counts as alike)."
+        f"A unit of logit proportion moves the log-odds of the {words.rate} by {PLAIN.full(apart)} more in the"
+        f" {words.positive} variant than in the {words.negative} variant, which carries {PERCENT.value(share)} of what the"
+        f" model explains (at most {LARGEST_INTERACTION:.0%} counts as alike)."
     )
-    out.append(_judged(s2v, share <= LARGEST_INTERACTION, sentence, numbers, missing, ""))
+    out.append(_judged(s2v, share <= LARGEST_INTERACTION, sentence, numbers, missing, fitted, noise))
     return out
 
 
@@ -227,8 +252,20 @@ def _unknown(key: tuple[str, str], why: str) -> Judged:
     return Judged(*key, "not testable", why, [], None, "criterion 2" if key[0] == "S2" else "")
 
 
-def _judged(key: tuple[str, str], passed: bool, sentence: str, numbers: list[str], missing: int, plan: str) -> Judged:
+def _judged(
+    key: tuple[str, str],
+    passed: bool | None,
+    sentence: str,
+    numbers: list[str],
+    missing: int,
+    fitted: Effects,
+    noise: str,
+) -> Judged:
+    plan = "criterion 2" if key[0] == "S2" else ""
     if missing:
         sentence += f" {count(missing, 'condition is', 'conditions are')} not done, and the fit may change with them."
+    if missing or passed is None:
         return Judged(*key, "not testable", sentence, numbers, None, plan)
-    return Judged(*key, "pass" if passed else "fail", sentence, numbers, None, plan)
+    support = fitted.would_pass[key[0]] if passed else 1 - fitted.would_pass[key[0]]
+    sentence += f" The verdict is the same in {support:.1%} of draws of {noise}."
+    return Judged(*key, "pass" if passed else "fail", sentence, numbers, support, plan)

@@ -326,6 +326,8 @@ class Effects:
     residual_degrees: int = 0
     lack_of_fit_sd: float = 0.0
     """SD of conditions' log-odds around the model, beyond the noise of the draws."""
+    would_pass: Mapping[str, float] = field(default_factory=dict)
+    """Share of draws of the coefficients in which S2, and S2v, would pass."""
     seeds: SeedShare | None = None
 
 

@@ -175,7 +175,9 @@ def _sentence(
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         parts.append(f"It fails at: {broken[0].text} ({_rates(broken[0], measured)}){more}.")
         if beyond is not None and h.rule == "all":
-            parts.append(f"{beyond} of the {len(broken)} failed by more than the draw of {noise} explains.")
+            parts.append(
+                f"Each taken alone, {beyond} of the {len(broken)} failed by more than the draw of {noise} explains."
+            )
     if unknown:
         parts.append(
             f"{unknown} cannot be tested: a condition that they need, or a seed of it, is not done, not selected, or has no"

@@ -98,8 +98,8 @@ def answer(report: ReportInput) -> Section:
     if base := report.baseline:
         sentences.append(_baseline_sentence(base, report.words))
     sentences.append(
-        f"Of {count(len(verdicts), 'hypothesis', 'hypotheses and criteria')}, {passed} pass, {failed} fail"
-        f" and {unknown} cannot be tested."
+        f"Of {count(len(verdicts), 'hypothesis', 'hypotheses and criteria')}, {count(passed, 'passes', 'pass')},"
+        f" {count(failed, 'fails', 'fail')} and {unknown} cannot be tested."
     )
     if doubtful := [v for v in verdicts if v.support is not None and v.support < FIRM]:
         sentences.append(
