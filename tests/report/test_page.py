@@ -249,6 +249,25 @@ def test_an_external_model_worse_than_all_is_inside_the_fitted_axis(tmp_path):
     assert f"Outside of the grid: worst {PERCENT.full(found.externals[0]['accuracy'])}." in grid.caption
 
 
+def test_the_first_lines_say_whether_the_baseline_beats_models_from_outside(tmp_path):
+    made = make_run(tmp_path / "run", THE_19[:3], n=200)
+    truth = pq.read_table(made.test_parquet)
+    right = [0.9 if label == "Accept" else 0.1 for label in truth["label"].to_pylist()]
+    externals = [("same", made.prediction(THE_19[0]) / "part-0.parquet")]
+    for name, p_accept in (("right", right), ("wrong", [1 - p for p in right])):
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({"row_id": truth["row_id"], "p_accept": p_accept}), path)
+        externals.append((name, path))
+    said = answer(report_input_of(made, evaluate(made, externals=externals, draws=DRAWS))).paragraphs[0]
+    base = f"the baseline {THE_19[0]}: accuracy"
+    assert (
+        f"same, from outside of the sweep, is not told from {base} 0.0 (0.0 to 0.0) points, AUC 0.000 (0.000 to 0.000)."
+        in said
+    )
+    assert f"right, from outside of the sweep, is better than {base} +" in said
+    assert f"wrong, from outside of the sweep, is worse than {base} -" in said
+
+
 def test_every_verdict_is_one_line_with_its_sentence_and_numbers_on_demand(run):
     html = run.report.read_text()
     block = html[html.index('<div class="verdicts">') : html.index('id="plot-acceptance_rate_vs_gamma"')]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from statistics import median
 
 from wlsweep.analysis.evaluation_records import CellTest, MetricName, ModelResult
-from wlsweep.estimate import CHANGE, PERCENT, PERCENT_BARE, PLAIN, SHIFT, SLOPE, Estimate, count
+from wlsweep.estimate import CHANGE, PERCENT, PERCENT_BARE, PLAIN, POINTS, SHIFT, SLOPE, Estimate, count
 from wlsweep.report.blocks import Answer, Block, Drawn, Listing, Pair, Row, Section, Table, number, text
 from wlsweep.report.figures.gamma import gamma_figure
 from wlsweep.report.figures.heatmap import CELLS, heatmap
@@ -97,6 +97,7 @@ def answer(report: ReportInput) -> Section:
         )
     if base := report.baseline:
         sentences.append(_baseline_sentence(base, report.words))
+        sentences += _outside_sentences(report)
     sentences.append(
         f"Of {count(len(verdicts), 'hypothesis', 'hypotheses and criteria')}, {count(passed, 'passes', 'pass')},"
         f" {count(failed, 'fails', 'fail')} and {unknown} cannot be tested."
@@ -126,6 +127,22 @@ def _baseline_sentence(base: ModelResult, words: Words) -> str:
             "accuracy below say little."
         )
     return sentence + f"; always naming the more frequent label would be right on {larger}."
+
+
+def _outside_sentences(report: ReportInput) -> list[str]:
+    """How each model from outside of the sweep does against the baseline: whether fine-tuning was worth it at all."""
+    outside, sentences = {e.name for e in report.externals}, []
+    for c in report.analysis.comparisons:
+        if c.name in outside:
+            accuracy, auc = c.difference["accuracy"], c.difference["auc"]
+            better = any((e.low or 0.0) > 0 for e in (accuracy, auc))
+            worse = any((e.high or 0.0) < 0 for e in (accuracy, auc))
+            how = {(True, False): "better than", (False, True): "worse than", (False, False): "not told from"}
+            sentences.append(
+                f"{c.name}, from outside of the sweep, is {how.get((better, worse), 'better in one and worse in one than')}"
+                f" the baseline {c.baseline}: accuracy {POINTS.full(accuracy)} points, AUC {CHANGE.full(auc)}."
+            )
+    return sentences
 
 
 def _gamma_figures(report: ReportInput) -> list[Figure]:
