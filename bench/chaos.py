@@ -97,7 +97,7 @@ def _command(process: psutil.Process) -> str:
 def bits_of(run: Path) -> dict[str, str]:
     """What must not depend on what happened: hashes of every condition's model and predictions."""
     found = {}
-    for path in sorted(run.glob("conditions/*/model/model.safetensors")):
+    for path in sorted(run.glob("conditions/*/model/*.safetensors")):  # of a model or of an adapter
         found[f"model {path.parents[1].name}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     for path in sorted(run.glob("predictions/condition=*/*.parquet")):
         table = pq.read_table(path).sort_by("row_id")

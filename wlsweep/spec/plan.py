@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from wlsweep.data.mix import MixCount, shortfalls
 from wlsweep.data.sources import SourceCounts, data_notes, data_shapes, planned_mixes, source_counts
 from wlsweep.errors import refuse_all
-from wlsweep.estimate import size_text
+from wlsweep.estimate import count, size_text
 from wlsweep.spec import adapters
 from wlsweep.spec.architecture import Architecture, architecture
 from wlsweep.spec.condition import Condition, select
@@ -278,7 +278,7 @@ def plan_text(plan: dict[str, Any]) -> None:
         for kind, k in plan["by_finetuning"].items():
             sizes = f"{size_text(k['model_bytes'])} each, a resume checkpoint {size_text(k['resume_checkpoint_bytes'])}"
             gpu = f"; a worker fits a GPU of {k['smallest_gpu_gib']} GiB" if k["smallest_gpu_gib"] else ""
-            console.print(f"{kind}: {k['conditions']} conditions of {sizes}{gpu}")
+            console.print(f"{kind}: {count(k['conditions'], 'condition')} of {sizes}{gpu}")
     for line in plan.get("layouts_that_fit", ()):
         console.print(f"alone, {line}")
     if "gpu_hours" in plan:
