@@ -21,6 +21,22 @@ def test_a_log_gets_a_line_as_a_stage_begins_and_one_a_condition():
     assert lines[2:] == ["  b FAILED: the loss is nan"]
 
 
+def test_conditions_that_were_stopped_or_are_trained_elsewhere_do_not_count_in_the_time_a_condition_takes(monkeypatch):
+    log, now = StringIO(), [0.0]
+    monkeypatch.setattr("wlsweep.console.time.monotonic", lambda: now[0])
+    view = Progress(Console(file=log, width=200))
+    with view.during("train", 5):
+        for name, at, state in (("a", 50, "done"), ("b", 60, "elsewhere"), ("c", 70, "done"), ("d", 70, "stopped")):
+            now[0] = float(at)
+            view.on_condition(name, {"state": state})
+    assert [line.strip() for line in log.getvalue().splitlines()[1:]] == [
+        "train 1/5 done | 0:50  a done",
+        "train 1/5 done | 1:00  b elsewhere",
+        "train 2/5 done | 20.0 s each | 1:00 left  c done",
+        "train 2/5 done | 20.0 s each | 1:00 left  d stopped",
+    ]
+
+
 def test_a_log_gets_what_passes_once_a_stage_and_not_each_of_its_numbers():
     log = StringIO()
     view = Progress(Console(file=log, width=80))

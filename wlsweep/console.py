@@ -102,7 +102,8 @@ class Progress:
             self.finished.add(name)
             self.done += state == "done"
             self.failed += state == "failed"
-            self.first_done = self.first_done or time.monotonic()
+            if state in ("done", "failed"):
+                self.first_done = self.first_done or time.monotonic()
             if state == "failed":
                 self.say(f"  {name} FAILED: {one_line(str(metrics.get('cause') or ''))}")
             elif not self.console.is_terminal:
@@ -122,7 +123,7 @@ class Progress:
             self._live.update(Text(f"{self._progress()}  {', '.join(self.running.values()) or idle}"))
 
     def _progress(self) -> str:
-        over = len(self.finished)
+        over = self.done + self.failed
         parts = [f"{self.stage} {self.done}/{self.total} done"]
         if self.running:
             parts.append(f"{len(self.running)} running")
