@@ -27,8 +27,10 @@ from bench.chaos import PAUSE_S, WRONG, Fault, _command, _signal, bits_of, files
 from tests.slurm.lab import ENDED, Lab, why_not
 
 ROOT = Path(__file__).parents[1]
-FAULTS = 3
+FAULTS = 4
 """Most faults of one submission."""
+GAP = 0.3
+"""Mean time between two faults, in lengths of an undisturbed job."""
 SUBMISSIONS = 3
 """The last submission of a sweep is left alone."""
 HANG_S = 900.0
@@ -48,10 +50,10 @@ class SlurmSweeps:
 
     def reference(self) -> tuple[dict[str, str], float]:
         """Bits and seconds of an undisturbed job."""
-        self._job("reference", 0)
+        self._job("reference", [])
         began = time.monotonic()
         shutil.rmtree(self.run_of("reference"))
-        code, _ = self._job("reference", 0)
+        code, _ = self._job("reference", [])
         assert code == "COMPLETED", f"the undisturbed job ended as {code}"
         return bits_of(self.run_of("reference")), time.monotonic() - began
 
@@ -60,7 +62,7 @@ class SlurmSweeps:
         name = f"chaos-{self.seed}-{number}"
         began, faults, codes, hangs = time.monotonic(), list[Fault](), list[str](), 0
         for attempt in range(2 * SUBMISSIONS):
-            code, met = self._job(name, FAULTS if attempt < SUBMISSIONS - 1 else 0)
+            code, met = self._job(name, self._moments(seconds) if attempt < SUBMISSIONS - 1 else [])
             faults += met
             codes.append(code)
             hangs += code == "hang"
@@ -96,12 +98,18 @@ class SlurmSweeps:
         named = [(kind_of(_command(p)), p) for p in living]
         return [(k, p) for k, p in named if k not in SERVICES and not k.startswith("slurm")]
 
-    def _job(self, name: str, faults: int) -> tuple[str, list[Fault]]:
-        """Submit, disturb, and wait until the job has ended for good; returns its last state."""
+    def _moments(self, seconds: float) -> list[float]:
+        """When a submission meets its faults, in seconds since it was made."""
+        moments = [self.rng.uniform(0.1, 0.8) * seconds]
+        while len(moments) < FAULTS:
+            moments.append(moments[-1] + self.rng.expovariate(1 / (GAP * seconds)))
+        return moments
+
+    def _job(self, name: str, moments: list[float]) -> tuple[str, list[Fault]]:
+        """Submit, disturb at these moments, and wait until the job has ended for good; returns its last state."""
         sweep = self.lab.variant(name, epochs=4)
         job = self.lab.submit(sweep, "--nodes", "2")
         began, met = time.monotonic(), list[Fault]()
-        moments = sorted(self.rng.uniform(20, 120) for _ in range(faults))
         while True:
             time.sleep(1)
             now = time.monotonic() - began
