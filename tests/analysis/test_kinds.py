@@ -14,6 +14,7 @@ from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate.until_decided import run_until_decided
 from wlsweep.report.figures.heatmap import heatmap
 from wlsweep.report.page import page, report_input_of
+from wlsweep.report.sections import forecast_section
 from wlsweep.run.layout import RunDir
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import load_sweep
@@ -72,6 +73,25 @@ def test_each_kind_has_its_own_verdicts_with_its_name(found):
     assert verdicts["H1"].title.endswith("(full)") and verdicts["H1 lora16"].title.endswith("(lora16)")
     assert (verdicts["S3"].verdict, verdicts["S3 lora16"].verdict) == ("pass", "fail")  # they do not cover 30 to 70 %
     assert verdicts["S2"].numbers != verdicts["S2 lora16"].numbers
+
+
+def test_the_slopes_of_two_kinds_are_compared_on_the_conditions_that_both_have(found):
+    (k,) = found.analysis.kinds
+    assert k.finetuning == "lora16" and k.slope.n == k.first.n == 18
+    assert k.first == found.analysis.slope
+    assert k.slope.slope.value == pytest.approx(0.2, abs=0.03)
+    assert k.difference.value == pytest.approx(k.slope.slope.value - k.first.slope.value)
+    assert k.difference.high < -0.7
+
+
+def test_the_page_says_whether_weights_act_alike_in_both_kinds(found, tmp_path):
+    run = make_run(tmp_path / "run", [*THE_19, *LORA], n=600)
+    alike = evaluate(run, draws=200)
+    for evaluation, said in ((found, "less far than full, by -0.8"), (alike, "not shown to differ from full, by")):
+        paragraphs = " ".join(forecast_section(report_input_of(run, evaluation)).paragraphs)
+        assert "Do weights and mixes act alike in full and in lora16? On the 18 conditions that both have" in paragraphs
+        assert said in paragraphs
+    assert evaluate(make_run(tmp_path / "one", n=100), draws=50).analysis.kinds == ()
 
 
 def test_a_heatmap_has_a_row_for_each_proportion_of_each_kind(found):

@@ -61,6 +61,40 @@ def test_the_interval_of_the_slope_allows_for_what_the_conditions_of_a_mix_share
     assert 0.92 <= np.mean(covered) <= 0.98
 
 
+def test_the_interval_of_the_difference_of_two_slopes_holds_the_truth_as_often_as_it_says():
+    rng, covered = np.random.default_rng(2), []
+    adapters = [replace(c, lora=16) for c in CONDITIONS]
+    both = [*CONDITIONS, *adapters]
+    for _ in range(150):
+        common = {(k, rank): rng.normal(0, 0.1) for k in (2, 3, 4, 8) for rank in (0, 16)}
+        slope = {0: 1.0, 16: 0.7}
+        means = {c.name: slope[c.lora] * shift_of(c) + common[c.k, c.lora] + rng.normal(0, 0.02) for c in both}
+        trainings = Trainings(training_noise(both, {c.name: shift_of(c) for c in both}, means), {})
+        rows = []
+        for kind in (adapters, CONDITIONS):
+            base = means[kind[0].name]
+            moved = [(c.name, shift_of(c), Estimate(means[c.name] - base)) for c in kind[1:]]
+            rows.append([TheoryRow(n, kind[0].name, x, True, "", y, None, None) for n, x, y in moved])
+        at = trainings.slope_difference(*rows, no_papers(means))
+        covered.append(at.low <= -0.3 <= at.high)
+    assert 0.91 <= np.mean(covered) <= 0.99
+
+
+def test_without_known_noise_the_difference_of_two_slopes_has_welchs_interval():
+    rng, covered, line = np.random.default_rng(3), [], CONDITIONS[:7]
+    for _ in range(400):
+        sides = []
+        for sd in (0.02, 0.2):
+            means = {c.name: shift_of(c) + rng.normal(0, sd) for c in line}
+            sides.append(rows_of(line, means))
+        at = Trainings(None, {}).slope_difference(*sides, {})
+        covered.append(at.low <= 0 <= at.high)
+    assert 0.92 <= np.mean(covered) <= 0.98
+    same = Trainings(None, {}).slope_difference(sides[0], sides[0], {})
+    assert same.value == 0 and same.low < 0 < same.high
+    assert Trainings(None, {}).slope_difference(sides[0][:2], sides[1], {}).value is None
+
+
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory):
     """A run whose mixes carry offsets of training noise, and the same without."""

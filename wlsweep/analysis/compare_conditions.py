@@ -28,6 +28,7 @@ from wlsweep.analysis.evaluation_records import (
     Effects,
     Findings,
     Judged,
+    KindSlope,
     MetricName,
     Metrics,
     OracleFit,
@@ -124,6 +125,7 @@ def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], 
         _verdicts(loaded, measured, noisy, {n: s.value for n, s in shifts.items()}, fitted, trainings.counted),
         ece,
         trainings.record,
+        _kind_slopes(trainings, [t for t in theory if t.covered], observed),
     )
 
 
@@ -262,6 +264,26 @@ def _theory_row(
 def _of_first_kind(rows: Sequence[TheoryRow]) -> list[TheoryRow]:
     """Those of the first one's kind of fine-tuning: each kind may move by a share of its own of what is expected."""
     return [t for t in rows if parse_name(t.name).lora == parse_name(rows[0].name).lora]
+
+
+def _kind_slopes(
+    trainings: Trainings, rows: Sequence[TheoryRow], observed: Mapping[str, bs.Draws]
+) -> tuple[KindSlope, ...]:
+    """Each kind of fine-tuning against the first one, on the conditions that both have."""
+    kinds: dict[str, dict[str, TheoryRow]] = {}
+    for row in rows:
+        condition = parse_name(row.name)
+        kinds.setdefault(condition.finetuning, {})[replace(condition, lora=0).name] = row
+    found = []
+    for kind in list(kinds)[1:]:
+        first, other = (kinds[k] for k in (next(iter(kinds)), kind))
+        both = [name for name in first if name in other]
+        mine, theirs = [other[n] for n in both], [first[n] for n in both]
+        difference = trainings.slope_difference(mine, theirs, observed)
+        if difference.value is not None:
+            slopes = trainings.slope(mine, observed), trainings.slope(theirs, observed)
+            found.append(KindSlope(kind, *slopes, difference))
+    return tuple(found)
 
 
 def _calibration(loaded: RunPredictions, partners: Mapping[str, str]) -> BaselineCalibration | None:

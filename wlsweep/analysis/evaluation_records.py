@@ -278,6 +278,19 @@ class Slope:
 
 
 @dataclass(frozen=True)
+class KindSlope:
+    """How far a kind of fine-tuning moves conditions, against the sweep's first kind, on the conditions that both have."""
+
+    finetuning: str
+    """Such as `lora16`."""
+    slope: Slope
+    first: Slope
+    """Of the first kind, on the same conditions."""
+    difference: Estimate
+    """Slope less the first kind's, over papers and trainings or, without known noise, the scatter around the lines."""
+
+
+@dataclass(frozen=True)
 class BaselineCalibration:
     """How the baseline's log-odds miss the labels."""
 
@@ -446,6 +459,8 @@ class Findings:
     ece: Mapping[str, Estimate]
     """Expected calibration error of every model, with the interval that resampling gives it."""
     trainings: NoiseOfTrainings
+    kinds: tuple[KindSlope, ...]
+    """Of each kind of fine-tuning but the first."""
 
 
 @dataclass(frozen=True)

@@ -179,11 +179,48 @@ class Trainings:
         half = float(t.ppf(0.975, n - 2)) * float(fit.stderr)
         at = Estimate(value, value - half, value + half)
         if self.noise is not None:
-            weights: dict[str, float] = {}
-            for row, w in zip(rows, (x - x.mean()) / ((x - x.mean()) ** 2).sum(), strict=True):
-                weights[row.name] = weights.get(row.name, 0.0) + float(w)
-                weights[row.baseline] = weights.get(row.baseline, 0.0) - float(w)
-            change = np.sum([w * papers[name]["log_odds"] for name, w in weights.items()], axis=0)
-            total = over_papers_and_trainings(change, self.noise.contrast(weights))
-            at = with_interval(value, None if total is None else total.interval(value))
+            at = self._weighted(value, _slope_weights(rows), papers)
         return Slope(at, float(fit.intercept), float(fit.rvalue**2), n)
+
+    def slope_difference(
+        self, rows: Sequence[TheoryRow], others: Sequence[TheoryRow], papers: Mapping[str, Draws]
+    ) -> Estimate:
+        """The slope of `rows` less that of `others`, with the interval of `slope`; without noise of trainings Welch's.
+
+        None where either has no slope.
+        """
+        from scipy.stats import t
+
+        first, second = self.slope(rows, papers), self.slope(others, papers)
+        if first.slope.value is None or second.slope.value is None:
+            return Estimate(None)
+        value = first.slope.value - second.slope.value
+        if self.noise is not None:
+            weights = _slope_weights(rows)
+            for name, w in _slope_weights(others).items():
+                weights[name] = weights.get(name, 0.0) - w
+            return self._weighted(value, weights, papers)
+        degrees = np.array([first.n - 2, second.n - 2])
+        halves = np.array([(s.slope.high or 0.0) - (s.slope.low or 0.0) for s in (first, second)]) / 2
+        variances = (halves / t.ppf(0.975, degrees)) ** 2
+        if variances.sum() == 0:
+            return Estimate(value, value, value)
+        half = float(t.ppf(0.975, variances.sum() ** 2 / (variances**2 / degrees).sum()) * variances.sum() ** 0.5)
+        return Estimate(value, value - half, value + half)
+
+    def _weighted(self, value: float, weights: Mapping[str, float], papers: Mapping[str, Draws]) -> Estimate:
+        """`value`, a weighted sum of mean log-odds, with its interval over papers and trainings."""
+        assert self.noise is not None
+        change = np.sum([w * papers[name]["log_odds"] for name, w in weights.items()], axis=0)
+        total = over_papers_and_trainings(change, self.noise.contrast(weights))
+        return with_interval(value, None if total is None else total.interval(value))
+
+
+def _slope_weights(rows: Sequence[TheoryRow]) -> dict[str, float]:
+    """What each condition's mean log-odds count in the slope of observed on expected shifts."""
+    x = np.array([row.expected_shift for row in rows])
+    weights: dict[str, float] = {}
+    for row, w in zip(rows, (x - x.mean()) / ((x - x.mean()) ** 2).sum(), strict=True):
+        weights[row.name] = weights.get(row.name, 0.0) + float(w)
+        weights[row.baseline] = weights.get(row.baseline, 0.0) - float(w)
+    return weights

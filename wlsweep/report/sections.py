@@ -227,6 +227,7 @@ def forecast_section(report: ReportInput) -> Section:
                 f" ({SLOPE.range(slope.slope)}, over {slope.n} {kind}conditions; 1 is theory)."
             )
         paragraphs.append(sentence)
+    paragraphs += _kind_sentences(report)
     if (at := analysis.calibration) is not None:
         paragraphs.append(
             f"The baseline's own calibration, which the forecast rests on: offset {SHIFT.value(at.offset)} (standard error"
@@ -255,6 +256,22 @@ def forecast_section(report: ReportInput) -> Section:
         blocks.append(Drawn(figure))
     blocks += [_theory_table(report), _effects_block(report)]
     return Section("forecast", title, paragraphs, blocks)
+
+
+def _kind_sentences(report: ReportInput) -> list[str]:
+    """Whether weights and mixes act alike in each kind of fine-tuning."""
+    sentences = []
+    first = report.slope_kind
+    for k in report.analysis.kinds:
+        low, high = k.difference.interval or (-1.0, 1.0)
+        how = "further than" if low > 0 else "less far than" if high < 0 else "not shown to differ from"
+        mine, theirs = (SLOPE.value(s.slope.value) for s in (k.slope, k.first))
+        sentences.append(
+            f"Do weights and mixes act alike in {first} and in {k.finetuning}? On the {k.slope.n} conditions that both have,"
+            f" log-odds moved {mine} times as far as expected in {k.finetuning} and {theirs} times in {first}: {how}"
+            f" {first}, by {SHIFT.full(k.difference)}."
+        )
+    return sentences
 
 
 def _beats(test: CellTest, sign: int) -> bool:
