@@ -116,11 +116,11 @@ class SlurmSweeps:
             state = self.lab.job(job)["JobState"]
             if state in ENDED:
                 return state, met
-            if moments and now > moments[0] and state == "RUNNING":
+            due = bool(moments) and now > moments[0] and state == "RUNNING"
+            if due and (fault := self._fault(now)):  # else there is nobody to meet it yet
                 moments.pop(0)
-                if fault := self._fault(now):
-                    met.append(fault)
-                    print(f"  {name}: {fault.what} to {fault.victim} after {now:.0f} s", flush=True)
+                met.append(fault)
+                print(f"  {name}: {fault.what} to {fault.victim} after {now:.0f} s", flush=True)
             if now - (met[-1].after_s if met else 0) > HANG_S:
                 self.lab.on("login", "scancel", str(job))
                 self.lab.wait(job, 120)
