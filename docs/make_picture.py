@@ -1,6 +1,7 @@
-"""Writes docs/page.png, the first screen of a finished run's page, as Chromium draws it.
+"""Writes docs/page.png, or another file, the first screen of a finished run's page, as Chromium draws it.
 
 make sweep && make picture
+python -m docs.make_picture runs/smollm2 docs/smollm2.png
 """
 
 from __future__ import annotations
@@ -53,5 +54,6 @@ if __name__ == "__main__":
     found = reduced(screen(page))
     if len(found) > MOST_BYTES:
         sys.exit(f"the picture has {len(found):,} bytes, more than {MOST_BYTES:,}: lower COLOURS")
-    PICTURE.write_bytes(found)
-    print(f"{PICTURE}: {len(found):,} bytes")
+    to = Path(sys.argv[2]) if len(sys.argv) > 2 else PICTURE
+    to.write_bytes(found)
+    print(f"{to}: {len(found):,} bytes")
