@@ -137,7 +137,11 @@ def _outside_sentences(report: ReportInput) -> list[str]:
             accuracy, auc = c.difference["accuracy"], c.difference["auc"]
             better = any((e.low or 0.0) > 0 for e in (accuracy, auc))
             worse = any((e.high or 0.0) < 0 for e in (accuracy, auc))
-            how = {(True, False): "better than", (False, True): "worse than", (False, False): "not told from"}
+            how = {
+                (True, False): "better than",
+                (False, True): "worse than",
+                (False, False): "not shown to differ from",
+            }
             sentences.append(
                 f"{c.name}, from outside of the sweep, is {how.get((better, worse), 'better in one and worse in one than')}"
                 f" the baseline {c.baseline}: accuracy {POINTS.full(accuracy)} points, AUC {CHANGE.full(auc)}."
