@@ -210,6 +210,13 @@ def test_a_failed_comparison_is_named_with_its_numbers():
     assert "accept_gamma4.0_prop1_2 above accept_gamma2.0_prop1_2 (55.0% against 66.7%)" in judged.sentence
 
 
+def test_a_tie_where_nothing_is_left_to_rise_is_said_to_be_one():
+    saturated = changed(accept_gamma4__0_prop1_2=1.0, accept_gamma8__0_prop1_2=1.0, reject_gamma4__0_prop1_8=0.5)
+    said = judge(all_of()["H1"], saturated, {}).sentence
+    assert "and 1 more. In 1 of them all are at 0% or all at 100%, where no difference could show." in said
+    assert "could show" not in judge(all_of()["H1"], changed(accept_gamma4__0_prop1_2=0.55), {}).sentence
+
+
 def test_a_tie_is_not_said_to_fail_by_more_than_chance():
     h = all_of()["H1"]
     one, other = h.claims[0].needs

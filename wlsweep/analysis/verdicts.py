@@ -178,6 +178,9 @@ def _sentence(
             parts.append(
                 f"Each taken alone, {beyond} of the {len(broken)} failed by more than the draw of {noise} explains."
             )
+        ends = [c for c in broken if len(c.needs) > 1 and {measured[n] for n in c.needs} in ({0.0}, {1.0})]
+        if ends and h.rule == "all":
+            parts.append(f"In {len(ends)} of them all are at 0% or all at 100%, where no difference could show.")
     if unknown:
         parts.append(
             f"{unknown} cannot be tested: a condition that they need, or a seed of it, is not done, not selected, or has no"
