@@ -14,7 +14,7 @@ from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate.until_decided import run_until_decided
 from wlsweep.report.figures.heatmap import heatmap
 from wlsweep.report.page import page, report_input_of
-from wlsweep.report.sections import forecast_section
+from wlsweep.report.theory import forecast_section
 from wlsweep.run.layout import RunDir
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import load_sweep

@@ -14,8 +14,9 @@ from wlsweep.estimate import PERCENT
 from wlsweep.report import tables as report_tables
 from wlsweep.report.blocks import Answer, Listing
 from wlsweep.report.page import page, report_input_of, write_report
-from wlsweep.report.sections import FIRM, answer, forecast_section, lead
+from wlsweep.report.sections import FIRM, answer, lead
 from wlsweep.report.tables import curves, tables
+from wlsweep.report.theory import forecast_section
 from wlsweep.run.layout import read_json, write_json
 
 NAMED = {
