@@ -87,7 +87,8 @@ def test_the_slopes_of_two_kinds_are_compared_on_the_conditions_that_both_have(f
 def test_the_page_says_whether_weights_act_alike_in_both_kinds(found, tmp_path):
     run = make_run(tmp_path / "run", [*THE_19, *LORA], n=600)
     alike = evaluate(run, draws=200)
-    for evaluation, said in ((found, "less far than full, by -0.8"), (alike, "not shown to differ from full, by")):
+    expected = ((found, "less far than full (difference -0.8"), (alike, "not shown to differ from full (difference"))
+    for evaluation, said in expected:
         paragraphs = " ".join(forecast_section(report_input_of(run, evaluation)).paragraphs)
         assert "Do weights and mixes act alike in full and in lora16? On the 18 conditions that both have" in paragraphs
         assert said in paragraphs

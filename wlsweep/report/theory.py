@@ -103,7 +103,7 @@ def _kind_sentences(report: ReportInput) -> list[str]:
         sentences.append(
             f"Do weights and mixes act alike in {first} and in {k.finetuning}? On the {k.slope.n} conditions that both have,"
             f" log-odds moved {mine} times as far as expected in {k.finetuning} and {theirs} times in {first}: {how}"
-            f" {first}, by {SHIFT.full(k.difference)}."
+            f" {first} (difference {SHIFT.full(k.difference)})."
         )
     return sentences
 
