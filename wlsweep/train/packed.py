@@ -2,8 +2,9 @@
 
 A micro-batch of rows of different lengths is one sequence [1, all tokens]; no token attends to another row. On a GPU in
 half precision this is FlashAttention's variable-length kernel as PyTorch ships it (`torch.nn.attention.varlen`), which
-reads the rows' boundaries; anywhere else it is `scaled_dot_product_attention`, row by row and in float32: the backward pass
-of PyTorch's CPU kernel takes two to three times as long in bf16.
+reads the rows' boundaries. On a CPU it goes row by row: rows in bf16 by `wlsweep.train.row_attention` where the processor
+multiplies bf16, anything else by `scaled_dot_product_attention` in float32: the backward pass of PyTorch's CPU kernel takes
+two to three times as long in bf16.
 
 Importing this module registers the name with transformers. No mask is registered, so none is built.
 """
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+
+from wlsweep.train import row_attention
 
 NAME = "packed"
 MULTIPLE = 64
@@ -76,9 +79,20 @@ def packed_attention(
         )
         return cast(Tensor, out).unsqueeze(0), None
     sizes = boundaries.diff().tolist()
-    rows = zip(*(torch.split(as_kernel_likes(x), sizes, dim=2) for x in (query, key, value)), strict=True)
-    each = [scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True) for q, k, v in rows]
-    return torch.cat(each, dim=2).transpose(1, 2).to(query.dtype), None
+    rows = zip(*(torch.split(x, sizes, dim=2) for x in (query, key, value)), strict=True)
+    in_bf16 = query.dtype == torch.bfloat16 and not query.is_cuda and row_attention.pays()
+    each = [
+        row_attention.row_attention(q, k, v, scaling)
+        if in_bf16 and q.shape[2] <= row_attention.LONGEST
+        else _by_kernel(q, k, v, scaling)
+        for q, k, v in rows
+    ]
+    return torch.cat(each, dim=2).transpose(1, 2), None
+
+
+def _by_kernel(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    q, k, v = (as_kernel_likes(x) for x in (query, key, value))
+    return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True).to(query.dtype)
 
 
 AttentionInterface.register(NAME, packed_attention)

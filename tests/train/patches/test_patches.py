@@ -59,7 +59,7 @@ def test_a_patch_whose_file_was_deleted_is_left_out_unless_results_need_it(monke
 
 def test_a_gpu_and_a_large_model_get_no_patch_that_serves_small_models_on_cpus():
     large = Setup(gpu=True, world=4, dtype="bf16", packed=True, gathered=False, layers=28)
-    assert [p.name for p in PATCHES if p.wanted(large)] == ["norm", "large_gradients", "forget"]
+    assert [p.name for p in PATCHES if p.wanted(large)] == ["norm", "adapter", "large_gradients", "forget"]
 
 
 def test_the_shared_memory_all_reduce_is_not_compiled(monkeypatch):
