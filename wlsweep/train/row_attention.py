@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -40,10 +40,10 @@ def _bf16_products() -> Iterator[None]:
         matmul.fp32_precision = before
 
 
-@cache
-def _future(tokens: int) -> Tensor:
-    """[tokens, tokens], minus infinity where a token would look ahead."""
-    return torch.full((tokens, tokens), float("-inf")).triu_(1)
+@lru_cache(maxsize=64)
+def _future(tokens: int, times: int) -> Tensor:
+    """[1, times x tokens, tokens]: minus infinity where a token would look ahead, for so many heads one below another."""
+    return torch.full((tokens, tokens), float("-inf")).triu_(1).repeat(times, 1).unsqueeze(0)
 
 
 class _RowAttention(torch.autograd.Function):
@@ -81,10 +81,9 @@ def _grouped(x: Tensor, key: Tensor) -> Tensor:
 
 def _weights(q: Tensor, k: Tensor, scaling: float) -> Tensor:
     """Softmax of the scores of grouped queries: [key-value heads, heads that share one x n, n], float32."""
-    scores = torch.bmm(q, k.transpose(1, 2)).mul_(scaling)
     tokens = k.shape[1]
-    scores.view(len(k), -1, tokens, tokens).add_(_future(tokens))
-    return scores.softmax(-1)
+    future = _future(tokens, q.shape[1] // tokens).expand(len(k), -1, -1)
+    return torch.baddbmm(future, q, k.transpose(1, 2), alpha=scaling).softmax(-1)
 
 
 def row_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
