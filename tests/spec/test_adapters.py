@@ -63,7 +63,7 @@ def test_the_memory_of_activations_and_logits_is_what_a_pass_with_adapters_takes
     condition = Condition("accept", 4.0, 2, lora=16)
     add_adapters(lm, condition, Lora())
     recompute_layers(lm, int(checkpointing))
-    apply("model", Setup(gpu=False), lm)
+    apply("model", Setup(gpu=False, dtype=dtype), lm)
     model = AnswerModel(lm.train(), condition, 3, 10, 11)
     prompts = [np.full(cutoff - len(answer), 7, dtype=np.int32)] * rows
     batch = collate(prompts, [answer] * rows, [True] * rows, (1.0, 1.0), [True] * rows, rows, torch.device("cpu"))

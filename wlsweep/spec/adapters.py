@@ -5,6 +5,7 @@ Names and shapes are those of the families in `wlsweep.spec.architecture`; of ot
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from wlsweep.spec.architecture import Architecture, architecture
@@ -85,7 +86,8 @@ def training_memory(a: Architecture, sweep: Sweep, rank: int, answer_tokens: int
     inputs = size * train.micro_batch * sweep.data.cutoff * (2 * a.width + a.heads * a.head_size + a.mlp)
     gathered = a.layer_parameters if train.workers > 1 else 0
     fetched = 2 * min(a.parameters, BUCKET) if train.workers > 1 else 0  # as it arrives, and as parameters
-    working = max(head, one_layer + inputs + size * gathered, size * fetched)
+    backward = one_layer + inputs + size * gathered if one_layer else layer_gradients(a, sweep)
+    working = max(head, backward, size * fetched)
     live = size * min(a.parameters, LIVE) if train.gpu else 0
     return Memory(states, 4 * BUCKET, kept, working, live, OUTSIDE if train.gpu else 0)
 
@@ -93,8 +95,8 @@ def training_memory(a: Architecture, sweep: Sweep, rank: int, answer_tokens: int
 def activation_bytes(a: Architecture, sweep: Sweep, rank: int) -> tuple[int, int]:
     """(kept from the forward pass until the backward pass, made anew for the one layer that is recomputed).
 
-    A frozen linear layer keeps nothing for its backward pass; an adapter keeps its own float32 copy of the layer's input (in
-    float32 the input itself), and its inner values. Within 12 % of what is measured (`tests/spec/test_adapters.py`).
+    A frozen linear layer keeps nothing for its backward pass; an adapter keeps the layer's input, which others may share,
+    and its inner values. Within 12 % of what is measured (`tests/spec/test_adapters.py`).
     """
     train, size = sweep.train, 2 if sweep.train.dtype == "bf16" else 4
     assert train.lora is not None
@@ -103,8 +105,7 @@ def activation_bytes(a: Architecture, sweep: Sweep, rank: int) -> tuple[int, int
     heads, kv = a.heads * a.head_size, a.kv_heads * a.head_size
     inner = 4 * rank * len(chosen)
     if size == 2:
-        copies = 4 * sum(inputs for inputs, _ in chosen.values())
-        layer = 4 * a.width + 4 * heads + 4 * kv + 6 * a.mlp + copies + inner
+        layer = 4 * a.width + 4 * heads + 4 * kv + 6 * a.mlp + _inputs_kept(a, chosen) + inner
         last = 10 * a.width + 4 * kv
     else:
         layer = 16 * a.width + 8 * (heads + kv) + 16 * a.mlp + inner
@@ -114,8 +115,27 @@ def activation_bytes(a: Architecture, sweep: Sweep, rank: int) -> tuple[int, int
     whole = (a.layers - 1 if short else a.layers) - recomputed
     if not recomputed:
         return tokens * (whole * layer + (last if short else 0)), 0
-    # What the last layer of a small model keeps but for its input is gone by then; gradients of the layer's MLP are there.
-    return tokens * (size * a.width * (recomputed + short) + whole * layer), tokens * (layer + 6 * a.mlp)
+    # What the last layer of a small model keeps but for its input is gone by then.
+    kept = tokens * (size * a.width * (recomputed + short) + whole * layer)
+    return kept, tokens * layer + layer_gradients(a, sweep)
+
+
+def layer_gradients(a: Architecture, sweep: Sweep) -> int:
+    """What a layer's backward pass makes: gradients of its MLP, and in bf16 the float32 copy of one adapter's input or
+    gradient."""
+    assert sweep.train.lora is not None
+    chosen = adapted(a, sweep.train.lora.targets)
+    copy = 4 * max((max(sizes) for sizes in chosen.values()), default=0) if sweep.train.dtype == "bf16" else 0
+    return sweep.train.micro_batch * sweep.data.cutoff * (6 * a.mlp + copy)
+
+
+def _inputs_kept(a: Architecture, chosen: Iterable[str]) -> int:
+    """Bytes a token of the bf16 inputs that the adapters of a layer keep; layers with the same input share it, and that of
+    `o_proj` is there anyway."""
+    inputs = {"q_proj": "norm", "k_proj": "norm", "v_proj": "norm", "qkv_proj": "norm", "down_proj": "product"}
+    inputs |= dict.fromkeys(("gate_proj", "up_proj", "gate_up_proj"), "second norm")
+    widths = {"norm": a.width, "second norm": a.width, "product": a.mlp}
+    return 2 * sum(widths[name] for name in {inputs[layer] for layer in chosen if layer in inputs})
 
 
 def training_flops(full: float, a: Architecture, sweep: Sweep, rank: int, tokens: int) -> float:

@@ -31,7 +31,7 @@ def pays() -> bool:
 @contextmanager
 def _bf16_products() -> Iterator[None]:
     """Float32 matrices are rounded to bf16 as oneDNN multiplies them; the sums stay float32."""
-    matmul = torch.backends.mkldnn.matmul
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16"
     try:
