@@ -116,7 +116,7 @@ bench: $(VENV)/.installed-$(EXTRA)  ## every measurement but the peer and the GP
 	@$(BIN)/python -m bench.peer --prepare --precision fp32
 	@$(KEPT) OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 -m bench.steps runs/bench/peer_model/prepared/run | keep steps_abstracts
 	@$(MAKE) smollm2 && $(BIN)/python -m bench.steps --prepare-smollm2
-	@$(KEPT) OMP_NUM_THREADS=$$(nproc) DS_ACCELERATOR=cpu $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 1 -m bench.steps runs/bench/smollm2 | keep steps_smollm2
+	@$(KEPT) OMP_NUM_THREADS=$$(nproc) DS_ACCELERATOR=cpu $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 1 -m bench.steps runs/bench/smollm2 --plain | keep steps_smollm2
 	@$(KEPT) $(BIN)/python -m bench.predict runs/bench/sweep/demo | keep predict
 	@$(KEPT) $(BIN)/python -m bench.analysis | keep analysis
 	@mkdir -p runs/bench && $(BIN)/python -m bench.data --json runs/bench/data.json

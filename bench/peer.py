@@ -3,13 +3,15 @@
     python -m bench.peer                                  # made-up abstracts; needs .venv-peer (make bench-peer makes it)
     python -m bench.peer --data iclr.json                 # your own ShareGPT rows, 1,250 or more (abstracts)
     python -m bench.peer --precision fp32                 # both sides in float32 instead of the recipe's bf16
+    python -m bench.peer --real full --only 0-2 --limit 160        # SmolLM2-135M (make smollm2); --real lora: its adapters
     python -m bench.peer --only 0-2 --conditions 1 --limit 64      # a trial
     python -m bench.peer --prepare --precision fp32       # only base model, rows and token tables, for bench.steps
 
 The peer trains each condition with `llamafactory-cli train` (0.9.5, two processes, DDP over gloo: its DeepSpeed path does
 not start on a CPU; micro-batch 1 with gradient checkpointing, the published recipe and its default), then predicts with a
-fresh vLLM with default start-up, then computes metrics with a script. Each is a command of its own, as users have it. Some
-conditions are timed, half of them before and half of them after ours, and their median is scaled to all.
+fresh vLLM with default start-up, then computes metrics with a script. Each is a command of its own, as users have it. On
+the real model it is one process with all threads, since two would exchange 270 MB a step. Some conditions are timed, half
+of them before and half of them after ours, and their median is scaled to all.
 
 Ours is the whole command, from nothing: data, training, prediction with label scores, evaluation, report with PNGs.
 Both start from the same base model, rows, precision, updates, batch size and prompts. The precision is bf16, with float32
@@ -27,6 +29,7 @@ from pathlib import Path
 
 from bench.papers import papers, write_array
 from bench.results import BENCH, WLSWEEP, publish, timed
+from bench.smollm2 import FOLDER
 from wlsweep.data.export import NAME, dataset_name
 from wlsweep.run.layout import RunDir, read_json, write_json
 from wlsweep.spec.condition import Condition, select
@@ -39,7 +42,9 @@ BASE = TinyBase(vocab=2048, width=192, layers=3, heads=6, learn="format")
 """1.8M parameters."""
 ROWS, ACCEPTS, CHARACTERS = 1_275, 535, 1_100
 """Of the made-up source; with the instruction and chat format a row is about 320 tokens."""
-GOAL = 8.0
+GOALS = {"": 8.0, "full": 2.0, "lora": 4.0}
+"""Of the small model, and of both kinds of fine-tuning of the real one."""
+RANK = 16
 PEER = Path(".venv-peer/bin")
 PEER_ENVIRONMENT = {
     "PATH": f"{PEER.resolve()}:/usr/bin:/bin",  # it starts the torchrun that it finds
@@ -49,7 +54,7 @@ PEER_ENVIRONMENT = {
 }
 
 
-def prepare(work: Path, data: Path | None, limit: list[str], precision: str) -> Path:
+def prepare(work: Path, data: Path | None, limit: list[str], precision: str, real: str = "") -> Path:
     """Make the search space, the base model, the rows and the exported mixes; nothing of it is timed."""
     from wlsweep.train.tiny_base import ensure_tiny_base
 
@@ -59,11 +64,17 @@ def prepare(work: Path, data: Path | None, limit: list[str], precision: str) -> 
     text = SHIPPED.read_text().replace(str(WORK), str(work))
     if precision == "fp32":
         text = text.replace('dtype = "bf16"', 'dtype = "fp32"').replace('dtype = "bfloat16"', 'dtype = "float32"')
+    if real:
+        text = text.replace("lr = 1.0e-3", "lr = 3.0e-5")
+    if real == "lora":
+        text = text.replace("[predict]", f"[train.lora]\nrank = {RANK}\n\n[predict]")
+        text = text.replace("gamma = ", 'finetuning = ["lora"]\ngamma = ')
     space.write_text(text)
     rows = data or work / "rows.json"
     if data is None:
         write_array(rows, papers(ROWS, ACCEPTS, CHARACTERS))
-    shutil.copytree(ensure_tiny_base(BASE, rows, work / "cache", print), work / "base")
+    base = FOLDER if real else ensure_tiny_base(BASE, rows, work / "cache", print)
+    shutil.copytree(base, work / "base")
     prepared = work / "prepared" / "run"
     stage = [*WLSWEEP, "run", str(space), "--data", str(rows), "--out", str(prepared), "--stage", "data", *limit]
     timed(stage, work / "prepared.log")
@@ -71,17 +82,17 @@ def prepare(work: Path, data: Path | None, limit: list[str], precision: str) -> 
     return rows
 
 
-def peer_condition(condition: Condition) -> dict[str, float]:
+def peer_condition(condition: Condition, real: str) -> dict[str, float]:
     """Train, predict and measure one condition the peer's way; seconds of each command, and its updates."""
     sweep, folder = load_sweep(SPACE), WORK / "theirs" / condition.name
-    train = sweep.train
+    train, processes = sweep.train, 1 if real else 2
     model, config = folder / "model", folder / "train.yaml"  # JSON is YAML; its reader of .json files fails
     settings = {
         "model_name_or_path": str(WORK / "base"),
         "stage": "sft",
         "do_train": True,
         "finetuning_type": "full",
-        "template": "qwen",
+        "template": "chatml" if real else "qwen",
         "dataset_dir": str(WORK / "mixes"),
         "dataset": dataset_name(condition.k),
         "cutoff_len": 1024,
@@ -91,7 +102,7 @@ def peer_condition(condition: Condition) -> dict[str, float]:
         "save_strategy": "no",  # the final model is written all the same
         "report_to": "none",
         "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": train.global_batch // 2,
+        "gradient_accumulation_steps": train.global_batch // processes,
         "learning_rate": train.lr,
         "num_train_epochs": train.epochs,
         "lr_scheduler_type": "cosine",
@@ -101,14 +112,17 @@ def peer_condition(condition: Condition) -> dict[str, float]:
         "optim": "adamw_torch",
         "bf16": train.dtype == "bf16",
     }
+    if real == "lora":
+        settings |= {"finetuning_type": "lora", "lora_rank": RANK, "lora_alpha": 2 * RANK, "lora_target": "all"}
+        settings["learning_rate"] = 10 * train.lr
     write_json(config, settings)
-    environment = {**PEER_ENVIRONMENT, "NPROC_PER_NODE": "2"}
+    environment = {**PEER_ENVIRONMENT, "NPROC_PER_NODE": str(processes)}
     script = [sys.executable, "-m", "bench.peer_script"]
     test, predictions = WORK / "mixes" / f"{NAME}_test" / "data.json", folder / "predictions.jsonl"
     training = timed([str(PEER / "llamafactory-cli"), "train", str(config)], folder / "train.log", environment)
-    predicting = timed(
-        [*script, "predict", str(model), str(test), str(predictions), sweep.predict.dtype], folder / "predict.log"
-    )
+    served = [str(WORK / "base"), str(model)] if real == "lora" else [str(model)]
+    predict = [*script, "predict", str(test), str(predictions), sweep.predict.dtype, *served]
+    predicting = timed(predict, folder / "predict.log")
     measuring = timed([*script, "metrics", str(predictions), str(folder / "metrics.json")], folder / "metrics.log")
     return {
         "train": training,
@@ -129,6 +143,7 @@ def main() -> None:
     parser.add_argument("--only", help="conditions of ours (default: all 19); the peer is scaled to as many")
     parser.add_argument("--limit", type=int, help="rows of every set, for a trial (default 1,000)")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of both sides (default bf16)")
+    parser.add_argument("--real", choices=("full", "lora"), default="", help="SmolLM2-135M, fine-tuned so")
     parser.add_argument("--prepare", action="store_true", help="make what both sides start from, and train nothing")
     arguments = parser.parse_args()
     limit = ["--limit", str(arguments.limit)] if arguments.limit else []
@@ -137,16 +152,19 @@ def main() -> None:
         return
     if not (PEER / "llamafactory-cli").exists():
         raise SystemExit("the peer is not installed: make bench-peer")
-    rows = prepare(WORK, arguments.data, limit, arguments.precision)
+    real = arguments.real
+    if real and not FOLDER.is_dir():
+        raise SystemExit(f"{FOLDER} is missing: make smollm2")
+    rows = prepare(WORK, arguments.data, limit, arguments.precision, real)
     chosen = select(load_sweep(SPACE).conditions, arguments.only)
     tried = [chosen[i * len(chosen) // arguments.conditions] for i in range(arguments.conditions)]
     run = RunDir(WORK / "ours" / "run")
     only = ["--only", arguments.only] if arguments.only else []
-    theirs = {c.name: peer_condition(c) for c in tried[: len(tried) // 2]}
+    theirs = {c.name: peer_condition(c, real) for c in tried[: len(tried) // 2]}
     ours = timed(
         [*WLSWEEP, "run", str(SPACE), "--data", str(rows), "--out", str(run.root), *limit, *only], WORK / "ours.log"
     )
-    theirs |= {c.name: peer_condition(c) for c in tried[len(tried) // 2 :]}
+    theirs |= {c.name: peer_condition(c, real) for c in tried[len(tried) // 2 :]}
     record = read_json(run.trained(tried[0].name))
     test_rows = read_json(WORK / "theirs" / tried[0].name / "metrics.json")["rows"]
     if unlike := {n: t["updates"] for n, t in theirs.items() if t["updates"] != record["steps"]}:
@@ -164,10 +182,11 @@ def main() -> None:
     cells.append(
         (f"all {n} conditions", f"{median['all']:.1f}", f"{median['all'] * n:.0f}", f"{ours:.0f}", f"{ratio:.1f}")
     )
+    what = f" of SmolLM2-135M ({real})" if real else ""
     publish(
-        "peer",
-        f"{n} conditions in {arguments.precision}: {record['samples']} rows of {tokens:.0f} tokens, {record['steps']} "
-        f"updates, {test_rows} prompts; peer: median of {len(theirs)} unweighted conditions, scaled; goal {GOAL:g}",
+        f"peer_{real}" if real else "peer",
+        f"{n} conditions{what} in {arguments.precision}: {record['samples']} rows of {tokens:.0f} tokens, {record['steps']} "
+        f"updates, {test_rows} prompts; peer: median of {len(theirs)} unweighted conditions, scaled; goal {GOALS[real]:g}",
         ("", "peer, s each", f"peer, s x {n}", "wlsweep, s", "ratio"),
         cells,
         {
@@ -176,7 +195,7 @@ def main() -> None:
             "theirs": theirs,
             "ours": {**stages, "command": ours},
             "ratio": ratio,
-            "goal": GOAL,
+            "goal": GOALS[real],
         },
     )
 

@@ -1,6 +1,6 @@
 """What users of the peer write themselves after a training: a fresh vLLM with its defaults, then a script for metrics.
 
-    python -m bench.peer_script predict MODEL TEST.json PREDICTIONS.jsonl DTYPE
+    python -m bench.peer_script predict TEST.json PREDICTIONS.jsonl DTYPE MODEL [ADAPTER]
     python -m bench.peer_script metrics PREDICTIONS.jsonl METRICS.json
 
 In the manner of LLaMA-Factory's own scripts/vllm_infer.py: every prompt in one `LLM.generate`, one JSON line a row.
@@ -17,9 +17,10 @@ CUTOFF, ANSWER_TOKENS = 1024, 16
 """As in bench/peer.toml."""
 
 
-def predict(model: str, test: str, out: str, dtype: str) -> None:
+def predict(test: str, out: str, dtype: str, model: str, adapter: str = "") -> None:
     from transformers import AutoTokenizer
     from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     rows = json.loads(Path(test).read_text())
@@ -37,12 +38,14 @@ def predict(model: str, test: str, out: str, dtype: str) -> None:
         dtype=dtype,
         max_model_len=CUTOFF + ANSWER_TOKENS,
         disable_log_stats=True,
+        enable_lora=bool(adapter),
         gpu_memory_utilization=0.3,  # of a CPU's memory, too; the default 0.92 refuses to start beside other work
     )
     sampling = SamplingParams(
         temperature=0, max_tokens=ANSWER_TOKENS, seed=0, stop_token_ids=[tokenizer.convert_tokens_to_ids("<|im_end|>")]
     )
-    answers = llm.generate(prompts, sampling)
+    request = LoRARequest("adapter", 1, adapter) if adapter else None
+    answers = llm.generate(prompts, sampling, lora_request=request)
     with Path(out).open("w") as f:
         for row, prompt, answer in zip(rows, prompts, answers, strict=True):
             line = {"prompt": prompt, "predict": answer.outputs[0].text, "label": row["conversations"][-1]["value"]}

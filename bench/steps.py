@@ -8,9 +8,10 @@
 The bare loop has the same threads, rows, micro-batches, dtype, model (its last layer at the answers alone), loss, AdamW,
 schedule and clipping, averages gradients over ranks with one flat all-reduce a step, and keeps no log, no checkpoint, no
 partition. In bf16 it keeps float32 weights for AdamW and sums micro-batches in float32, as the worker does. Its norms and
-linear layers are those of the libraries, also where the worker has its own norms and oneDNN's linears. Both are also set
-against the machine's own matmul, with the FLOPs that `plan` counts. A search space for another number of ranks is cut for
-those that were started. With `--without`, the worker also runs without that patch (`wlsweep/train/patches`): what it gains.
+linear layers are those of the libraries, also where the worker has its own norms and oneDNN's linears. With `--plain`, a
+third loop is as most users have it: padded rows, transformers' own attention, logits of all tokens. All are set against
+the machine's own matmul, with the FLOPs that `plan` counts. A search space for another number of ranks is cut for those
+that were started. With `--without`, the worker also runs without that patch (`wlsweep/train/patches`): what it gains.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import os
 import shutil
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -42,19 +44,39 @@ from wlsweep.train.batches import steps_per_epoch
 from wlsweep.train.head import compute_in_float32
 from wlsweep.train.job import Hooks, Job
 from wlsweep.train.loop import train_condition
-from wlsweep.train.model import AnswerModel, run_forward
+from wlsweep.train.loss import global_loss, sample_loss, score_answers
+from wlsweep.train.model import AnswerModel, MicroBatch, run_forward
 from wlsweep.train.zero3 import join_group, recompute_layers
 
 
-def bare(job, rows, place) -> float:
+class PlainModel(AnswerModel):
+    """The same loss of logits that were made of every token, in the model's own dtype."""
+
+    def forward(self, *of_batch):
+        """The fields of a `MicroBatch` of padded rows, and the format's weight."""
+        batch, format_weight = MicroBatch(*of_batch[:-1]), of_batch[-1]
+        places = (batch.prompt_lengths - 1).unsqueeze(1) + torch.arange(batch.answers.shape[1])
+        logits = self.lm(input_ids=batch.input_ids, use_cache=False).logits
+        picked = logits[torch.arange(len(places)).unsqueeze(1), places].float()
+        scores = score_answers(picked, batch.answers, self.decision, self.accept_id, self.reject_id, batch.counted)
+        parts = sample_loss(scores, batch.accept, self.condition)
+        loss = global_loss(parts, batch.weights, batch.present, batch.samples, format_weight)
+        return (loss, *(s.detach() for s in scores), loss)
+
+
+def bare(job, rows, place, plain=False) -> float:
     """Seconds of the optimizer steps of a condition without DeepSpeed."""
     train, answer = job.sweep.train, rows.answer
     dtype = torch.bfloat16 if train.dtype == "bf16" else torch.float32
+    if plain:
+        model = job.sweep.model.model_copy(update={"attention": "sdpa"})
+        job = replace(job, sweep=job.sweep.model_copy(update={"model": model}))
     lm = AutoModelForCausalLM.from_pretrained(job.base, dtype=dtype, attn_implementation=job.sweep.model.attention)
-    if dtype == torch.bfloat16:
+    if dtype == torch.bfloat16 and not plain:
         compute_in_float32(lm.lm_head)
     recompute_layers(lm, int(train.gradient_checkpointing))
-    model = AnswerModel(lm, job.condition, len(answer.prefix), answer.accept, answer.reject).train()
+    kind = PlainModel if plain else AnswerModel
+    model = kind(lm, job.condition, len(answer.prefix), answer.accept, answer.reject).train()
     parameters = list(model.parameters())
     masters = parameters if dtype == torch.float32 else [p.detach().float() for p in parameters]
     optimizer = torch.optim.AdamW(masters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
@@ -141,6 +163,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--without", action="append", default=[], choices=[p.name for p in patches.PATCHES])
+    parser.add_argument("--plain", action="store_true", help="a third loop: padded rows, logits of all tokens")
     parser.add_argument("--prepare-smollm2", action="store_true")
     arguments = parser.parse_args()
     if arguments.prepare_smollm2:
@@ -170,6 +193,8 @@ def main() -> None:
     dist.barrier()
     job = Job(sweep, condition, type(run)(scratch), record["base"])
     kinds = {"bare loop": lambda: bare(job, rows, place), "worker": lambda: worker(job, rows, place)}
+    if arguments.plain:
+        kinds["plain loop"] = lambda: bare(job, rows, place, plain=True)
     for name in arguments.without:
         kinds[f"- {name}"] = lambda name=name: worker(job, rows, place, [name])
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
