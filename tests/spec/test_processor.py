@@ -63,6 +63,15 @@ def test_several_ranks_of_a_large_model_are_said_to_be_slower_than_one(cpuinfo):
     assert cpu_advice(load_sweep("demo")) == [], "the demo's model is tiny"
 
 
+def test_two_conditions_at_a_time_are_said_to_be_faster_than_one_with_all_threads(cpuinfo):
+    one = [*ON_CPUS, "train.workers=1", "train.cpus_per_worker=8", "train.dtype=fp32"]
+    (said,) = cpu_advice(load_sweep("iclr19", settings=one))
+    assert "--set train.groups=2 --set train.cpus_per_worker=4" in said
+    two = [*one, "train.groups=2", "train.cpus_per_worker=4"]
+    assert cpu_advice(load_sweep("iclr19", settings=two)) == []
+    assert cpu_advice(load_sweep("demo", settings=["train.workers=1", "train.cpus_per_worker=2"])) == [], "it is tiny"
+
+
 def test_where_gpus_train_nothing_is_said(cpuinfo):
     cpuinfo.write_text(AVX2)
     assert cpu_advice(load_sweep("iclr19")) == []

@@ -53,8 +53,10 @@ def let_go(engine):
     release(engine)
 
 
-def gradients(base, rows, place, micro, batch, checkpointing=False, pad=0, dtype="fp32", attention="sdpa"):
-    train = train_config(place.world, micro, checkpointing, dtype)
+def gradients(
+    base, rows, place, micro, batch, checkpointing=False, pad=0, dtype="fp32", attention="sdpa", compiled=False
+):
+    train = train_config(place.world, micro, checkpointing, dtype).model_copy(update={"compile_elementwise": compiled})
     decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
     engine = build_engine(base, CONDITION, train, decision, attention, STEPS)
     losses = []
@@ -125,6 +127,9 @@ def main():
         found[f"{name}, ragged, packed, checkpointing"] = gradients(
             base, rows, place, micro, ragged, checkpointing=True, attention="packed"
         )
+        found[f"{name}, compiled, packed, checkpointing"] = gradients(
+            base, rows, place, micro, full, checkpointing=True, attention="packed", compiled=True
+        )
         found[f"{name}, trajectory"] = trajectory(base, rows, place, micro)
         found[f"{name}, bf16"] = gradients(base, rows, place, micro, full, dtype="bf16")
         found[f"{name}, every second layer"] = gradients(base, rows, place, micro, full, checkpointing=2)
@@ -133,6 +138,9 @@ def main():
         engine_module.BUCKET, engine_module.SUB_GROUP = 2000, 30_000
         found[f"{name}, bf16, partitioned"] = gradients(base, rows, place, micro, full, dtype="bf16")
         found[f"{name}, partitioned, checkpointing"] = gradients(base, rows, place, micro, full, checkpointing=True)
+        found[f"{name}, partitioned, compiled, checkpointing"] = gradients(
+            base, rows, place, micro, full, checkpointing=True, compiled=True
+        )
         found[f"{name}, partitioned, trajectory"] = trajectory(
             base, rows, place, micro, out.parent / f"export{place.world}"
         )

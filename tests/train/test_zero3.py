@@ -75,7 +75,10 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", [*CASES, ", partitioned, checkpointing"])
+COMPILED = [", compiled, packed, checkpointing", ", partitioned, compiled, checkpointing"]
+
+
+@pytest.mark.parametrize("case", [*CASES, ", partitioned, checkpointing", *COMPILED])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_gradient_of_the_whole_batch(base, found, layout, case):
     rows, model = plain_model(base)

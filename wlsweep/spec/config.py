@@ -192,7 +192,7 @@ class Sweep(Section):
         So the same run directory can be continued on another machine, and a sweep can be widened.
         """
         layout = {"workers", "micro_batch", "gpu", "cpus_per_worker", "log_every", "checkpoint_every", "max_retries"}
-        layout |= {"offload_optimizer"}
+        layout |= {"offload_optimizer", "compile_elementwise", "flash_attention"}
         kept = self.model_dump(
             exclude={
                 "name": True,

@@ -120,6 +120,12 @@ class Train(Section):
     offload_optimizer: bool = False
     """Keep the optimizer's state in host memory and step there (DeepSpeed's CPU offload): 16 bytes a parameter less on the
     GPUs, that much more host memory, and slower steps."""
+    compile_elementwise: bool = False
+    """Compile gate and norms of each layer into single kernels (PyTorch's compiler: Triton on GPUs; on CPUs it needs `g++`).
+    It rounds in other places; a training that began without it should go on without it."""
+    flash_attention: Literal["FA2", "FA3", "FA4"] = "FA2"
+    """FlashAttention of GPU workers: the one in PyTorch, or that of an installed package (`flash_attn_3` for Hopper, FA4 for
+    Blackwell), for `model.attention` sdpa and packed."""
     log_every: Count = 10
     """Optimizer steps between lines of the metric log."""
     validate_every: Count | None = None
@@ -133,8 +139,9 @@ class Train(Section):
     lora: Lora | None = None
     """How conditions with `finetuning = ["lora"]` are trained."""
     groups: int | None = Field(None, ge=1, le=1_000_000)
-    """Conditions trained at the same time; without it as many as the cluster's GPUs hold, and one without GPUs (more groups
-    train no faster on the same cores, and each has a dozen processes)."""
+    """Conditions trained at the same time; without it as many as the cluster's GPUs hold, and one without GPUs. On CPUs two
+    groups with half of the threads each train more rows a second than one, and take twice the memory (`wlsweep plan` says
+    where)."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -143,6 +150,8 @@ class Train(Section):
                 f"global_batch {self.global_batch} is no multiple of workers {self.workers} x micro_batch "
                 f"{self.micro_batch}; change one of them"
             )
+        if self.flash_attention != "FA2" and not self.gpu:
+            raise ValueError(f'flash_attention = "{self.flash_attention}" is of GPUs, and gpu is false; leave it out')
         if self.checkpoint_every % self.log_every:
             raise ValueError(
                 f"checkpoint_every {self.checkpoint_every} is no multiple of log_every {self.log_every}; a resumed "

@@ -36,6 +36,7 @@ from transformers.integrations import HfDeepSpeedConfig  # noqa: E402
 
 from wlsweep.train import lora, packed, patches  # noqa: E402
 from wlsweep.train.head import compute_in_float32  # noqa: E402
+from wlsweep.train.kernels import set_up_kernels  # noqa: E402
 from wlsweep.train.model import AnswerModel  # noqa: E402
 
 deepspeed_logger.setLevel(logging.ERROR)
@@ -152,6 +153,7 @@ def build_engine(
         attention: attention implementation.
         total_steps: optimizer steps of the whole fine-tuning, for the cosine.
     """
+    set_up_kernels(train)
     start, base = base, base_of(base)
     parameters = parameter_count(base)
     config = zero3_config(train, parameters)
@@ -168,7 +170,12 @@ def build_engine(
         config = lora.for_adapters(config)
     gathered = stays_gathered(train, parameters)
     setup = patches.Setup(
-        torch.cuda.is_available(), dist.get_world_size(), train.dtype, attention == packed.NAME, gathered
+        torch.cuda.is_available(),
+        dist.get_world_size(),
+        train.dtype,
+        attention == packed.NAME,
+        gathered,
+        compiled=train.compile_elementwise,
     )
     patches.apply("model", setup, lm)
     if train.dtype == "bf16":
