@@ -5,6 +5,7 @@ Import it only in worker processes: it sets the accelerator that DeepSpeed will 
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
@@ -237,3 +238,15 @@ def release(engine: Any) -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    return_freed_memory()
+
+
+def return_freed_memory() -> None:
+    """Give memory that is free in this process back to the system.
+
+    glibc keeps what lies between pieces that are in use, and rows of every length leave many such holes: workers that
+    needed 5 GB held 11 after ten conditions of SmolLM2, until the machine had no more. Other C libraries are left alone.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
