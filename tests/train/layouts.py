@@ -18,6 +18,7 @@ from tests.train.made_rows import LR, STEPS, WEIGHTS, drawn_rows, train_config
 from wlsweep.spec.condition import Condition
 from wlsweep.train import zero3 as engine_module
 from wlsweep.train.batches import cut, global_batch_rows
+from wlsweep.train.kernels import has_compiler
 from wlsweep.train.model import collate, run_forward
 from wlsweep.train.zero3 import Decision, build_engine, export_model, join_group, release
 
@@ -127,9 +128,10 @@ def main():
         found[f"{name}, ragged, packed, checkpointing"] = gradients(
             base, rows, place, micro, ragged, checkpointing=True, attention="packed"
         )
-        found[f"{name}, compiled, packed, checkpointing"] = gradients(
-            base, rows, place, micro, full, checkpointing=True, attention="packed", compiled=True
-        )
+        if has_compiler():
+            found[f"{name}, compiled, packed, checkpointing"] = gradients(
+                base, rows, place, micro, full, checkpointing=True, attention="packed", compiled=True
+            )
         found[f"{name}, trajectory"] = trajectory(base, rows, place, micro)
         found[f"{name}, bf16"] = gradients(base, rows, place, micro, full, dtype="bf16")
         found[f"{name}, every second layer"] = gradients(base, rows, place, micro, full, checkpointing=2)
@@ -138,9 +140,10 @@ def main():
         engine_module.BUCKET, engine_module.SUB_GROUP = 2000, 30_000
         found[f"{name}, bf16, partitioned"] = gradients(base, rows, place, micro, full, dtype="bf16")
         found[f"{name}, partitioned, checkpointing"] = gradients(base, rows, place, micro, full, checkpointing=True)
-        found[f"{name}, partitioned, compiled, checkpointing"] = gradients(
-            base, rows, place, micro, full, checkpointing=True, compiled=True
-        )
+        if has_compiler():
+            found[f"{name}, partitioned, compiled, checkpointing"] = gradients(
+                base, rows, place, micro, full, checkpointing=True, compiled=True
+            )
         found[f"{name}, partitioned, trajectory"] = trajectory(
             base, rows, place, micro, out.parent / f"export{place.world}"
         )

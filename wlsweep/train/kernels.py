@@ -8,6 +8,11 @@ from wlsweep.errors import SharedFailure
 from wlsweep.spec.train_section import Train
 
 
+def has_compiler() -> bool:
+    """Whether PyTorch's compiler finds one of its own for C++ here."""
+    return any(map(shutil.which, ("g++", "clang++", "c++")))
+
+
 def set_up_kernels(train: Train) -> None:
     """Take the FlashAttention that `train.flash_attention` names, and see that what compiles can compile.
 
@@ -24,7 +29,7 @@ def set_up_kernels(train: Train) -> None:
                 f'train.flash_attention = "{train.flash_attention}": PyTorch finds no such kernels here ({e}); install the '
                 "package that brings them into the environment of the workers, or leave the setting out"
             ) from e
-    if train.compile_elementwise and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+    if train.compile_elementwise and not has_compiler():
         raise SharedFailure(
             "train.compile_elementwise needs a C++ compiler where workers run, and there is none in PATH: install g++, or "
             "leave the setting out"

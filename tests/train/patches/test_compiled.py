@@ -8,8 +8,11 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaConfig, LlamaMLP
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
+from wlsweep.train.kernels import has_compiler
 from wlsweep.train.patches import Setup, suspended
 from wlsweep.train.patches.compiled import apply
+
+pytestmark = pytest.mark.skipif(not has_compiler(), reason="PyTorch's compiler needs g++")
 
 WIDTH, TOKENS = 48, 70
 COMPILED = Setup(gpu=False, compiled=True)
