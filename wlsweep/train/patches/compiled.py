@@ -43,7 +43,7 @@ def norm(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
 
 
 def norm_backward(gradient: Tensor, x: Tensor, weight: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient of x, and of the weight by row in float32."""
+    """Gradient of x, and of the weight: summed over all tokens, in float32."""
     normed, g = x.float() * inverse, gradient.float()
     scaled = g * weight.float()
     along = (scaled * normed).mean(-1, keepdim=True)
