@@ -52,8 +52,8 @@ def cpu_advice(sweep: Sweep) -> list[str]:
     if train.workers == 1 and train.cpus_per_worker > 1 and train.groups is None and _is_large(sweep):
         found.append(
             f"one condition at a time on {train.cpus_per_worker} threads leaves them waiting for each other. Two at a time "
-            "with half of the threads each train 1.4 times as many rows a second (SmolLM2-135M's adapters, two cores) and take twice "
-            f"the memory: --set train.groups=2 --set train.cpus_per_worker={train.cpus_per_worker // 2}"
+            "with half of the threads each train 1.4 times as many rows a second (SmolLM2-135M's adapters, two cores) and "
+            f"take twice the memory: --set train.groups=2 --set train.cpus_per_worker={train.cpus_per_worker // 2}"
         )
     return found
 
