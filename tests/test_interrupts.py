@@ -78,7 +78,8 @@ def test_a_signal_while_results_are_written_leaves_the_old_ones_or_the_new_ones(
         until(lambda p=process: takes_signals(p) or p.poll() is not None, "no handler")
         time.sleep(wait_s)
         code, err, _ = ended(process, signal.SIGTERM)
-        assert code in (0, 143), err
+        # -15: when the work is done Python takes its handlers back before it ends, so a signal then has its default action.
+        assert code in (0, 143, -signal.SIGTERM), err
         assert not half_written(tmp_path), (wait_s, half_written(tmp_path))
     done = started(command[0], run.root, *command[1:], cwd=tmp_path)
     assert ended(done)[0] == 0
@@ -96,7 +97,7 @@ def test_a_signal_during_the_data_stage_stops_it_and_the_same_command_goes_on(tm
             until(lambda p=process: takes_signals(p) or p.poll() is not None, "no handler")
             until(lambda p=process, m=is_there: m() or p.poll() is not None, f"{moment}: never")
             code, err, out = ended(process, *numbers)
-            assert code in (0, 75, 130, 143), (moment, code, err, out)
+            assert code in (0, 75, 130, 143, -signal.SIGTERM), (moment, code, err, out)
             if code == 75:
                 assert "go on with: wlsweep run demo" in out, (moment, out)
             assert not half_written(tmp_path), (moment, half_written(tmp_path))
