@@ -64,3 +64,36 @@ def test_a_silence_is_said_once_and_again_after_something_was_heard():
         for seconds in (SLOW_S - 1, SLOW_S, SLOW_S + 1, 0, SLOW_S):
             view.while_silent(seconds, "a step", Path("driver.log"))
     assert log.getvalue().count("nothing new for 5:00, waiting for a step") == 2
+
+
+def test_a_launch_that_goes_on_counts_what_was_done_before_in_no_pace(monkeypatch):
+    log, now = StringIO(), [0.0]
+    monkeypatch.setattr("wlsweep.console.time.monotonic", lambda: now[0])
+    view = Progress(Console(file=log, width=200))
+    with view.during("train", 21, 18):
+        for name, at in (("a", 50), ("b", 80)):
+            now[0] = float(at)
+            view.on_condition(name, {"state": "done"})
+    assert [line.strip() for line in log.getvalue().splitlines()] == [
+        "train: 21 conditions, 18 of them done before",
+        "train 19/21 done | 0:50  a done",
+        "train 20/21 done | 30.0 s each | 0:30 left  b done",
+    ]
+
+
+def test_rows_that_an_engine_predicts_reach_a_log_every_few_minutes_and_not_once_their_condition_is_done(monkeypatch):
+    log, now = StringIO(), [0.0]
+    monkeypatch.setattr("wlsweep.console.time.monotonic", lambda: now[0])
+    view = Progress(Console(file=log, width=200))
+    with view.during("predict", 2):
+        for done in range(0, 1300, 100):
+            now[0] += SLOW_S / 6
+            view.on_rows("a", done, 2000)
+        view.on_condition("a", {"state": "done"})
+        now[0] += SLOW_S
+        view.on_rows("a", 2000, 2000)
+    assert [line.strip().split("  ")[-1] for line in log.getvalue().splitlines()[1:]] == [
+        "a 500/2,000 rows predicted",
+        "a 1,100/2,000 rows predicted",
+        "a done",
+    ]

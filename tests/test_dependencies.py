@@ -12,7 +12,18 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROJECT = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-ENGINES = {"ray", "torch", "vllm", "deepspeed", "transformers", "tokenizers", "huggingface_hub", "peft", "safetensors"}
+ENGINES = {
+    "ray",
+    "torch",
+    "vllm",
+    "deepspeed",
+    "transformers",
+    "tokenizers",
+    "huggingface_hub",
+    "peft",
+    "safetensors",
+    "tqdm",
+}
 """Modules that come with an extra; everything else must be there without one."""
 TRACKERS = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboardx"}
 """What each tracker's extra brings, and nothing else needs."""

@@ -29,15 +29,18 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._live: Live | None = None
-        self._reset("", 0)
+        self._reset("", 0, 0)
 
-    def _reset(self, stage: str, total: int) -> None:
-        self.stage, self.total, self.done, self.failed = stage, total, 0, 0
+    def _reset(self, stage: str, total: int, done: int) -> None:
+        self.stage, self.total, self.done, self.failed = stage, total, done, 0
+        self.ended = 0
+        """Conditions that ended since the stage began."""
         self.predicted = 0
         self.running: dict[str, str] = {}
         self.finished: set[str] = set()
         self.began = time.monotonic()
         self.first_done: float | None = None
+        self.rows_said = self.began
         self.noted: set[str] = set()
         self.silent = False
 
@@ -67,11 +70,15 @@ class Progress:
             )
 
     @contextmanager
-    def during(self, stage: str, total: int) -> Iterator[None]:
-        """Show a stage of `total` conditions for the length of the block; a log gets a line at its start."""
-        self._reset(stage, total)
+    def during(self, stage: str, total: int, done: int = 0) -> Iterator[None]:
+        """Show a stage of `total` conditions for the length of the block; a log gets a line at its start.
+
+        So many were `done` before.
+        """
+        self._reset(stage, total, done)
         if not self.console.is_terminal:
-            self.say(f"{stage}: {total} conditions" if total else f"{stage}: begins")
+            before = f", {done} of them done before" if done else ""
+            self.say(f"{stage}: {total} conditions{before}" if total else f"{stage}: begins")
             yield
             return
         # Standard error stays with the file that it was sent to; Live would fetch it back onto the screen.
@@ -103,11 +110,22 @@ class Progress:
             self.done += state == "done"
             self.failed += state == "failed"
             if state in ("done", "failed"):
+                self.ended += 1
                 self.first_done = self.first_done or time.monotonic()
             if state == "failed":
                 self.say(f"  {name} FAILED: {one_line(str(metrics.get('cause') or ''))}")
             elif not self.console.is_terminal:
                 self.say(f"  {self._progress()}  {name} {state}")
+        self._redraw()
+
+    def on_rows(self, name: str, done: int, of: int) -> None:
+        """An engine has predicted so many rows of a condition and of those that share its queue; a log hears it rarely."""
+        if name in self.finished:
+            return
+        self.running[name] = f"{name} {done:,}/{of:,} rows"
+        if not self.console.is_terminal and time.monotonic() - self.rows_said >= SLOW_S:
+            self.rows_said = time.monotonic()
+            self.say(f"  {self._progress()}  {self.running[name]} predicted")
         self._redraw()
 
     def on_predicted(self, name: str) -> None:
@@ -123,7 +141,6 @@ class Progress:
             self._live.update(Text(f"{self._progress()}  {', '.join(self.running.values()) or idle}"))
 
     def _progress(self) -> str:
-        over = self.done + self.failed
         parts = [f"{self.stage} {self.done}/{self.total} done"]
         if self.running:
             parts.append(f"{len(self.running)} running")
@@ -131,10 +148,10 @@ class Progress:
             parts.append(f"{self.predicted} predicted")
         if self.failed:
             parts.append(f"{self.failed} failed")
-        if over >= 2 and self.first_done is not None:
+        if self.ended >= 2 and self.first_done is not None:
             # The first condition pays for the start of workers; the rest tell the rate.
-            each = (time.monotonic() - self.first_done) / (over - 1)
-            left = max(0, self.total - self.done - self.failed)  # some were done before this launch
+            each = (time.monotonic() - self.first_done) / (self.ended - 1)
+            left = max(0, self.total - self.done - self.failed)
             parts += [f"{each:.1f} s each", f"{clock(each * left)} left"]
         else:
             parts.append(clock(time.monotonic() - self.began))

@@ -24,6 +24,7 @@ from tests.end_to_end.launches import (
     wait_until,
 )
 from wlsweep.run.layout import RunDir
+from wlsweep.run.lease import holder
 from wlsweep.run.status import RunStatus
 from wlsweep.run.usage import usage_of
 
@@ -35,47 +36,38 @@ RAYS_OWN = (
 """What Ray starts for itself, by what command lines hold; the node process (raylet) ends with its agents."""
 
 
-def test_a_killed_trial_costs_nothing_a_killed_worker_a_retry_and_a_failed_condition_only_itself(undisturbed):
+def test_a_killed_trial_costs_nothing_a_killed_worker_a_retry_and_failed_conditions_only_themselves(undisturbed):
     """All faults in one sweep; once they are fixed, the same command ends with the bits of an undisturbed run."""
     out = beside(undisturbed, "faults")
-    run, (orphaned, killed, failing) = RunDir(out), NAMES
+    run, (killed, greedy, failing) = RunDir(out), NAMES
     run.condition(failing).mkdir(parents=True)
     run.checkpoints(failing).touch()  # a file where a folder belongs
-    started = start(out)
-    wait_until(lambda: any(run.checkpoints(orphaned).glob("step_*/training.json")))
-    kill(started, "ImplicitFunc")  # the trial's process: its workers end themselves, their room is given back
-    wait_until(lambda: any(run.checkpoints(killed).glob("step_*/training.json")))
-    os.kill(json.loads(run.lease(killed).read_text())["pid"], signal.SIGKILL)
-    text = finish(started, code=1)
-    states = {s.name: s for s in RunStatus(run).all()}
-    assert [states[n].predict for n in NAMES[:2]] == ["done", "done"]
-    assert [json.loads(run.trained(n).read_text())["attempts"] for n in (orphaned, killed)] == [1, 2]
-    assert states[failing].train == "failed" and "checkpoints" in states[failing].cause
-    used = {c.name: c for c in usage_of(run).conditions}
-    tried = json.loads(run.failed(failing).read_text())["attempts"]
-    assert [used[n].attempts for n in NAMES] == [2, 2, tried], "an attempt that was killed is one, whoever is to blame"
-    assert all(0 < used[n].unfinished.seconds < used[n].training.seconds for n in (orphaned, killed))
-    assert used[failing].unfinished == used[failing].training and used[orphaned].checkpoint_bytes > 0
-    assert f"{failing} FAILED" in text and "\x1b[" not in text
-    run.checkpoints(failing).unlink()
-    assert trained_in(finish(start(out))) == [failing]
-    assert results(out) == results(undisturbed[0])
-
-
-def test_a_worker_without_memory_fails_its_condition_at_once_and_the_next_one_is_trained(undisturbed):
-    out = beside(undisturbed, "without-memory")
-    run, (failing, next_one) = RunDir(out), NAMES[:2]
     path = os.pathsep.join(
         [str(Path(__file__).with_name("without_memory")), os.environ.get("PYTHONPATH", str(Path.cwd()))]
     )
-    environment = {"PYTHONPATH": path, "WITHOUT_MEMORY": failing}
-    text = finish(start(out, "--stage", "train", "--only", "0-1", environment=environment), code=1)
-    failed = json.loads(run.failed(failing).read_text())
-    assert failed["attempts"] == 1, "the same again would fail again"
-    assert f"{failing}: a worker ran out of memory; lower train.micro_batch (8), or set" in failed["cause"]
-    assert f"{failing} FAILED" in text and "lower train.micro_batch (8)" in text
-    assert json.loads(run.trained(next_one).read_text())["attempts"] == 1
-    assert results_of_training(run, next_one) == results_of_training(RunDir(undisturbed[0]), next_one)
+    started = start(out, environment={"PYTHONPATH": path, "WITHOUT_MEMORY": greedy})
+    wait_until(lambda: any(run.checkpoints(killed).glob("step_*/training.json")))
+    orphan = holder(run.lease(killed)).pid
+    kill(started, "ImplicitFunc")  # the trial's process: its workers end themselves, their room is given back
+    wait_until(lambda: (now := holder(run.lease(killed))) and now.pid != orphan)
+    os.kill(holder(run.lease(killed)).pid, signal.SIGKILL)
+    text = finish(started, code=1)
+    states = {s.name: s for s in RunStatus(run).all()}
+    assert states[killed].predict == "done" and json.loads(run.trained(killed).read_text())["attempts"] == 2
+    assert states[greedy].train == "failed" and states[failing].train == "failed"
+    assert f"{greedy}: a worker ran out of memory; lower train.micro_batch (8), or set" in states[greedy].cause
+    assert "checkpoints" in states[failing].cause
+    tried = {n: json.loads(run.failed(n).read_text())["attempts"] for n in (greedy, failing)}
+    assert tried == {greedy: 1, failing: 2}, "without memory the same again would fail again"
+    used = {c.name: c for c in usage_of(run).conditions}
+    assert [used[n].attempts for n in NAMES] == [3, 1, 2], "an attempt that was killed is one, whoever is to blame"
+    assert 0 < used[killed].unfinished.seconds < used[killed].training.seconds and used[killed].checkpoint_bytes > 0
+    assert all(used[n].unfinished == used[n].training for n in (greedy, failing))
+    assert all(f"{n} FAILED" in text for n in (greedy, failing)) and "\x1b[" not in text
+    assert "lower train.micro_batch (8)" in text
+    run.checkpoints(failing).unlink()
+    assert trained_in(finish(start(out))) == [greedy, failing]
+    assert results(out) == results(undisturbed[0])
 
 
 def test_a_driver_that_is_stopped_or_killed_or_loses_ray_loses_nothing(undisturbed):

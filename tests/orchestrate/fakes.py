@@ -58,6 +58,7 @@ class FakeStages:
     fates: dict[str, list[str | Callable[[Launch], None]]] = field(default_factory=dict)
     predictions: dict[str, list[str]] = field(default_factory=dict)
     engine_losses: int = 0
+    on_predict: Callable[[Launch], None] = lambda launch: None
     rounds: list[list[str]] = field(default_factory=list)
     predicted: list[list[str]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
@@ -109,6 +110,7 @@ class FakeStages:
         self, launch: Launch, names: Sequence[str], engines: int, training: Path | None, late: bool
     ) -> Iterator[dict[str, Any]]:
         self.predicted.append(list(names))
+        self.on_predict(launch)
         if self.engine_losses:
             self.engine_losses -= 1
             raise RuntimeError("the engine's process died")

@@ -1,12 +1,14 @@
 """When a launch in which nothing happens ends itself."""
 
 import threading
+import time
+from dataclasses import replace
 
 import pytest
 
-from tests.orchestrate.fakes import NAMES, FakeStages, go
+from tests.orchestrate.fakes import NAMES, FakeStages, go, launch_of
 from wlsweep.orchestrate import launch as launches
-from wlsweep.orchestrate.driver import STOPPED
+from wlsweep.orchestrate.driver import STOPPED, Driver
 from wlsweep.orchestrate.stall import FACTOR, LONGEST_TICK_S, LaunchEnded, StallLimit
 
 
@@ -63,8 +65,12 @@ def test_a_process_that_was_suspended_has_not_waited():
 def test_a_launch_whose_work_never_ends_exits_with_75(tmp_path, monkeypatch):
     monkeypatch.setattr(launches, "TICK_S", 0.002)
     never = threading.Event()
-    fakes = FakeStages(fates={NAMES[0]: [lambda launch: never.wait(20)]})
-    ran = go(tmp_path, fakes, stall=StallLimit(0.05))
+
+    def hang(launch):
+        launch.stall.silence.limit_s = 0.05
+        never.wait(20)
+
+    ran = go(tmp_path, FakeStages(fates={NAMES[0]: [hang]}))
     never.set()
     assert ran.code == STOPPED
     assert "while waiting for the first step of a condition, or its next" in ran.said
@@ -84,3 +90,31 @@ def test_a_silence_while_nothing_waits_for_room_ends_the_launch(tmp_path, monkey
     ran = go(tmp_path, fakes, stall=StallLimit(0.1), others=lambda: None)
     never.set()
     assert ran.code == STOPPED and "waiting for room" not in ran.said
+
+
+@pytest.mark.parametrize(("moves", "code"), [(True, 0), (False, STOPPED)])
+def test_a_queue_of_rows_that_outlasts_the_limit_is_no_stall_while_rows_are_predicted(
+    tmp_path, monkeypatch, moves, code
+):
+    monkeypatch.setattr(launches, "TICK_S", 0.01)
+    monkeypatch.setattr(launches, "ROWS_S", 0.01)
+    rows, over = {NAMES[1]: (7, 900)}, threading.Event()
+
+    def queue(launch):
+        launch.stall.silence.limit_s, began = 0.5, time.monotonic()
+        while time.monotonic() - began < 1.5 and not over.is_set():
+            if moves:
+                done, of = rows.get(NAMES[0], (0, 900))
+                rows[NAMES[0]] = done + 1, of
+            time.sleep(0.02)
+
+    shown = []
+    fakes = FakeStages(on_predict=queue)
+    launch, text = launch_of(tmp_path)
+    launch = replace(launch, told_rows=lambda: dict(rows))
+    launch.view.on_rows = lambda *what: shown.append(what)
+    launch.stall.heard = lambda: launch.stall.silence.broken()  # the limit stays as it is
+    assert Driver(launch, fakes.stages()).go() == code, text.getvalue()
+    over.set()
+    assert {name for name, *_ in shown} == ({NAMES[0]} if moves else set())
+    assert ("while waiting for the first prediction" in text.getvalue()) != moves

@@ -1,6 +1,6 @@
-"""Run by a test: a real engine whose model is split over two processes, swap after swap.
+"""Run by a test: a real engine whose model is split over processes, swap after swap.
 
-python -m tests.predict.split MODEL OTHER_MODEL OUT
+python -m tests.predict.split MODEL OTHER_MODEL OUT PROCESSES
 """
 
 import json
@@ -14,11 +14,11 @@ from wlsweep.predict.vllm_engine import Engine, engine_environment, tensor_paral
 
 
 def main():
-    first, second, out = (Path(a) for a in sys.argv[1:])
+    first, second, out = (Path(a) for a in sys.argv[1:4])
     os.environ |= engine_environment(CONFIG)
     rows = drawn_rows(first)
     probes = {m: probe(m, rows) for m in (first, second)}
-    engine = Engine(first, CONFIG, max(rows.lengths) + 8, rows.answer, **tensor_parallel(2))
+    engine = Engine(first, CONFIG, max(rows.lengths) + 8, rows.answer, **tensor_parallel(int(sys.argv[4])))
     config = engine.llm.llm_engine.vllm_config.parallel_config
     found = {"executor": config.distributed_executor_backend, "ranks": config.world_size, "sound": [], "scores": []}
     for model in (first, second, first):

@@ -68,10 +68,11 @@ def main():
     prompts = [p.tolist() for p in rows.prompts]
     assert np.sort(rows.lengths)[-4] > 128
     engine = Engine(first, CONFIG, max(rows.lengths) + 8, rows.answer)
-    found = {"scores": [], "sound": []}
+    vllm_engine.ROWS_S = 0.0
+    found = {"scores": [], "sound": [], "rows": []}
     for model in (first, second, first):
         found["sound"].append(refusal(engine, model, probes[model]))
-        found["scores"].append(engine.score(prompts))
+        found["scores"].append(engine.score(prompts, on_rows=lambda *rows: found["rows"].append(rows)))
     found["another model's probe"] = refusal(engine, first, probes[second])
 
     reset, engine.llm.reset_prefix_cache = engine.llm.reset_prefix_cache, lambda: True

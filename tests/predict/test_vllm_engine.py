@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def models(tmp_path_factory):
     """A model that speaks the answer's format, and one with other weights that does not; Reject is two tokens."""
     folder = tmp_path_factory.mktemp("models")
-    first = make_base(folder / "first", split_labels=True)
+    first = make_base(folder / "first", split_labels=True, width=128, heads=4)
     lm = AutoModelForCausalLM.from_pretrained(first, dtype=torch.float32)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -77,6 +77,12 @@ def test_both_ways_of_scoring_were_tried(models, found):
     assert not any(text.startswith(prefix) for text, *_ in found["scores"][1])
 
 
+def test_an_engine_tells_how_many_rows_it_has_answered(models, found):
+    n = len(drawn_rows(models[0]).prompts)
+    assert [rows for rows in found["rows"] if rows[0] == n] == [[n, n]] * 3
+    assert all(0 < done <= of == n for done, of in found["rows"]) and len(found["rows"]) > 3
+
+
 FAULTS = {
     "another model's probe": "label log-probabilities differ by",
     "keys and values of the old weights": "of the way from the model before|log-probabilities differ by",
@@ -97,15 +103,18 @@ def test_tied_models_are_swapped_in_float32_on_a_cpu(found):
     assert found["tied"] == [None] * 3
 
 
-def test_a_model_that_is_split_over_two_processes_is_swapped_in_both(models, tmp_path):
+def test_a_model_that_is_split_over_four_processes_is_swapped_in_each(models, tmp_path):
+    """Of two heads of keys and values, four ranks hold each one twice."""
+    ranks = 4
     out = tmp_path / "found.json"
-    command = [sys.executable, "-m", "tests.predict.split", *map(str, models), str(out)]
+    command = [sys.executable, "-m", "tests.predict.split", *map(str, models), str(out), str(ranks)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(out.read_text())
-    assert (found["executor"], found["ranks"]) == ("mp", 2)
+    assert (found["executor"], found["ranks"]) == ("mp", ranks)
     assert found["sound"] == [None] * 3 and "log-probabilities differ by" in found["another model's probe"]
-    assert found["read by each rank"][0] == found["read by each rank"][1] > 0 and found["missing"] == [[], []]
+    assert len(set(found["read by each rank"])) == 1 and found["read by each rank"][0] > 0
+    assert found["missing"] == [[]] * ranks
     for turn, which in enumerate((0, 1, 0)):
         expected = list(said(models[which], drawn_rows(models[which])))
         assert [s[1:] for s in found["scores"][turn]] == [pytest.approx(e[1:], abs=1e-4) for e in expected]

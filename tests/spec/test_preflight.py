@@ -69,6 +69,26 @@ def test_a_whole_model_of_a_known_family_passes(make_model):
     assert check_model(sweep_on(folder), ask_hub=False).warnings == []
 
 
+@pytest.mark.parametrize(
+    ("gpus", "use"), [(1, None), (2, None), (4, None), (7, "1, 2 or 4"), (8, "1, 2 or 4"), (3, "1 or 2")]
+)
+def test_an_engine_over_gpus_that_the_model_cannot_be_split_over_is_refused_with_those_that_fit(make_model, gpus, use):
+    """28 heads and 4 of keys and values, as Qwen2.5-7B has them, and a layer of 5 x 2^8 units."""
+    folder = make_model(num_attention_heads=28, num_key_value_heads=4, head_dim=32, intermediate_size=1280)
+    sweep = sweep_on(folder)
+    sweep = sweep.model_copy(update={"predict": sweep.predict.model_copy(update={"gpus_per_engine": gpus})})
+    problems = check_model(sweep).problems
+    assert problems == [] if use is None else problems[0].endswith(f"1280 units a layer; use {use}"), problems
+
+
+def test_a_tiny_base_is_split_by_the_same_rule():
+    sweep = load_sweep("search_spaces/demo.toml")
+    heads = sweep.model.tiny.heads
+    sweep = sweep.model_copy(update={"predict": sweep.predict.model_copy(update={"gpus_per_engine": heads + 1})})
+    with pytest.raises(WlsweepError, match=rf"gpus_per_engine = {heads + 1}: .* {heads} attention heads"):
+        refuse_model(sweep)
+
+
 def test_a_tiny_base_needs_no_check():
     assert refuse_model(load_sweep("search_spaces/demo.toml")) is None
 

@@ -46,9 +46,9 @@ def papers(n):
     return [parse_row(draw_papers(1, 12 + 3 * i, [5, i])[0]) for i in range(n)]
 
 
-def make_base(folder: Path, split_labels: bool = False) -> Path:
+def make_base(folder: Path, split_labels: bool = False, **size: int) -> Path:
     """A tiny model that speaks the answer's format; with `split_labels` its tokenizer writes Reject as two tokens."""
-    config = TinyBase(vocab=600, batch=4)
+    config = TinyBase(vocab=600, batch=4, **size)
     rows = papers(24)
     if split_labels:
         words = ["Accept", "Re", "ject", "boxed", "system", "user", "assistant"]

@@ -251,8 +251,7 @@ class Driver:
         began = len(launch.chosen) - len(untrained(launch))
         if began == len(launch.chosen):
             return
-        with launch.view.during("train", len(launch.chosen)):
-            launch.view.done = began
+        with launch.view.during("train", len(launch.chosen), began):
             capacity = self._connect()
             states = RunStatus(launch.run)
             names = [c.name for c in launch.chosen if not states.predicted(c.name)] if launch.last != "train" else []

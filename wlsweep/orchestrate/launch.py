@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,8 @@ Stage = Literal["data", "train", "predict", "evaluate", "report"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 TICK_S = 0.2
 """Seconds between two looks of the main thread at signals, at the cluster and at the clock."""
+ROWS_S = 5.0
+"""Seconds between two looks at how many rows engines have predicted."""
 OTHERS_S = 2.0
 """Seconds between two looks at what other launches hold."""
 ENOUGH = 3
@@ -54,6 +56,8 @@ class Launch:
     """Why the Ray cluster cannot be used any more, or None; looked at several times a second."""
     tell: Callable[[str], None] = lambda word: None
     """Tells the processes on all nodes a word; does not wait."""
+    told_rows: Callable[[], Mapping[str, tuple[int, int]]] = dict
+    """What engines told last: by condition, how many of how many rows they have predicted. May take a while."""
     others: Callable[[], str | None] = lambda: None
     """Who holds the room of the Ray cluster that this launch waits for, or None: a wait for them is no stall."""
     owner: str = field(default_factory=_owner)
@@ -133,6 +137,25 @@ class Launch:
         while thread.is_alive() and not (self.stop.asked() and not saves):
             thread.join(timeout=TICK_S)
             self.check()
+
+    @contextmanager
+    def hearing_rows(self) -> Iterator[None]:
+        """For the length of the block, rows that engines predict are shown, and are no silence: a queue may take hours."""
+        over, before = threading.Event(), dict(self.told_rows())
+
+        def listen() -> None:
+            while not over.wait(ROWS_S):
+                for name, rows in self.told_rows().items():
+                    if before.get(name) != rows:
+                        before[name] = rows
+                        self.stall.heard()
+                        self.view.on_rows(name, *rows)
+
+        threading.Thread(target=listen, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
 
     @contextmanager
     def holding(self, lease: Path) -> Iterator[bool]:

@@ -83,9 +83,10 @@ class OverlappedPrediction:
         trained_first = sorted(names, key=lambda name: states.trained(name) is None)
         engines = self.capacity.beside or self.capacity.late
         try:
-            for result in self.predict(trained_first, engines, training, not self.capacity.beside):
-                self.launch.stall.heard()
-                if RunStatus(self.launch.run).predicted(name := result["condition"]):
-                    self.launch.view.on_predicted(name)
+            with self.launch.hearing_rows():
+                for result in self.predict(trained_first, engines, training, not self.capacity.beside):
+                    self.launch.stall.heard()
+                    if RunStatus(self.launch.run).predicted(name := result["condition"]):
+                        self.launch.view.on_predicted(name)
         except Exception:  # noqa: BLE001 - in driver.log; see above
             traceback.print_exc()

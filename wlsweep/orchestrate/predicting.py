@@ -50,9 +50,10 @@ class Prediction:
         """One pass; what turned out to be in another launch's hands is not counted as tried."""
         heard: set[str] = set()
         try:
-            for result in self.predict(names, engines):
-                heard.add(result["condition"])
-                self._on_result(result["condition"], result["cause"])
+            with self.launch.hearing_rows():
+                for result in self.predict(names, engines):
+                    heard.add(result["condition"])
+                    self._on_result(result["condition"], result["cause"])
         except Exception as e:  # noqa: BLE001 - processes of the engines or of Ray Data were lost
             traceback.print_exc()  # to driver.log
             self.fruitless = 0 if heard else self.fruitless + 1

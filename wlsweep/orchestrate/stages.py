@@ -113,7 +113,7 @@ def _plan(launch: Launch) -> None:
 
 
 def _connect(launch: Launch) -> Capacity:
-    from wlsweep.orchestrate.notices import tell
+    from wlsweep.orchestrate.notices import tell, told_rows
     from wlsweep.orchestrate.ray_cluster import cluster_nodes, connect, is_connected, lost_cluster, who_holds_room
 
     if not is_connected():
@@ -121,6 +121,7 @@ def _connect(launch: Launch) -> Capacity:
         connect(launch.sweep, launch.view.say, launch.stop)
         launch.stop.take_signals()  # Ray takes SIGTERM for itself when it starts
     launch.cluster_lost, launch.others, launch.tell = lost_cluster, who_holds_room, tell
+    launch.told_rows = lambda: told_rows(str(launch.run.root))
     return capacity(launch.sweep, cluster_nodes(), launch.last != "train")
 
 
@@ -133,9 +134,11 @@ def _train(launch: Launch, request: TrainRequest, on_trial: OnTrial) -> None:
 def _predict(
     launch: Launch, names: Sequence[str], engines: int, training: Path | None, late: bool
 ) -> Iterator[dict[str, Any]]:
+    from wlsweep.orchestrate.notices import row_teller
     from wlsweep.predict.stage import predict_conditions
 
-    return predict_conditions(launch.sweep, launch.run, names, engines, launch.owner, training, late)
+    tell_rows = row_teller(str(launch.run.root))
+    return predict_conditions(launch.sweep, launch.run, names, engines, launch.owner, training, late, tell_rows)
 
 
 def _evaluate(launch: Launch) -> Any:

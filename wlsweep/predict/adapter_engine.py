@@ -10,7 +10,7 @@ the base gives.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +82,20 @@ class AdapterEngine(Engine):
         self._check(adapter, served, probe, np.array(base))
         self._requests[adapter] = request
 
-    def score_all(self, adapters: Sequence[Path], prompts: Sequence[Sequence[int]]) -> Mapping[Path, list[Scored]]:
+    def score_all(
+        self,
+        adapters: Sequence[Path],
+        prompts: Sequence[Sequence[int]],
+        on_rows: Callable[[int, int], None] | None = None,
+    ) -> Mapping[Path, list[Scored]]:
         """What each proved adapter says of every prompt, all in one queue.
 
         Args:
             adapters: folders that passed `prove`.
             prompts: token ids up to the answer.
+            on_rows: see `score`.
         """
         n = len(prompts)
         asked = [self._requests[a] for a in adapters for _ in prompts]
-        scored = self.score([*prompts] * len(adapters), asked)
+        scored = self.score([*prompts] * len(adapters), asked, on_rows)
         return {adapter: scored[i * n : (i + 1) * n] for i, adapter in enumerate(adapters)}

@@ -9,6 +9,7 @@ import shutil
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,17 @@ class Predictor:
     """A Ray Data actor: one engine; one whole model at a time, or all finished adapters together."""
 
     def __init__(
-        self, sweep: Sweep, root: str, owner: str, wait_for: Callable[[str], None], names: Sequence[str] = ()
+        self,
+        sweep: Sweep,
+        root: str,
+        owner: str,
+        wait_for: Callable[[str], None],
+        names: Sequence[str] = (),
+        tell_rows: Callable[[str, int, int], None] | None = None,
     ) -> None:
         """`wait_for` returns once a condition's model is there, or will not come; `names` is all that is to be predicted."""
         self.sweep, self.run, self.owner, self.wait_for = sweep, RunDir(Path(root)), owner, wait_for
-        self.names = tuple(names)
+        self.names, self.tell_rows = tuple(names), tell_rows
         self.own_log = self.run.logs / f"predict_{os.getpid()}.log"
         log_process_to(self.own_log)
         end_children_with_this_process()
@@ -120,7 +127,7 @@ class Predictor:
                 f"with them. Put the trained model back, or delete {self.run.trained(name)} to train it again"
             )
         engine = self._ready(model, self._probe(name, record))
-        return self._write(name, record, engine.score(self._prompts()))
+        return self._write(name, record, engine.score(self._prompts(), on_rows=self._on_rows(name)))
 
     def _predict_together(self, name: str) -> pa.Table:
         """Predict a LoRA condition with all others that are trained and nobody predicts, and return its own table.
@@ -144,7 +151,7 @@ class Predictor:
                     engine, proved = self._proved(name, records[name]), [name]
                     break
             self.meter.shared_by(proved)
-            found = engine.score_all([self.run.model(n) for n in proved], self._prompts())
+            found = engine.score_all([self.run.model(n) for n in proved], self._prompts(), self._on_rows(name))
             tables = {n: self._write(n, records[n], found[self.run.model(n)]) for n in proved}
         return tables[name]
 
@@ -182,6 +189,9 @@ class Predictor:
     def _probe(self, name: str, record: TrainedRecord) -> list[Probe]:
         mix = load_mix(self.run, parse_name(name).k)
         return [Probe(mix.prompt(p.row).tolist(), p.logprob_accept, p.logprob_reject) for p in record.probe]
+
+    def _on_rows(self, name: str) -> Callable[[int, int], None] | None:
+        return self.tell_rows and partial(self.tell_rows, name)
 
     def _prompts(self) -> list[list[int]]:
         return [self.test.prompt(i).tolist() for i in range(len(self.test.row_ids))]

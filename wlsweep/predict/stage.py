@@ -6,7 +6,7 @@ conditions in hand. What is complete is decided by `wlsweep.run.status`, from th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def predict_conditions(
     owner: str,
     training: Path | None = None,
     late: bool = False,
+    tell_rows: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Predict conditions on the Ray cluster that this process is connected to; yields each one's result as it ends.
 
@@ -45,6 +46,8 @@ def predict_conditions(
         owner: named in leases; a condition that another launch predicts is left to it (a result of 0 rows).
         training: a file that exists while conditions are still being trained; until it is gone, engines wait for models.
         late: the last conditions train; a model that nobody trains is not waited for (a result of 0 rows).
+        tell_rows: called in the engines' processes with a condition, and how many of how many rows are predicted, of all
+            conditions that share its queue.
     """
     import ray.data
 
@@ -62,6 +65,7 @@ def predict_conditions(
             "owner": owner,
             "wait_for": ModelWait(root, tuple(c.name for c in sweep.conditions), training and training.resolve(), late),
             "names": tuple(names),
+            "tell_rows": tell_rows,
         },
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(engines, len(names)), max_tasks_in_flight_per_actor=1),

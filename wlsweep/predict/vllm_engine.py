@@ -8,14 +8,16 @@ must give the label log-probabilities that the trained model left (`swap_check`)
 from __future__ import annotations
 
 import gc
+import io
 import json
 import math
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.errors import WlsweepError
@@ -26,6 +28,8 @@ from wlsweep.spec.cost import GIB, OUTSIDE
 
 _CPU_KV_CACHE = 256 << 20
 """Bytes of key-value cache of a CPU engine."""
+ROWS_S = 10.0
+"""Seconds between two reports of answered rows."""
 LEAST_SHARE = 0.1
 """Share of a GPU below which no engine is tried."""
 
@@ -216,17 +220,23 @@ class Engine:
         del self.llm, self._text
         gc.collect()
 
-    def score(self, prompts: Sequence[Sequence[int]], adapters: Sequence[Any] | None = None) -> list[Scored]:
+    def score(
+        self,
+        prompts: Sequence[Sequence[int]],
+        adapters: Sequence[Any] | None = None,
+        on_rows: Callable[[int, int], None] | None = None,
+    ) -> list[Scored]:
         """Answer prompts greedily and score both labels; one prefill a prompt unless an answer leaves the format.
 
         Args:
             prompts: token ids up to the answer.
             adapters: vLLM's `LoRARequest` of each prompt; without them the loaded model answers.
+            on_rows: called every `ROWS_S` seconds with how many of how many prompts are answered.
         """
         at, prefix = len(self.answer.prefix), list(self.answer.prefix)
         # Longest first: the last batches are then short, and no long row runs alone at the end.
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-        outputs = self._run([prompts[i] for i in order], self._generate, _at(adapters, order))
+        outputs = self._run([prompts[i] for i in order], self._generate, _at(adapters, order), on_rows)
         found: dict[int, Scored] = {}
         astray: dict[int, str] = {}
         for i, best in zip(order, outputs, strict=True):
@@ -246,18 +256,43 @@ class Engine:
         outputs = self._run([[*p, *self.answer.prefix] for p in prompts], self._decide, adapters)
         return [self._labels(o.logprobs[0]) for o in outputs]
 
-    def _run(self, prompts: Sequence[Sequence[int]], how: Any, adapters: Sequence[Any] | None) -> list[Any]:
+    def _run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        how: Any,
+        adapters: Sequence[Any] | None,
+        on_rows: Callable[[int, int], None] | None = None,
+    ) -> list[Any]:
         if not prompts:
             return []
         asked = [{"prompt_token_ids": list(p)} for p in prompts]
         more = {} if adapters is None else {"lora_request": list(adapters)}
-        return [o.outputs[0] for o in self.llm.generate(asked, how, use_tqdm=False, **more)]
+        counted: Any = partial(_RowCount, on_rows) if on_rows else False
+        return [o.outputs[0] for o in self.llm.generate(asked, how, use_tqdm=counted, **more)]
 
     def _labels(self, logprobs: Any) -> tuple[float, float]:
         return float(logprobs[self.answer.accept].logprob), float(logprobs[self.answer.reject].logprob)
 
     def _decode(self, token_ids: tuple[int, ...]) -> str:
         return str(self.llm.get_tokenizer().decode(token_ids, skip_special_tokens=True))
+
+
+class _RowCount(tqdm):  # type: ignore[misc]
+    """vLLM's progress bar, without a bar: it tells rows, and only those that are answered, not those that are queued."""
+
+    monitor_interval = 0  # no thread
+
+    def __init__(self, on_rows: Callable[[int, int], None], *args: Any, **options: Any) -> None:
+        self.on_rows: Callable[[int, int], None] | None = (
+            None if args else on_rows
+        )  # given rows, it counts the queueing
+        self.told = 0
+        super().__init__(*args, **options, file=io.StringIO(), mininterval=ROWS_S, leave=False)
+
+    def display(self, *_args: Any, **_options: Any) -> None:
+        if self.on_rows and self.n > self.told:
+            self.told = int(self.n)
+            self.on_rows(self.told, int(self.total))
 
 
 def _at(adapters: Sequence[Any] | None, places: Sequence[int]) -> list[Any] | None:

@@ -127,8 +127,8 @@ class Sweep(Section):
     """Which models outlive their predictions; `best` is the lowest unweighted training loss, since the test set
     chooses no model."""
     stall_minutes: float = Field(30.0, gt=0, le=1e6)
-    """Minutes in which no step, no prediction and no wait for another launch happened, after which a launch ends itself with
-    exit code 75; longer where the sweep's own pace is slower (20 times the longest silence so far)."""
+    """Minutes in which no step, no predicted row and no wait for another launch happened, after which a launch ends itself
+    with exit code 75; longer where the sweep's own pace is slower (20 times the longest silence so far)."""
     task: Task = Task()
     data: Data
     model: Model

@@ -21,7 +21,7 @@ from wlsweep.data.rows import Row
 from wlsweep.errors import WlsweepError, os_error_text, refuse_all
 from wlsweep.files import kind_of_special, parse_json, read_file
 from wlsweep.spec.adapters import adapter_problems
-from wlsweep.spec.architecture import FAMILIES, hub_cache, model_folder, read_config
+from wlsweep.spec.architecture import FAMILIES, Architecture, architecture, hub_cache, model_folder, read_config
 from wlsweep.spec.config import Sweep
 
 SAMPLE = 64
@@ -55,13 +55,14 @@ def check_model(sweep: Sweep, rows: Sequence[Row] = (), ask_hub: bool = True) ->
         WlsweepError: if the model cannot be found.
     """
     if sweep.model.path is None:
-        return ModelCheck(None, adapter_problems(sweep), [])
+        return ModelCheck(None, split_problems(sweep) + adapter_problems(sweep), [])
     folder = find_model(sweep.model.path, ask_hub)
     if folder is None:
         unchecked = f"the base model was not checked: {sweep.model.path} is not on this machine"
-        return ModelCheck(None, adapter_problems(sweep), [f"{unchecked}. {how_to_fetch(sweep.model.path)}"])
+        problems = split_problems(sweep) + adapter_problems(sweep)
+        return ModelCheck(None, problems, [f"{unchecked}. {how_to_fetch(sweep.model.path)}"])
     config = read_config(folder)
-    problems = _architecture_problems(config, sweep, folder) or adapter_problems(sweep)
+    problems = _architecture_problems(config, sweep, folder) or split_problems(sweep) + adapter_problems(sweep)
     if problems:
         return ModelCheck(folder, problems, [])
     warnings: list[str] = []
@@ -206,6 +207,26 @@ def _architecture_problems(config: Mapping[str, Any], sweep: Sweep, folder: Path
             f"lower data.cutoff to {limit}"
         )
     return problems
+
+
+def split_problems(sweep: Sweep) -> list[str]:
+    """Why an engine could not split the base over its GPUs; empty where it can, or where the model's shape is unknown."""
+    gpus, shape = sweep.predict.gpus_per_engine, architecture(sweep.model)
+    if shape is None or _splits(shape, gpus):
+        return []
+    fitting = [str(n) for n in range(1, gpus) if _splits(shape, n)]
+    return [
+        f"predict.gpus_per_engine = {gpus}: an engine gives each of its GPUs the same share of the model, which has "
+        f"{shape.heads} attention heads, {shape.kv_heads} of keys and values, and {shape.mlp} units a layer; use "
+        f"{' or '.join([', '.join(fitting[:-1]), fitting[-1]] if fitting[1:] else fitting)}"
+    ]
+
+
+def _splits(shape: Architecture, gpus: int) -> bool:
+    """Whether vLLM's tensor parallelism divides a model: heads of keys and values are copied where there are too few."""
+    if gpus <= 1:
+        return True
+    return not (shape.heads % gpus or shape.mlp % gpus or (shape.kv_heads % gpus and gpus % shape.kv_heads))
 
 
 def _missing_files(folder: Path) -> list[str]:
