@@ -36,6 +36,11 @@ RAYS_OWN = (
 """What Ray starts for itself, by what command lines hold; the node process (raylet) ends with its agents."""
 
 
+def attempts(run):
+    """How often each condition was begun, by the accounts of the processes that did it."""
+    return {c.name: c.attempts for c in usage_of(run).conditions}
+
+
 def test_a_killed_trial_costs_nothing_a_killed_worker_a_retry_and_failed_conditions_only_themselves(undisturbed):
     """All faults in one sweep; once they are fixed, the same command ends with the bits of an undisturbed run."""
     out = beside(undisturbed, "faults")
@@ -47,9 +52,9 @@ def test_a_killed_trial_costs_nothing_a_killed_worker_a_retry_and_failed_conditi
     )
     started = start(out, environment={"PYTHONPATH": path, "WITHOUT_MEMORY": greedy})
     wait_until(lambda: any(run.checkpoints(killed).glob("step_*/training.json")))
-    orphan = holder(run.lease(killed)).pid
+    assert attempts(run)[killed] == 1
     kill(started, "ImplicitFunc")  # the trial's process: its workers end themselves, their room is given back
-    wait_until(lambda: (now := holder(run.lease(killed))) and now.pid != orphan)
+    wait_until(lambda: attempts(run)[killed] == 2)
     os.kill(holder(run.lease(killed)).pid, signal.SIGKILL)
     text = finish(started, code=1)
     states = {s.name: s for s in RunStatus(run).all()}
@@ -59,8 +64,8 @@ def test_a_killed_trial_costs_nothing_a_killed_worker_a_retry_and_failed_conditi
     assert "checkpoints" in states[failing].cause
     tried = {n: json.loads(run.failed(n).read_text())["attempts"] for n in (greedy, failing)}
     assert tried == {greedy: 1, failing: 2}, "without memory the same again would fail again"
+    assert attempts(run) == {killed: 3, greedy: 1, failing: 2}, "one that was killed is one, whoever is to blame"
     used = {c.name: c for c in usage_of(run).conditions}
-    assert [used[n].attempts for n in NAMES] == [3, 1, 2], "an attempt that was killed is one, whoever is to blame"
     assert 0 < used[killed].unfinished.seconds < used[killed].training.seconds and used[killed].checkpoint_bytes > 0
     assert all(used[n].unfinished == used[n].training for n in (greedy, failing))
     assert all(f"{n} FAILED" in text for n in (greedy, failing)) and "\x1b[" not in text
