@@ -42,6 +42,8 @@ BASE = TinyBase(vocab=2048, width=192, layers=3, heads=6, learn="format")
 """1.8M parameters."""
 ROWS, ACCEPTS, CHARACTERS = 1_275, 535, 1_100
 """Of the made-up source; with the instruction and chat format a row is about 320 tokens."""
+REAL_CHARACTERS = 600
+"""The same for SmolLM2, whose tokenizer does not know the made-up words."""
 GOALS = {"": 8.0, "full": 2.0, "lora": 4.0}
 """Of the small model, and of both kinds of fine-tuning of the real one."""
 RANK = 16
@@ -72,7 +74,7 @@ def prepare(work: Path, data: Path | None, limit: list[str], precision: str, rea
     space.write_text(text)
     rows = data or work / "rows.json"
     if data is None:
-        write_array(rows, papers(ROWS, ACCEPTS, CHARACTERS))
+        write_array(rows, papers(ROWS, ACCEPTS, REAL_CHARACTERS if real else CHARACTERS))
     base = FOLDER if real else ensure_tiny_base(BASE, rows, work / "cache", print)
     shutil.copytree(base, work / "base")
     prepared = work / "prepared" / "run"

@@ -196,6 +196,7 @@ def _cost(
             "by_keep_models": {k: round(n / 1e9, 2) for k, n in kept.items()},
             "resume_checkpoint_each": round(checkpoint / 1e9, 2),
             "peak": round(peak / 1e9, 2),
+            "in_training": groups,
         },
         "storage_bytes": {"models_kept": kept[sweep.keep_models], "peak": peak},
         "by_finetuning": {
@@ -273,7 +274,8 @@ def plan_text(plan: dict[str, Any]) -> None:
         console.print(
             f"storage: {s['models_kept']:g} GB of models (keep_models all/best/none: "
             f"{'/'.join(f'{v:g}' for v in s['by_keep_models'].values())}), {s['resume_checkpoint_each']:g} GB a resume "
-            f"checkpoint, twice that while one replaces another; at most {s['peak']:g} GB with one condition in training"
+            f"checkpoint, twice that while one replaces another; at most {s['peak']:g} GB with "
+            f"{count(s['in_training'], 'condition')} in training"
         )
         for kind, k in plan["by_finetuning"].items():
             sizes = f"{size_text(k['model_bytes'])} each, a resume checkpoint {size_text(k['resume_checkpoint_bytes'])}"
