@@ -55,6 +55,19 @@ def tied(first, folder, rows):
     found = {"tied": [refusal(engine, m, probes[m]) for m in (models[0], models[1], models[0])]}
     pack, worker._pack = worker._pack, lambda head: None
     found["a tied head that was not packed again"] = refusal(engine, models[1], probes[models[1]])
+    near = folder / "nearly tied0"
+    shutil.copytree(models[0], near)
+    tensors = load_file(near / "model.safetensors")
+    name = "model.embed_tokens.weight"
+    tensors[name] = tensors[name] * (
+        1 + 1e-4 * torch.randn(tensors[name].shape, generator=torch.Generator().manual_seed(0))
+    )
+    save_file(tensors, near / "model.safetensors", metadata={"format": "pt"})
+    worker._pack = pack
+    engine.loaded = None
+    found["tied again"] = refusal(engine, models[0], probes[models[0]])
+    worker._pack = lambda head: None
+    found["a tied head that was packed of nearly the same weights"] = refusal(engine, near, probe(near, rows))
     worker._pack = pack
     engine.close()
     return found

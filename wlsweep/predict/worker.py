@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, TypedDict
 
+import torch
 from torch import Tensor
 
 
@@ -17,7 +18,7 @@ class Swapped(TypedDict):
     read: list[str]
     """Tensors of the checkpoint that were handed to the model."""
     missing: list[str]
-    """Parameters of the model that none of them was loaded into."""
+    """Parameters of the model that none of them was loaded into, and a tied head whose packed copy is of other weights."""
 
 
 class SwapWorker:
@@ -56,6 +57,8 @@ class SwapWorker:
         if (head := _tied_head(model)) is not None:
             missing.discard("lm_head.weight")  # it is the embeddings' weight
             _pack(head)
+            if not _is_packed(head):
+                missing.add("lm_head.weight (its packed copy)")
         return {"read": sorted(read), "missing": sorted(missing)}
 
 
@@ -72,3 +75,14 @@ def _pack(head: Any) -> None:
     """Pack a head's weight again, as vLLM did when it loaded the first model; on a GPU nothing is packed."""
     if hasattr(head, "cpu_linear"):
         head.quant_method.process_weights_after_loading(head)
+
+
+def _is_packed(head: Any) -> bool:
+    """Whether a head multiplies by its own weight: scores of a few rows may hide a copy of weights that are nearly these."""
+    if not hasattr(head, "cpu_linear"):
+        return True
+    weight: Tensor = head.weight
+    x = torch.randn(4, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+    own = x.float() @ weight.float().t()
+    apart = head.cpu_linear(x, weight, None).float() - own
+    return bool(apart.square().mean().sqrt() <= 100 * torch.finfo(weight.dtype).eps * own.square().mean().sqrt())
