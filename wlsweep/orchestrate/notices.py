@@ -43,7 +43,10 @@ def told(word: str) -> bool:
 
 
 def row_teller(root: str) -> Callable[[str, int, int], None]:
-    """For an engine of this run directory's sweep: called with a condition, and how many of how many rows are predicted."""
+    """For an engine: called with a condition, and how many of how many rows are predicted.
+
+    `root` is the run directory, absolute: other sweeps may share the cluster.
+    """
     return partial(_tell_rows, root)
 
 

@@ -121,7 +121,7 @@ def _connect(launch: Launch) -> Capacity:
         connect(launch.sweep, launch.view.say, launch.stop)
         launch.stop.take_signals()  # Ray takes SIGTERM for itself when it starts
     launch.cluster_lost, launch.others, launch.tell = lost_cluster, who_holds_room, tell
-    launch.told_rows = lambda: told_rows(str(launch.run.root))
+    launch.told_rows = lambda: told_rows(str(launch.run.root.resolve()))
     return capacity(launch.sweep, cluster_nodes(), launch.last != "train")
 
 
@@ -137,7 +137,7 @@ def _predict(
     from wlsweep.orchestrate.notices import row_teller
     from wlsweep.predict.stage import predict_conditions
 
-    tell_rows = row_teller(str(launch.run.root))
+    tell_rows = row_teller(str(launch.run.root.resolve()))
     return predict_conditions(launch.sweep, launch.run, names, engines, launch.owner, training, late, tell_rows)
 
 
