@@ -146,8 +146,7 @@ PATCHES = (
         gain="16 % of a forward and backward pass of SmolLM2-135M (AMD, two cores)",
         test="tests/train/patches/test_adapter.py",
         remove_when="PEFT scales inside and adds in place",
-        # In float32 there is nothing to round or to copy.
-        wanted=lambda s: s.dtype == "bf16",
+        wanted=lambda s: True,
     ),
     Patch(
         "refresh",

@@ -1,10 +1,11 @@
-"""An adapter beside a bf16 linear layer, in few passes over memory and with half of what it keeps.
+"""An adapter beside a linear layer, in few passes over memory; in bf16 with half of what it keeps.
 
 PEFT turns the layer's input to float32 once for each adapter and keeps that copy, scales and adds full-size float32
 outputs, and rounds at the end: eight passes over the outputs, forward and backward, and 4 bytes an input and adapter. Here
 the adapter's inner values are scaled (rank numbers a token), the sum is rounded as it is made, and what is kept is the bf16
-input that the layers share. Values stay float32 sums of float32 products. On CPUs the products are oneDNN's where PyTorch's
-BLAS is slow (`wlsweep.train.patches.onednn`).
+input that the layers share. Values stay float32 sums of float32 products. Beside a float32 layer nothing is rounded, and the
+adapter's product adds to the layer's output. On CPUs the products are oneDNN's where PyTorch's BLAS is slow
+(`wlsweep.train.patches.onednn`).
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class _Up(torch.autograd.Function):
     def forward(ctx: Any, inner: Tensor, weight: Tensor, output: Tensor, onednn: bool) -> Tensor:
         ctx.save_for_backward(inner, weight)
         ctx.onednn = onednn
+        if output.dtype == weight.dtype:
+            return _plus_times_transposed(output, inner, weight, onednn)
         # Each pass in one dtype: a mixed sum takes up to ten times as long on CPUs.
         return output.to(weight.dtype).add(_times_transposed(inner, weight, onednn)).to(output.dtype)
 
@@ -66,6 +69,13 @@ def _times_transposed(rows: Tensor, weight: Tensor, onednn: bool) -> Tensor:
     return out
 
 
+def _plus_times_transposed(output: Tensor, rows: Tensor, weight: Tensor, onednn: bool) -> Tensor:
+    if not onednn:
+        return torch.addmm(output.flatten(0, -2), rows.flatten(0, -2), weight.t()).view_as(output)
+    out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(rows, output, weight, None, "add")
+    return out
+
+
 def _down(self: nn.Linear, x: Tensor, scaling: float, onednn: bool) -> Tensor:
     out: Tensor = _Down.apply(x, self.weight, scaling, onednn)  # type: ignore[no-untyped-call]
     return out
@@ -76,23 +86,33 @@ def _up(self: nn.Linear, inner: Tensor, output: Tensor, onednn: bool) -> Tensor:
     return out
 
 
-def _forward(self: Any, x: Tensor) -> Tensor:
-    (name,) = self.active_adapters
-    onednn = x.device.type == "cpu" and pays()
-    inner = self.lora_A[name](self.lora_dropout[name](x), self.scaling[name], onednn)
-    out: Tensor = self.lora_B[name](inner, self.base_layer(x), onednn)
+def _with_onednn(self: Any, x: Tensor) -> Tensor:
+    return _adapted(self, x, True)
+
+
+def _without_onednn(self: Any, x: Tensor) -> Tensor:
+    return _adapted(self, x, False)
+
+
+def _adapted(layer: Any, x: Tensor, onednn: bool) -> Tensor:
+    (name,) = layer.active_adapters
+    inner = layer.lora_A[name](layer.lora_dropout[name](x), layer.scaling[name], onednn)
+    out: Tensor = layer.lora_B[name](inner, layer.base_layer(x), onednn)
     return out
 
 
-def apply(model: nn.Module, _setup: Setup) -> bool:
+def apply(model: nn.Module, setup: Setup) -> bool:
     """Make every adapter of a linear layer compute so.
 
     The `forward` of the layer and of both factors is replaced, so that hooks on all three (ZeRO's) still run.
     """
+    # Padded micro-batches come in many sizes, and for each oneDNN first makes a kernel.
+    onednn = not setup.gpu and (setup.packed or setup.dtype == "bf16") and pays()
+    forward = _with_onednn if onednn else _without_onednn
     adapted: list[Any] = [module for module in model.modules() if type(module) is Linear]
     for module in adapted:
-        module.forward = types.MethodType(_forward, module)
-        for factors, forward in ((module.lora_A, _down), (module.lora_B, _up)):
+        module.forward = types.MethodType(forward, module)
+        for factors, own in ((module.lora_A, _down), (module.lora_B, _up)):
             for factor in factors.values():
-                factor.forward = types.MethodType(forward, factor)
+                factor.forward = types.MethodType(own, factor)
     return bool(adapted)
