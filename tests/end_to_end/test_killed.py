@@ -42,7 +42,10 @@ def attempts(run):
 
 
 def test_a_killed_trial_costs_nothing_a_killed_worker_a_retry_and_failed_conditions_only_themselves(undisturbed):
-    """All faults in one sweep; once they are fixed, the same command ends with the bits of an undisturbed run."""
+    """All faults in one sweep; once they are fixed, the same command ends with the bits of an undisturbed run.
+
+    It goes on with --until-decided, which first trains what tests the theory: here all that is left.
+    """
     out = beside(undisturbed, "faults")
     run, (killed, greedy, failing) = RunDir(out), NAMES
     run.condition(failing).mkdir(parents=True)
@@ -71,13 +74,24 @@ def test_a_killed_trial_costs_nothing_a_killed_worker_a_retry_and_failed_conditi
     assert all(f"{n} FAILED" in text for n in (greedy, failing)) and "\x1b[" not in text
     assert "lower train.micro_batch (8)" in text
     run.checkpoints(failing).unlink()
-    assert trained_in(finish(start(out))) == [greedy, failing]
+    text = finish(start(out, "--until-decided"))
+    assert trained_in(text) == [greedy, failing], "both are an end of their mix, so both test the theory"
+    assert all(f"next:    {name}: it tests the theory" in text for name in (greedy, failing))
+    assert "theory:  " in text and "verdict: H1  decided by measurements: " in text
+    assert json.loads(run.skipped_json.read_text()) == {} and run.report.is_file()
     assert results(out) == results(undisturbed[0])
 
 
-def test_a_driver_that_is_stopped_or_killed_or_loses_ray_loses_nothing(undisturbed):
-    out = beside(undisturbed, "stopped-and-killed")
-    run = RunDir(out)
+def progress(run):
+    """Lines of training and files of predictions so far."""
+    lines = sum(len(run.metric_log(n).read_text().splitlines()) for n in NAMES if run.metric_log(n).exists())
+    return lines + len(list(run.root.glob("predictions/*/*.parquet")))
+
+
+def test_a_stop_and_the_death_of_any_process_of_ray_lose_nothing(undisturbed):
+    """After each the launch goes on, or ends with 75 and a sentence, and the same command finishes the sweep."""
+    out = beside(undisturbed, "rays-own")
+    run, alive, ends = RunDir(out), list(RAYS_OWN), 0
 
     stopped = start(out, "--stage", "train")
     wait_until(run.metric_log(NAMES[0]).exists)  # the first step begins
@@ -88,34 +102,12 @@ def test_a_driver_that_is_stopped_or_killed_or_loses_ray_loses_nothing(undisturb
     assert not run.trained(NAMES[0]).exists()
     assert not run.lease(NAMES[0]).exists()
 
-    process, _ = start(out, "--stage", "train")
-    wait_until(lambda: any(run.checkpoints(NAMES[1]).glob("step_*/training.json")))
-    process.kill()
-    process.wait()
-    first = run.trained(NAMES[0]).stat().st_mtime_ns
-    assert not run.trained(NAMES[1]).exists()
-
     started = start(out, "--stage", "train")
-    wait_until(lambda: any(leased_by(started, run.lease(n)) for n in NAMES[1:]))
+    wait_until(lambda: any(leased_by(started, run.lease(n)) for n in NAMES))
     kill(started, "gcs_server")
     text = finish(started, code=75)
     assert "Ray's control process (gcs_server) on this machine ended" in text and "\x1b[" not in text
 
-    finish(start(out, "--stage", "train"))
-    assert run.trained(NAMES[0]).stat().st_mtime_ns == first, "the finished condition was trained again"
-    assert results(out, predicted=False) == results(undisturbed[0], predicted=False)
-
-
-def progress(run):
-    """Lines of training and files of predictions so far."""
-    lines = sum(len(run.metric_log(n).read_text().splitlines()) for n in NAMES if run.metric_log(n).exists())
-    return lines + len(list(run.root.glob("predictions/*/*.parquet")))
-
-
-def test_each_of_rays_own_processes_can_be_killed(undisturbed):
-    """After each kill the launch goes on, or ends with 75 and a sentence, and the same command finishes the sweep."""
-    out = beside(undisturbed, "rays-own")
-    run, alive, ends = RunDir(out), list(RAYS_OWN), 0
     while True:
         started = start(out, "--stage", "predict")
         over = lambda s=started: s[0].poll() is not None  # noqa: E731

@@ -1,6 +1,7 @@
 """LoRA sweeps on the real engines: both kinds in one sweep, two stages, killed and gone on with, merged."""
 
 import json
+import shutil
 import signal
 
 import pandas as pd
@@ -9,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from tests.end_to_end.launches import SMALL, finish, results_of, results_of_training, start, wait_until
+from tests.end_to_end.launches import SMALL, finish, results_of, results_of_training, start, trained_in, wait_until
 from wlsweep.errors import WlsweepError
 from wlsweep.run.adapter import is_adapter
 from wlsweep.run.layout import RunDir
@@ -91,20 +92,24 @@ def test_a_second_stage_starts_from_the_first_stages_adapter(undisturbed):
 
 
 def test_a_lora_sweep_that_is_killed_and_gone_on_with_ends_with_the_same_bits(undisturbed, space, names):
+    """The driver is killed in the first of two adapters that are left; the other starts from a first stage that is there."""
     out = undisturbed.root.parent / "killed"
-    run = RunDir(out)
+    shutil.copytree(undisturbed.root, out)
+    run, left = RunDir(out), (PLAIN, TWO_STAGE)
+    for name in left:
+        shutil.rmtree(run.condition(name))
+        shutil.rmtree(run.prediction(name))
     process, _ = start(out, space=space)
     wait_until(lambda: any(run.checkpoints(PLAIN).glob("step_*/training.json")))
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not run.trained(PLAIN).exists()
-    finish(start(out, space=space))
+    assert trained_in(finish(start(out, space=space))) == [*left]
     for name in names:
         assert results_of_training(run, name) == results_of_training(undisturbed, name)
-        assert (run.model(name) / "config.json").exists() or (
-            (run.model(name) / "adapter_model.safetensors").read_bytes()
-            == (undisturbed.model(name) / "adapter_model.safetensors").read_bytes()
-        )
+        if name != FULL:
+            weights = [(r.model(name) / "adapter_model.safetensors").read_bytes() for r in (run, undisturbed)]
+            assert weights[0] == weights[1]
         mine, other = (pd.DataFrame(results_of(r, name)) for r in (run, undisturbed))
         assert (mine["text"] == other["text"]).all()
         # Rows are batched with those of other adapters: sums of the same numbers in another order.

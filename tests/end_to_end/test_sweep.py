@@ -10,7 +10,7 @@ import time
 import pytest
 from ray.cluster_utils import Cluster
 
-from tests.end_to_end.launches import NAMES, SMALL, beside, finish, results, results_of, results_of_training, start
+from tests.end_to_end.launches import NAMES, SMALL, beside, finish, results, results_of, start
 from tests.track.reading import tensorboard_scalars
 from wlsweep.run.layout import RunDir
 from wlsweep.run.status import RunStatus
@@ -151,20 +151,3 @@ def test_a_sweep_that_no_cluster_here_can_hold_is_refused_before_it_starts(tmp_p
     text = finish(start(out, space=space), code=2)
     assert "needs 1 workers of 1 CPUs and 1 GPUs each" in text
     shutil.rmtree(out)
-
-
-def test_until_decided_first_tests_the_theory_and_calls_forecasts_forecasts(undisturbed):
-    out = beside(undisturbed, "until-decided")
-    shutil.copytree(undisturbed[0], out)
-    run = RunDir(out)
-    for name in NAMES[1:]:
-        shutil.rmtree(run.condition(name))
-        shutil.rmtree(run.prediction(name))
-    text = finish(start(out, "--until-decided"))
-    done = [s.name for s in RunStatus(run).all() if s.predict == "done"]
-    assert done == NAMES, "both are an end of their mix, so both test the theory"
-    assert json.loads(run.skipped_json.read_text()) == {}
-    assert all(f"next:    {name}: it tests the theory" in text for name in NAMES[1:])
-    assert "theory:  " in text and "verdict: H1  decided by measurements: " in text
-    assert run.report.is_file()
-    assert results_of_training(run, done[1]) == results_of_training(RunDir(undisturbed[0]), done[1])
