@@ -2,10 +2,9 @@
 
 PEFT turns the layer's input to float32 once for each adapter and keeps that copy, scales and adds full-size float32
 outputs, and rounds at the end: eight passes over the outputs, forward and backward, and 4 bytes an input and adapter. Here
-the adapter's inner values are scaled (rank numbers a token), the sum is rounded as it is made, and what is kept is the bf16
-input that the layers share. Values stay float32 sums of float32 products. Beside a float32 layer nothing is rounded, and the
-adapter's product adds to the layer's output. On CPUs the products are oneDNN's where PyTorch's BLAS is slow
-(`wlsweep.train.patches.onednn`).
+the factor A is scaled, the sum is rounded as it is made, and what is kept is the bf16 input that the layers share. Values
+stay float32 sums of float32 products. Beside a float32 layer nothing is rounded, and the adapter's product adds to the
+layer's output. On CPUs the products are oneDNN's where PyTorch's BLAS is slow (`wlsweep.train.patches.onednn`).
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ class _Down(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scaling: float, onednn: bool) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        scaled = weight * scaling  # of the three that could be scaled, the one whose size no token adds to
+        ctx.save_for_backward(x, scaled)
         ctx.scaling, ctx.onednn = scaling, onednn
-        return _times_transposed(x.to(weight.dtype), weight, onednn).mul_(scaling)
+        return _times_transposed(x.to(weight.dtype), scaled, onednn)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
-        (gradient,), (x, weight) = gradients, ctx.saved_tensors
-        gradient = gradient * ctx.scaling
-        rows, inputs = gradient.flatten(0, -2), x.flatten(0, -2).to(weight.dtype)
-        to_weight = _times_transposed(rows.t(), inputs.t(), ctx.onednn)
+        (gradient,), (x, scaled) = gradients, ctx.saved_tensors
+        rows, inputs = gradient.flatten(0, -2), x.flatten(0, -2).to(scaled.dtype)
+        to_weight = _times_transposed(rows.t(), inputs.t(), ctx.onednn).mul_(ctx.scaling)
         if not ctx.needs_input_grad[0]:
             return None, to_weight, None, None
-        return _times_transposed(gradient, weight.t(), ctx.onednn).to(x.dtype), to_weight, None, None
+        return _times_transposed(gradient, scaled.t(), ctx.onednn).to(x.dtype), to_weight, None, None
 
 
 class _Up(torch.autograd.Function):
