@@ -37,6 +37,22 @@ def test_conditions_that_were_stopped_or_are_trained_elsewhere_do_not_count_in_t
     ]
 
 
+def test_groups_that_end_their_first_conditions_together_tell_no_pace_until_the_next_ends(monkeypatch):
+    log, now = StringIO(), [0.0]
+    monkeypatch.setattr("wlsweep.console.time.monotonic", lambda: now[0])
+    view = Progress(Console(file=log, width=200))
+    with view.during("train", 8):
+        for wave in (("a", "b"), ("c", "d")):
+            for name in wave:
+                view.on_condition(name, {"state": "running"})
+            now[0] += 100
+            for name in wave:
+                now[0] += 1
+                view.on_condition(name, {"state": "done"})
+    said = [line.strip().split("  ")[0].split(" | ", 1)[1] for line in log.getvalue().splitlines()[1:]]
+    assert said == ["1 running | 1:41", "1:42", "1 running | 102.0 s each | 8:30 left", "51.5 s each | 3:26 left"]
+
+
 def test_a_log_gets_what_passes_once_a_stage_and_not_each_of_its_numbers():
     log = StringIO()
     view = Progress(Console(file=log, width=80))

@@ -40,6 +40,7 @@ class Progress:
         self.finished: set[str] = set()
         self.began = time.monotonic()
         self.first_done: float | None = None
+        self.first_wave = 1
         self.rows_said = self.began
         self.noted: set[str] = set()
         self.silent = False
@@ -111,7 +112,8 @@ class Progress:
             self.failed += state == "failed"
             if state in ("done", "failed"):
                 self.ended += 1
-                self.first_done = self.first_done or time.monotonic()
+                if self.first_done is None:
+                    self.first_done, self.first_wave = time.monotonic(), 1 + len(self.running)
             if state == "failed":
                 self.say(f"  {name} FAILED: {one_line(str(metrics.get('cause') or ''))}")
             elif not self.console.is_terminal:
@@ -148,9 +150,9 @@ class Progress:
             parts.append(f"{self.predicted} predicted")
         if self.failed:
             parts.append(f"{self.failed} failed")
-        if self.ended >= 2 and self.first_done is not None:
-            # The first condition pays for the start of workers; the rest tell the rate.
-            each = (time.monotonic() - self.first_done) / (self.ended - 1)
+        if self.ended > self.first_wave and self.first_done is not None:
+            # The first conditions pay for the start of workers, and groups end theirs together; the rest tell the rate.
+            each = (time.monotonic() - self.first_done) / (self.ended - self.first_wave)
             left = max(0, self.total - self.done - self.failed)
             parts += [f"{each:.1f} s each", f"{clock(each * left)} left"]
         else:

@@ -55,7 +55,7 @@ def test_the_parameters_of_an_adapter_are_those_that_peft_makes(name, targets):
 def test_the_memory_of_activations_and_logits_is_what_a_pass_with_adapters_takes(shape, dtype, checkpointing):
     rows, cutoff, answer = 2, 512, [1, 2, 3, 10, 4, 5]
     space = load_sweep("search_spaces/demo_lora.toml")
-    train = {"micro_batch": rows, "gradient_checkpointing": checkpointing, "dtype": dtype}
+    train = {"micro_batch": rows, "gradient_checkpointing": checkpointing, "dtype": dtype, "lora": Lora()}
     sweep = space.model_copy(
         update={"train": space.train.model_copy(update=train), "data": space.data.model_copy(update={"cutoff": cutoff})}
     )

@@ -114,7 +114,7 @@ def sweep_for(workers: int, dtype: str, checkpointing: bool | int, micro: int, c
     """A sweep with this layout; it has adapters, for a condition that asks for them."""
     demo = load_sweep("demo_lora")
     layout = {"workers": workers, "micro_batch": micro, "global_batch": 2 * micro * workers, "gpu": gpu}
-    train = {**demo.train.model_dump(), **layout, "dtype": dtype, "gradient_checkpointing": checkpointing}
+    train = {**demo.train.model_dump(), **layout, "dtype": dtype, "gradient_checkpointing": checkpointing, "lora": {}}
     return demo.model_copy(
         update={
             "train": Train.model_validate(train),
