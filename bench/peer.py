@@ -77,11 +77,21 @@ def prepare(work: Path, data: Path | None, limit: list[str], precision: str, rea
         write_array(rows, papers(ROWS, ACCEPTS, REAL_CHARACTERS if real else CHARACTERS))
     base = FOLDER if real else ensure_tiny_base(BASE, rows, work / "cache", print)
     shutil.copytree(base, work / "base")
+    if real and precision == "fp32":
+        in_float32(work / "base")
     prepared = work / "prepared" / "run"
     stage = [*WLSWEEP, "run", str(space), "--data", str(rows), "--out", str(prepared), "--stage", "data", *limit]
     timed(stage, work / "prepared.log")
     timed([*WLSWEEP, "export", str(prepared), "--sharegpt", str(work / "mixes")], work / "export.log")
     return rows
+
+
+def in_float32(folder: Path) -> None:
+    """Keep a model in float32: without bf16, the peer trains in the dtype that the model's configuration names."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).save_pretrained(folder)
 
 
 def peer_condition(condition: Condition, real: str) -> dict[str, float]:
