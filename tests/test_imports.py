@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -26,6 +27,13 @@ def test_light_commands_import_no_engine(code):
 
 def test_the_driver_starts_trials_without_torch():
     assert "torch" not in loaded("import wlsweep.orchestrate.trials")
+
+
+@pytest.mark.skipif(find_spec("mlflow") is None, reason="MLflow is not installed: make .venv/.installed-trackers")
+def test_a_training_worker_does_not_wait_for_the_trackers_that_deepspeed_would_import():
+    code = "import wlsweep.train.zero3, deepspeed.autotuning.autotuner as a; print(a.has_mlflow); import mlflow.version"
+    assert "mlflow" not in loaded("import wlsweep.train.zero3", ("mlflow", "wandb"))
+    assert loaded(code, ("mlflow",)) == {"mlflow"}, "it can still be imported"
 
 
 def test_the_package_and_plan_answer_without_what_reports_are_made_with():

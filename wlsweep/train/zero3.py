@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import shutil
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,15 @@ if not torch.cuda.is_available():
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 warnings.filterwarnings("ignore", category=FutureWarning)
 
+# Its autotuning, which is not used here, imports MLflow where that is installed: two seconds of each worker's start.
+_hide = "mlflow" not in sys.modules
+if _hide:
+    sys.modules["mlflow"] = None  # type: ignore[assignment]
 import deepspeed  # noqa: E402
+
+if _hide:
+    del sys.modules["mlflow"]
+
 import transformers  # noqa: E402
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
 from deepspeed.utils import set_z3_leaf_module  # noqa: E402
