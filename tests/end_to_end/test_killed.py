@@ -75,7 +75,7 @@ def test_a_killed_trial_costs_nothing_a_killed_worker_a_retry_and_failed_conditi
     assert "lower train.micro_batch (8)" in text
     run.checkpoints(failing).unlink()
     text = finish(start(out, "--until-decided"))
-    assert trained_in(text) == [greedy, failing], "both are an end of their mix, so both test the theory"
+    assert trained_in(text) == [failing, greedy], "both are an end of their mix; the largest expected shift comes first"
     assert all(f"next:    {name}: it tests the theory" in text for name in (greedy, failing))
     assert "theory:  " in text and "verdict: H1  decided by measurements: " in text
     assert json.loads(run.skipped_json.read_text()) == {} and run.report.is_file()
