@@ -88,26 +88,10 @@ def progress(run):
     return lines + len(list(run.root.glob("predictions/*/*.parquet")))
 
 
-def test_a_stop_and_the_death_of_any_process_of_ray_lose_nothing(undisturbed):
-    """After each the launch goes on, or ends with 75 and a sentence, and the same command finishes the sweep."""
+def test_each_of_rays_own_processes_can_be_killed(undisturbed):
+    """After each kill the launch goes on, or ends with 75 and a sentence, and the same command finishes the sweep."""
     out = beside(undisturbed, "rays-own")
     run, alive, ends = RunDir(out), list(RAYS_OWN), 0
-
-    stopped = start(out, "--stage", "train")
-    wait_until(run.metric_log(NAMES[0]).exists)  # the first step begins
-    stopped[0].send_signal(signal.SIGTERM)
-    assert "go on with: wlsweep run" in finish(stopped, code=75)
-    (saved,) = run.checkpoints(NAMES[0]).glob("step_*/training.json")
-    assert int(saved.parent.name.removeprefix("step_")) < 30, "the stop was not heard before a line was logged"
-    assert not run.trained(NAMES[0]).exists()
-    assert not run.lease(NAMES[0]).exists()
-
-    started = start(out, "--stage", "train")
-    wait_until(lambda: any(leased_by(started, run.lease(n)) for n in NAMES))
-    kill(started, "gcs_server")
-    text = finish(started, code=75)
-    assert "Ray's control process (gcs_server) on this machine ended" in text and "\x1b[" not in text
-
     while True:
         started = start(out, "--stage", "predict")
         over = lambda s=started: s[0].poll() is not None  # noqa: E731
@@ -126,10 +110,28 @@ def test_a_stop_and_the_death_of_any_process_of_ray_lose_nothing(undisturbed):
     assert results(out) == results(undisturbed[0])
 
 
-def test_two_launches_at_once_share_the_work_and_train_no_condition_twice(undisturbed):
-    out = beside(undisturbed, "two-launches")
+def test_what_a_stop_and_the_death_of_rays_control_process_left_two_launches_share(undisturbed):
+    """Neither the stop nor the death loses anything, and of two launches at once none trains what the other does."""
+    out = beside(undisturbed, "stopped")
+    run = RunDir(out)
+
+    stopped = start(out, "--stage", "train")
+    wait_until(run.metric_log(NAMES[0]).exists)  # the first step begins
+    stopped[0].send_signal(signal.SIGTERM)
+    assert "go on with: wlsweep run" in finish(stopped, code=75)
+    (saved,) = run.checkpoints(NAMES[0]).glob("step_*/training.json")
+    assert int(saved.parent.name.removeprefix("step_")) < 30, "the stop was not heard before a line was logged"
+    assert not run.trained(NAMES[0]).exists()
+    assert not run.lease(NAMES[0]).exists()
+
+    started = start(out, "--stage", "train")
+    wait_until(lambda: any(leased_by(started, run.lease(n)) for n in NAMES))
+    kill(started, "gcs_server")
+    text = finish(started, code=75)
+    assert "Ray's control process (gcs_server) on this machine ended" in text and "\x1b[" not in text
+
     both = [start(out, "--stage", "train"), start(out, "--stage", "train")]
-    run, written = RunDir(out), {name: set() for name in NAMES}
+    written = {name: set() for name in NAMES}
     while any(process.poll() is None for process, _ in both):
         for name in NAMES:
             if run.trained(name).exists():
