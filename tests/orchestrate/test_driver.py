@@ -16,9 +16,11 @@ from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate import launch as launches
 from wlsweep.orchestrate import stages
 from wlsweep.orchestrate.driver import FAILED, STOPPED
+from wlsweep.orchestrate.stall import LaunchEnded
 from wlsweep.orchestrate.training import OFTEN
 from wlsweep.run.layout import RunDir, write_json
 from wlsweep.run.lease import hold
+from wlsweep.run.logs import show_errors_again
 from wlsweep.run.records import FailedRecord
 from wlsweep.run.status import RunStatus
 from wlsweep.spec.condition import first_stage
@@ -33,6 +35,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(launches, "TICK_S", 0.002)
     monkeypatch.setattr(launches, "OTHERS_S", 0.05)
     yield
+    show_errors_again()
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -52,6 +55,17 @@ def test_a_launch_trains_and_predicts_everything_and_names_the_next_command(tmp_
     assert ran.code == 0 and ran.done() == NAMES and fakes.rounds == [NAMES]
     assert ran.said.splitlines()[-2:] == [f"run:     {tmp_path}", "next:    wlsweep run x"]
     assert set(json.loads((tmp_path / "logs" / "seconds.json").read_text())) == {"data", "train", "predict", "all"}
+
+
+def test_what_threads_print_after_a_launch_has_lost_ray_goes_to_its_log_and_not_to_the_terminal(tmp_path, capfd):
+    def lose(_launch):
+        raise LaunchEnded("Ray's node process on this machine ended")
+
+    ran = go(tmp_path, FakeStages(on_base=lose))
+    os.write(2, b"Traceback of a thread that waited for Ray")
+    assert ran.code == STOPPED and "node process on this machine ended\nnothing is trained yet; go on" in ran.said
+    assert "Traceback" in (tmp_path / "logs" / "driver.log").read_text()
+    assert not capfd.readouterr().err
 
 
 def test_what_is_done_is_not_done_again(tmp_path):

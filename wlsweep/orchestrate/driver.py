@@ -87,17 +87,19 @@ class Driver:
         remove_dead_marks(launch.run.root)
         launch.stop.take_signals()
         keep_errors_in(launch.run.logs / "driver.log")
+        abandoned = False
         try:
             # Ray prints to Python's standard output, too; the console has the real one.
             with redirect_stdout(sys.stderr):
                 code = self._stages()
         except LaunchEnded as e:
             launch.view.say(f"{e}\n{self._how_far()}; go on with: {launch.command}")
-            code = STOPPED
+            code, abandoned = STOPPED, True
         finally:
             if self.meter is not None:
                 self.meter.close()
-            show_errors_again()
+            if not abandoned:  # threads that still wait for Ray will print how they failed
+                show_errors_again()
             launch.stop.clear()
             # Of launches beside this one, or just before it, and of its own workers that were killed meanwhile.
             remove_dead_marks(launch.run.root)
