@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 comma := ,
 LOCK := locks/$(EXTRA).lock
 
-.PHONY: help sweep chaos chaos-slurm test test-fast smollm2 test-jobs test-slurm test-slurm-smoke oracle simulations bench bench-peer bench-gpu gpu-check lint format types docs configuration picture locks clean head job
+.PHONY: help sweep chaos chaos-slurm test test-fast smollm2 test-jobs test-slurm test-slurm-smoke oracle simulations bench bench-peer bench-peer-real bench-gpu gpu-check lint format types docs configuration picture locks clean head job
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -121,10 +121,14 @@ bench: $(VENV)/.installed-$(EXTRA)  ## every measurement but the peer and the GP
 	@$(KEPT) $(BIN)/python -m bench.analysis | keep analysis
 	@mkdir -p runs/bench && $(BIN)/python -m bench.data --json runs/bench/data.json
 	@$(BIN)/python -m bench.growth
-	@if command -v strace >/dev/null; then $(BIN)/python -m bench.scale --parts driver,parts --seconds 300; else echo "bench.scale left out: it needs strace"; fi
+	@if command -v strace >/dev/null; then $(BIN)/python -m bench.scale --parts driver,parts,page --seconds 300; else echo "bench.scale left out: it needs strace"; fi
 
 bench-peer: $(VENV)/.installed-$(EXTRA) .venv-peer/.installed  ## the 19 conditions against LLaMA-Factory and fresh vLLMs (a quarter of an hour)
 	@$(BIN)/python -m bench.peer $(ARGS)
+
+bench-peer-real: $(VENV)/.installed-$(EXTRA) .venv-peer/.installed smollm2  ## the same on SmolLM2-135M, adapters and full, four conditions each (an hour; ARGS="--precision fp32 --limit 24" on a processor without bf16)
+	@$(BIN)/python -m bench.peer --real lora --only 0-3 $(ARGS)
+	@$(BIN)/python -m bench.peer --real full --only 0-3 $(ARGS)
 
 bench-gpu: $(VENV)/.installed-$(EXTRA)  ## one ZeRO-3 rank against the HF Trainer, prediction against bare vLLM; with EXTRA=gpu, on a GPU
 	@$(BIN)/python -m bench.gpu $(ARGS)
