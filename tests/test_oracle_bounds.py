@@ -1,9 +1,13 @@
-"""The oracle's intervals allow for what the conditions of a mix share."""
+"""The oracle's intervals allow for what the conditions of a mix share, and its rates for what all conditions share."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from bench.oracle import regression
+from bench.oracle import STRICT, expected_shift, judge, regression
+from tests.made_run import THE_19, make_run, write_predictions
+from wlsweep.run.layout import read_json
+from wlsweep.spec.condition import parse_name
 from wlsweep.spec.config import load_sweep
 
 
@@ -38,3 +42,25 @@ def test_a_sweep_of_one_mix_has_an_interval_too():
 def test_two_conditions_have_a_line_and_no_interval():
     (intercept, slope), interval = regression(np.array([-2.0, 2.0]), np.array([-1.8, 2.0]))
     assert intercept == pytest.approx(0.1) and slope == pytest.approx(0.95) and np.isnan(interval).all()
+
+
+def rates_inside(tmp_path, papers_error, gamma_works=True):
+    """How many of 19 rates the oracle accepts where every model learnt the same error from the papers that all share."""
+    run = make_run(tmp_path / "run", n=2000, unknown_share=0.0)
+    true = pd.read_parquet(run.test_parquet)["true_log_odds"].to_numpy()
+    mixes = read_json(run.data_json)["mixes"]
+    counts = {k: (m["accepts"], m["rejects"]) for k, m in mixes.items()}
+    rng = np.random.default_rng(0)
+    for name in THE_19:
+        c = parse_name(name)
+        shift = expected_shift(c, counts) * (gamma_works or c.gamma == 1)
+        write_predictions(run, name, papers_error(true) + shift + rng.normal(0, 0.01, len(true)))
+    (check,) = [c for c in judge(run, STRICT)[0] if "binomial" in c.claim]
+    return int(check.value.split(" of ")[0]), check.holds
+
+
+def test_what_all_conditions_learnt_of_their_papers_is_one_error_and_not_nineteen(tmp_path):
+    """Papers of true log-odds 1.5 to 3 were accepted more often than their posterior says: all scores are higher there."""
+    assert rates_inside(tmp_path / "a", lambda true: true + 0.3 * ((true > 1.5) & (true < 3))) == (19, True)
+    assert rates_inside(tmp_path / "b", lambda true: true + 0.3) == (18, True), "the baseline's own rate is the truth's"
+    assert rates_inside(tmp_path / "c", lambda true: true, gamma_works=False)[1] is False

@@ -8,7 +8,6 @@ import textwrap
 import time
 
 import pytest
-from ray.cluster_utils import Cluster
 
 from tests.end_to_end.launches import NAMES, SMALL, beside, finish, results, results_of, start
 from tests.track.reading import tensorboard_scalars
@@ -79,16 +78,10 @@ def test_with_nothing_to_do_it_says_so(undisturbed):
     assert time.monotonic() - began < 60  # a hang, not a speed
 
 
-def test_where_an_engine_fits_beside_training_it_predicts_meanwhile_and_the_same(undisturbed):
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 6, "include_dashboard": False})
-    try:
-        out = beside(undisturbed, "pipelined")
-        text = finish(start(out, cluster=cluster.address))
-    finally:
-        cluster.shutdown()
-    assert results(out) == results(undisturbed[0])
-    assert "  predict 1/" in undisturbed[1] and "  predict 1/" not in text, "nothing was left to the stage that follows"
-    assert not list(out.glob(".training-*"))
+def test_where_an_engine_fits_beside_training_it_predicts_meanwhile(undisturbed):
+    """That it predicts the same as an engine that follows the training is what `test_killed` compares."""
+    assert "  predict 1/" not in undisturbed[1], "something was left to the stage that follows"
+    assert not list(undisturbed[0].glob(".training-*"))
 
 
 def test_an_engine_that_waits_long_for_its_model_is_not_given_up(undisturbed):
