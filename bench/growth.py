@@ -20,53 +20,28 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.results import BENCH, WLSWEEP, publish, timed
+from bench.results import BENCH, WLSWEEP, fresh, publish, small_space, timed
 from wlsweep.run.layout import RunDir, read_json
 from wlsweep.spec.config import load_sweep
 
 WORK = BENCH / "growth"
 SPACE = """
-name = "growth"
-[data]
-resampling = "oversample"
-cutoff = 256
 [data.synthetic]
-base_rows = 512
 train_rows = {rows}
 test_rows = {test}
-words = 12
-[model.tiny]
-width = 32
-layers = 1
-heads = 1
 [train]
-lr = 1.0e-3
 global_batch = 64
-micro_batch = 8
 workers = {workers}
 groups = {groups}
-gpu = false
-dtype = "fp32"
-gradient_checkpointing = false
 [predict]
-gpus_per_engine = 0
 cpus_per_engine = 1
-dtype = "float32"
-[[grid]]
-proportion = ["1/2", "1/3", "1/4", "1/8"]
-variant = ["accept"]
-gamma = [2.0]
-seed = {seeds}
 """
-
-
 TOKEN = secrets.token_hex(32)
 """Keeps the clusters to those who know it. One for all of them: Ray reads a process's token only once."""
 
@@ -120,11 +95,9 @@ def quarters(ended: list[float], steps: list[float]) -> dict[str, float]:
 
 def run_case(case: Case) -> dict[str, object]:
     """Run a case from nothing and read off what it left."""
-    folder = WORK / case.label.replace(" ", "-")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    space, run, seeds = folder / "growth.toml", RunDir(folder / "run"), list(range(-(-case.conditions // 4)))
-    space.write_text(SPACE.format(seeds=seeds, test=case.rows // 4, **case._asdict()))
+    folder = fresh(WORK / case.label.replace(" ", "-"))
+    space = small_space(folder, "growth", case.conditions, SPACE.format(test=case.rows // 4, **case._asdict()))
+    run = RunDir(folder / "run")
     stage = "predict" if case.real else "train"
     only = f"0-{case.conditions - 1}"
     command = [*WLSWEEP, "run", str(space), "--out", str(run.root), "--stage", stage, "--only", only]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -39,6 +40,24 @@ def publish(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequen
 def machine() -> dict[str, Any]:
     """What the figures depend on beside the code; a load above the number of CPUs makes absolute times worthless."""
     return {"machine": platform.machine(), "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
+
+
+def fresh(folder: Path) -> Path:
+    """The folder, made empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def small_space(folder: Path, name: str, conditions: int, changed: str) -> Path:
+    """A search space of at least so many small conditions: bench/small.toml, and what `changed` says beside it."""
+    small = Path(__file__).with_name("small.toml")
+    proportions = ["1/2", "1/3", "1/4", "1/8"]
+    seeds = list(range(-(-conditions // len(proportions))))
+    grid = f'[[grid]]\nproportion = {proportions}\nvariant = ["accept"]\ngamma = [2.0]\nseed = {seeds}\n'
+    folder.mkdir(parents=True, exist_ok=True)
+    (path := folder / f"{name}.toml").write_text(f'extends = "{small}"\nname = "{name}"\n{changed}\n{grid}')
+    return path
 
 
 def timed(command: Sequence[str], log: Path, env: dict[str, str] | None = None) -> float:

@@ -26,7 +26,6 @@ import argparse
 import itertools
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -37,10 +36,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
-from bench.analysis import measured, names
-from bench.results import BENCH, WLSWEEP, publish
+from bench.analysis import STAGES, measured, names
+from bench.results import BENCH, WLSWEEP, fresh, publish, small_space
 from bench.syscalls import MARK, Asked, attached, family, mark, read, threads, traced
 from tests.made_run import make_run
 from tests.orchestrate.fakes import write_data, write_trained
@@ -61,66 +61,35 @@ SHORT = 5
 GOAL = 2.0
 """Operations a second of the whole sweep."""
 SPACE = """
-name = "scale"
-[data]
-resampling = "oversample"
-cutoff = 256
 [data.synthetic]
-base_rows = 512
 train_rows = 960
 test_rows = 80
-words = 12
-[model.tiny]
-width = 32
-layers = 1
-heads = 1
 [train]
-lr = 1.0e-3
-epochs = 200
+epochs = {epochs}
 global_batch = 16
-micro_batch = 8
-workers = 2
-gpu = false
-dtype = "fp32"
-gradient_checkpointing = false
-[predict]
-gpus_per_engine = 0
-dtype = "float32"
-[[grid]]
-proportion = ["1/2", "1/3", "1/4", "1/8"]
-variant = ["accept"]
-gamma = [2.0]
-seed = {seeds}
 """
 
 
-def space(folder: Path, conditions: int) -> Path:
-    """A search space of so many conditions."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (path := folder / "scale.toml").write_text(SPACE.format(seeds=list(range(-(-conditions // 4)))))
-    return path
+KINDS = {
+    r"^\.(stop|training|all-begun)-": "marks of a launch",
+    r"lease": "leases",
+    r"^usage\b": "accounts of usage",
+    r"^logs/ray\b": "Ray's own files",
+    r"^logs\b": "logs",
+    r"/checkpoints\b": "checkpoints",
+    r"/model\b": "models",
+    r"^conditions\b": "records of conditions",
+    r"^predictions\b": "predictions",
+    r"^tracking\b": "trackers",
+    r"": "records of the run",
+}
+"""What an operation was about, by its path; the first that fits."""
 
 
-def kind(asked: Asked, root: Path) -> str:
-    """What an operation was about."""
-    if asked.path.startswith(MARK):
-        return "mark"
-    path = str(Path(asked.path).relative_to(root.resolve()))
-    for pattern, what in (
-        (r"^\.(stop|training|all-begun)-", "marks of a launch"),
-        (r"lease", "leases"),
-        (r"^usage\b", "accounts of usage"),
-        (r"^logs/ray\b", "Ray's own files"),
-        (r"^logs\b", "logs"),
-        (r"/checkpoints\b", "checkpoints"),
-        (r"/model\b", "models"),
-        (r"^conditions\b", "records of conditions"),
-        (r"^predictions\b", "predictions"),
-        (r"^tracking\b", "trackers"),
-    ):
-        if re.search(pattern, path):
-            return what
-    return "records of the run"
+def by_kind(asked: Sequence[Asked]) -> Counter[str]:
+    """How many operations were about what."""
+    paths = (o.path for o in asked if not o.path.startswith(MARK))
+    return Counter(next(what for pattern, what in KINDS.items() if re.search(pattern, path)) for path in paths)
 
 
 class Played:
@@ -194,9 +163,10 @@ class Played:
             yield {"condition": name, "cause": ""}
 
 
-def play(root: Path, conditions: int, groups: int, idle_s: float) -> None:
+def play(folder: str, conditions: int, groups: int, idle_s: float) -> None:
     """What is traced in the part "driver": a launch from nothing; prints its CPU seconds."""
-    sweep = load_sweep(space(root.parent, conditions))
+    root = Path(folder)
+    sweep = load_sweep(small_space(root.parent, "scale", conditions, SPACE.format(epochs=200)))
     root.mkdir(parents=True)
     played = Played(sweep, groups, idle_s)
     launch = new_launch(
@@ -223,11 +193,6 @@ def shown(asked: Sequence[Asked]) -> Iterator[Asked]:
             yield one
 
 
-def by_kind(asked: Sequence[Asked], root: Path) -> Counter[str]:
-    """How many operations were about what."""
-    return Counter(k for one in asked if (k := kind(one, root)) != "mark")
-
-
 def between(asked: Sequence[Asked], begin: str, end: str) -> tuple[list[Asked], float]:
     """Operations between two marks, and the seconds between these."""
     (first,) = [o.at for o in asked if o.path == f"{MARK}/{begin}"]
@@ -235,13 +200,21 @@ def between(asked: Sequence[Asked], begin: str, end: str) -> tuple[list[Asked], 
     return [o for o in asked if first < o.at < last and not o.path.startswith(MARK)], last - first
 
 
-def keep_busy(root: Path, ranks: int, seconds: float) -> None:
+def traced_call(folder: Path, function: Callable[..., None], *arguments: float) -> tuple[str, list[Asked]]:
+    """Call a function of this module with a run directory in `folder`, traced: what it prints, and what it asks there."""
+    run, log, name = folder / "run", folder / "trace", function.__name__
+    code = f"from bench.scale import {name}; {name}{(str(run), *arguments)}"
+    said = traced([sys.executable, "-c", code], log)
+    return said, list(read(log, run))
+
+
+def keep_busy(root: str, ranks: int, seconds: float) -> None:
     """What is traced in the part "parts"."""
-    run, name = RunDir(root), "accept_gamma2.0_prop1_2"
+    run, name = RunDir(Path(root)), "accept_gamma2.0_prop1_2"
     run.condition(name).mkdir(parents=True)
     box = GroupMailbox(max_retries=0)
     server = MailboxServer(box, "127.0.0.1")
-    box.assign(Assignment(None, parse_name(name), str(root), "", "bench"))
+    box.assign(Assignment(None, parse_name(name), root, "", "bench"))
     member = GroupMember(server.address, "node")
     member.take()
     meters = [UsageMeter(run.usage, "group", "train", gpus=1, cpus=8, rank=rank) for rank in range(ranks)]
@@ -261,15 +234,11 @@ def keep_busy(root: Path, ranks: int, seconds: float) -> None:
     member.leave()
 
 
-def parts_part(groups: int, ranks: int, seconds: float) -> dict[str, Any]:
+def parts_part(groups: int, ranks: int, seconds: float) -> None:
     """Count what the parts of a group ask that go on while it trains."""
-    folder = WORK / "parts"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    root, log = folder / "run", folder / "trace"
-    traced([sys.executable, "-m", "bench.scale", "--busy", root, "--ranks", ranks, "--seconds", seconds], log)
-    asked, length = between(list(read(log, root)), "begin", "end")
-    a_minute = {k: 60 * n / length for k, n in by_kind(asked, root).items()}
+    _, every = traced_call(fresh(WORK / "parts"), keep_busy, ranks, seconds)
+    asked, length = between(every, "begin", "end")
+    a_minute = {k: 60 * n / length for k, n in by_kind(asked).items()}
     later = [o for o in asked if o.at > asked[-1].at - length / 2]
     found = {
         "seconds": length,
@@ -291,28 +260,23 @@ def parts_part(groups: int, ranks: int, seconds: float) -> dict[str, Any]:
         ],
         found,
     )
-    return found
 
 
-def driver_part(conditions: int, groups: int, idle_s: float) -> dict[str, Any]:
+def driver_part(conditions: int, groups: int, idle_s: float) -> None:
     """Count what a driver asks over 1,000 conditions, and while it waits."""
-    folder = WORK / "driver"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    root, log = folder / "run", folder / "trace"
-    command = [sys.executable, "-m", "bench.scale", "--play", root, "--conditions", conditions, "--groups", groups]
-    said = json.loads(traced([*command, "--idle", idle_s], log))
-    asked = list(shown(list(read(log, root))))
+    folder = fresh(WORK / "driver")
+    printed, all_asked = traced_call(folder, play, conditions, groups, idle_s)
+    said, asked = json.loads(printed), list(shown(all_asked))
     idle, seconds = between(asked, "idle", "busy")
-    every = by_kind(asked, root)
+    every = by_kind(asked)
     found = {
         "idle_a_second": len(idle) / seconds,
-        "idle_by": {k: n / seconds for k, n in by_kind(idle, root).items()},
+        "idle_by": {k: n / seconds for k, n in by_kind(idle).items()},
         "a_condition": (sum(every.values()) - len(idle)) / conditions,
         "by": dict(every),
         "cpu_s": said["cpu_s"],
         "stages": said["stages"],
-        "files": sum(1 for p in root.rglob("*") if p.is_file()),
+        "files": sum(1 for p in (folder / "run").rglob("*") if p.is_file()),
     }
     publish(
         "scale_driver",
@@ -326,54 +290,39 @@ def driver_part(conditions: int, groups: int, idle_s: float) -> dict[str, Any]:
         ],
         found,
     )
-    return found
 
 
-def group_part(groups: int, seconds: float) -> dict[str, Any]:
+def group_part(groups: int, seconds: float) -> None:
     """Count what a real group asks while it trains, and for each condition that it begins and ends."""
-    steady, length = watch_group(long := WORK / "groups" / "long", 1, 4000, lambda run: time.sleep(seconds))
-    begun_and_ended, more = watch_group(short := long.parent / "short", SHORT, 2, trained_all)
+    steady, length = watch_group(WORK / "groups" / "long", 1, 4000, lambda run: time.sleep(seconds))
+    begun_and_ended, more = watch_group(WORK / "groups" / "short", SHORT, 2, trained_all)
     own, rest = ([o for o in steady if o.first is first] for first in (True, False))
-    rate = {k: 60 * n / length for k, n in by_kind(rest, long).items()}
-    driver = {k: 60 * n / length for k, n in by_kind(own, long).items()}
+    rate = {k: 60 * n / length for k, n in by_kind(rest).items()}
+    driver = {k: 60 * n / length for k, n in by_kind(own).items()}
     each = {
         k: (n - more / 60 * rate.get(k, 0)) / (SHORT - 1)
-        for k, n in by_kind([o for o in begun_and_ended if not o.first], short).items()
+        for k, n in by_kind([o for o in begun_and_ended if not o.first]).items()
     }
-    found = {
-        "seconds": length,
-        "driver_a_minute": driver,
-        "group_a_minute": rate,
-        "sweep_a_second": (sum(driver.values()) + groups * sum(rate.values())) / 60,
-        "group_a_condition": each,
-    }
-    rows = [
-        (
-            k,
-            f"{driver.get(k, 0):.1f}",
-            f"{rate.get(k, 0):.1f}",
-            f"{(driver.get(k, 0) + groups * rate.get(k, 0)) / 60:.2f}",
-            f"{each.get(k, 0):.0f}",
-        )
-        for k in sorted({*rate, *driver, *each})
+    table = pd.DataFrame({"driver": driver, "group": rate, "condition": each}).fillna(0).sort_index()
+    table["sweep"] = (table["driver"] + groups * table["group"]) / 60
+    table.loc["together"] = table.sum()
+    cells = [
+        (k, f"{r.driver:.1f}", f"{r.group:.1f}", f"{r.sweep:.2f}", f"{r.condition:.0f}") for k, r in table.iterrows()
     ]
-    rows.append(
-        (
-            "together",
-            f"{sum(driver.values()):.1f}",
-            f"{sum(rate.values()):.1f}",
-            f"{found['sweep_a_second']:.2f}, goal {GOAL:g}",
-            f"{sum(each.values()):.0f}",
-        )
-    )
+    cells[-1] = (*cells[-1][:3], f"{cells[-1][3]}, goal {GOAL:g}", cells[-1][4])
     publish(
         "scale_group",
         f"A group of two ranks that trains, watched for {length:.0f} s, and its driver: operations",
         ("about", "driver, a minute", "group, a minute", f"{groups} groups, a second", "group, a condition"),
-        rows,
-        found,
+        cells,
+        {
+            "seconds": length,
+            "driver_a_minute": driver,
+            "group_a_minute": rate,
+            "sweep_a_second": float(table.at["together", "sweep"]),
+            "group_a_condition": each,
+        },
     )
-    return found
 
 
 def trained_all(run: RunDir) -> None:
@@ -384,10 +333,8 @@ def trained_all(run: RunDir) -> None:
 
 def watch_group(root: Path, conditions: int, epochs: int, until: Callable[[RunDir], None]) -> tuple[list[Asked], float]:
     """Train conditions, and return what is asked from the first's first logged step, or its end, until some time."""
-    shutil.rmtree(root, ignore_errors=True)
-    run, folder = RunDir(root.resolve()), root.parent  # which keeps the base model
-    toml = space(folder, 4 * conditions)
-    toml.write_text(toml.read_text().replace("epochs = 200", f"epochs = {epochs}"))
+    run, folder = RunDir(fresh(root).resolve()), root.parent  # which keeps the base model
+    toml = small_space(folder, "scale", 4 * conditions, SPACE.format(epochs=epochs))
     command = [*WLSWEEP, "run", str(toml), "--out", str(run.root), "--only", "*_prop1_2*", "--stage", "train"]
     begun = "conditions/*/metrics.jsonl" if conditions == 1 else "conditions/*/trained.json"
     with (folder / "log").open("w") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
@@ -409,19 +356,15 @@ def watch_group(root: Path, conditions: int, epochs: int, until: Callable[[RunDi
     return [o for o in read(log, run.root, own) if began < o.at < ended], ended - began
 
 
-def readers_part(conditions: int) -> dict[str, Any]:
+def readers_part(conditions: int) -> None:
     """Count what each look of those who read a run directory asks."""
-    folder = WORK / "readers"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    root, log = folder / "run", folder / "trace"
-    make_run(root, names(conditions), n=20, steps=4)
-    traced([sys.executable, "-m", "bench.scale", "--read", root], log)
-    asked = list(read(log, root))
+    folder = fresh(WORK / "readers")
+    make_run(folder / "run", names(conditions), n=20, steps=4)
+    _, asked = traced_call(folder, look)
     found: dict[str, Any] = {}
     for what in READERS:
         some, seconds = between(asked, f"{what}-begin", f"{what}-end")
-        found[what] = {"operations": len(some), "seconds": seconds, "by": dict(by_kind(some, root))}
+        found[what] = {"operations": len(some), "seconds": seconds, "by": dict(by_kind(some))}
     publish(
         "scale_readers",
         f"Readers of a run of {conditions:,} conditions: operations",
@@ -432,31 +375,22 @@ def readers_part(conditions: int) -> dict[str, Any]:
         ],
         found,
     )
-    return found
 
 
 READERS = ("status", "status again", "tracker, first look", "tracker, later look", "engine that waits a minute")
 
 
-def look(root: Path) -> None:
+def look(folder: str) -> None:
     """What is traced in the part "readers"."""
     import threading
+    from unittest.mock import Mock
 
     from wlsweep.predict.waiting import ModelWait
-    from wlsweep.run.status import RunStatus, status_table
+    from wlsweep.run.status import RunStatus
+    from wlsweep.run.status_table import status_table
     from wlsweep.track.follow import Follower
 
-    class Nowhere:
-        """A tracker that takes everything."""
-
-        def begin(self, name: str, config: Any, id_: Any) -> str:
-            return name
-
-        def log(self, *_: Any) -> None: ...
-        def conclude(self, *_: Any) -> None: ...
-        def attach(self, *_: Any) -> None: ...
-        def end(self, *_: Any) -> None: ...
-
+    root, nowhere = Path(folder), Mock(**{"begin.side_effect": lambda name, config, id_: name})
     run = RunDir(root)
     conditions = RunStatus(run).conditions
 
@@ -466,39 +400,24 @@ def look(root: Path) -> None:
         threading.Timer(60, training.unlink).start()
         ModelWait(str(root), [c.name for c in conditions], training, False)("baseline_gamma1.0_prop1_2_seed9")
 
-    follower = Follower(run, ["tensorboard"], lambda tracker, run, sweep: Nowhere())  # type: ignore[arg-type, return-value]
+    follower = Follower(run, ["tensorboard"], lambda tracker, run, sweep: nowhere)
     sys.stdout = StringIO()
-    for what, act in zip(
-        READERS,
-        (
-            lambda: status_table(RunStatus(run)),
-            lambda: status_table(RunStatus(run)),
-            follower.send,
-            follower.send,
-            waits,
-        ),
-        strict=True,
-    ):
+
+    def status() -> None:
+        status_table(RunStatus(run))
+
+    for what, act in zip(READERS, (status, status, follower.send, follower.send, waits), strict=True):
         mark(f"{what}-begin")
         act()
         mark(f"{what}-end")
 
 
-def page_part(conditions: int) -> dict[str, Any]:
+def page_part(conditions: int) -> None:
     """CPU seconds of evaluation and page, and the page's size."""
-    folder = WORK / "page"
-    shutil.rmtree(folder, ignore_errors=True)
-    run = make_run(folder / "run", names(conditions), n=2_024)
+    run = make_run(fresh(WORK / "page") / "run", names(conditions), n=2_024)
     found: dict[str, Any] = {}
-    for stage, code in (
-        ("evaluate", "from wlsweep.analysis.evaluate import evaluate; evaluate(run)"),
-        (
-            "page",
-            "from wlsweep.analysis.evaluate import up_to_date; from wlsweep.report.page import write_report;"
-            " write_report(run, up_to_date(run))",
-        ),
-    ):
-        _, found[f"{stage}_cpu_s"], found[f"{stage}_mib"] = measured(code, run.root)
+    for stage in ("evaluate", "page"):
+        _, found[f"{stage}_cpu_s"], found[f"{stage}_mib"] = measured(STAGES[stage], run.root)
     found["page_mb"] = run.report.stat().st_size / 1e6
     found["metrics_mb"] = sum(p.stat().st_size for p in run.metrics_json.parent.iterdir()) / 1e6
     publish(
@@ -508,7 +427,6 @@ def page_part(conditions: int) -> dict[str, Any]:
         [(k, f"{v:.1f}") for k, v in found.items()],
         found,
     )
-    return found
 
 
 def main() -> None:
@@ -520,19 +438,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=8, help="ranks of a group in the part `parts`")
     parser.add_argument("--seconds", type=float, default=120.0, help="how long a group or its parts are watched")
     parser.add_argument("--idle", type=float, default=30.0, help="how long the driver waits")
-    parser.add_argument("--play", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--busy", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.play:
-        play(given.play, given.conditions, given.groups, given.idle)
-        return
-    if given.busy:
-        keep_busy(given.busy, given.ranks, given.seconds)
-        return
-    if given.read:
-        look(given.read)
-        return
     parts = {
         "driver": lambda: driver_part(given.conditions, given.groups, given.idle),
         "parts": lambda: parts_part(given.groups, given.ranks, given.seconds),

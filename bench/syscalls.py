@@ -38,6 +38,7 @@ class Asked(NamedTuple):
     """Whether the process that was started did it; else one that it started."""
     call: str
     path: str
+    """Within the folder that was read for; that of a mark as it is."""
 
 
 def _strace(log: Path) -> list[str]:
@@ -46,11 +47,11 @@ def _strace(log: Path) -> list[str]:
     return ["strace", "-f", "-qq", "-y", "-ttt", "-e", "signal=none", "-e", f"trace={_CALLS}", "-o", str(log)]
 
 
-def traced(command: Sequence[object], log: Path) -> str:
+def traced(command: Sequence[str], log: Path) -> str:
     """Run a command that must succeed under strace, which writes every call to a file; returns what it prints."""
-    done = subprocess.run([*_strace(log), "--seccomp-bpf", *map(str, command)], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([*_strace(log), "--seccomp-bpf", *command], stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, command))} ended with {done.returncode}")
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
     return done.stdout
 
 
@@ -109,5 +110,7 @@ def read(log: Path, below: Path, own: Collection[int] = ()) -> Iterator[Asked]:
                 continue
             parts = _PATH.match(rest)
             path = os.path.normpath(Path(parts["at"] or "", parts["path"] or "")) if parts else ""
-            if path == folder or path.startswith((folder + "/", MARK)):
-                yield Asked(float(found[2]), thread, thread in first, call, path)
+            inside = path == folder or path.startswith(f"{folder}/")
+            if inside or path.startswith(MARK):
+                where = os.path.relpath(path, folder) if inside else path
+                yield Asked(float(found[2]), thread, thread in first, call, where)
