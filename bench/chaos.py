@@ -82,9 +82,16 @@ def kind_of(command: str) -> str:
 def tree_of(pid: int) -> list[psutil.Process]:
     """The living processes that a launch started."""
     try:
-        return [c for c in psutil.Process(pid).children(recursive=True) if c.status() != psutil.STATUS_ZOMBIE]
+        return [c for c in psutil.Process(pid).children(recursive=True) if _lives(c)]
     except psutil.NoSuchProcess:
         return []
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _command(process: psutil.Process) -> str:
@@ -111,13 +118,34 @@ def files_left(run: Path) -> list[str]:
     return sorted(str(p.relative_to(run)) for p in run.rglob("*") if pattern.search(p.name) and "ray" not in p.parts)
 
 
+def outcome(
+    run: Path, faults: list[Fault], codes: list[int | str], lost: float, want: dict[str, str], left: set[str]
+) -> dict[str, Any]:
+    """What happened to a sweep that ended: a line of the results, but for its ends without a reason."""
+    got = bits_of(run)
+    return {
+        "sweep": run.name, "faults": [f._asdict() for f in faults], "launches": len(codes), "codes": codes,
+        "seconds_lost": round(lost, 1), "hangs": codes.count("hang"), "processes_left": sorted(left),
+        "different": sorted(k for k in want.keys() | got.keys() if want.get(k) != got.get(k)),
+        "files_left": files_left(run),
+    }  # fmt: skip
+
+
+def moments(rng: random.Random, first: float, gap: float, count: int) -> list[float]:
+    """When faults are made: seconds since a launch began."""
+    found = [first]
+    while len(found) < count:
+        found.append(found[-1] + rng.expovariate(1 / gap))
+    return found
+
+
 class Sweeps:
     """Runs and disturbs launches of one sweep after another."""
 
     def __init__(self, out: Path, seed: int, disk: bool) -> None:
         self.out, self.disk, self.rng = out, disk, random.Random(seed)
         self.seed = seed
-        self._ending: list[tuple[float, dict[int, psutil.Process]]] = []
+        self._ending: list[tuple[float, set[psutil.Process]]] = []
         self._left: set[str] = set()
         self._stopped: list[tuple[float, psutil.Process]] = []
         self.command = [sys.executable, "-m", "wlsweep", "run", str(SPACE), "--stage", "predict", "--out"]
@@ -152,11 +180,11 @@ class Sweeps:
     def sweep(self, number: int, want: dict[str, str], seconds: float) -> dict[str, Any]:
         """One sweep with faults, until a launch ends with 0; what happened."""
         run = self.out / "disk" / f"sweep-{self.seed}-{number}"
-        began, faults, codes, hangs, given, unexplained = time.monotonic(), [], [], 0, [], []
+        began, faults, codes, given, unexplained = time.monotonic(), [], [], [], []
         self._left = set()
         for attempt in range(2 * LAUNCHES):
             told = len(self._log(run).read_text()) if attempt else 0
-            process, seen = self.launch(run), dict[int, psutil.Process]()
+            process, seen = self.launch(run), set[psutil.Process]()
             met, code = self._disturb(process, run, seconds, FAULTS if attempt < LAUNCHES - 1 else 0, seen)
             faults += met
             codes.append(code)
@@ -165,8 +193,7 @@ class Sweeps:
                 reasons = re.findall(r"^.*(?:FAILED|error: ).*$", text, re.MULTILINE)
                 (given if reasons else unexplained).append(f"launch {attempt}: exit code {code}: {reasons[:1]}")
             if code == "hang":
-                hangs += 1
-                for one in [process, *seen.values()]:
+                for one in [process, *seen]:
                     _signal(one, signal.SIGKILL)
             self._continue_stopped(time.monotonic() + PAUSE_S)
             self._ending.append((time.monotonic() + LEFT_S, seen))
@@ -176,40 +203,32 @@ class Sweeps:
         while self._ending:  # of the last launches
             self._note_left()
             time.sleep(0.5)
-        left = self._left
-        got = bits_of(run)
-        different = sorted(k for k in want.keys() | got.keys() if want.get(k) != got.get(k))
-        found = {
-            "sweep": run.name, "faults": [f._asdict() for f in faults], "launches": len(codes), "codes": codes,
-            "seconds_lost": round(lost, 1), "hangs": hangs, "different": different, "processes_left": sorted(left),
-            "files_left": files_left(run), "unexplained": unexplained, "reasons": given,
-        }  # fmt: skip
+        found = outcome(run, faults, codes, lost, want, self._left) | {"unexplained": unexplained, "reasons": given}
         if not any(found[k] for k in WRONG):
             shutil.rmtree(run)
             self._log(run).unlink()
         return found
 
     def _disturb(
-        self, process: subprocess.Popen[bytes], run: Path, seconds: float, faults: int, seen: dict[int, psutil.Process]
+        self, process: subprocess.Popen[bytes], run: Path, seconds: float, faults: int, seen: set[psutil.Process]
     ) -> tuple[list[Fault], int | str]:
         """Let a launch meet faults until it ends; returns them and its exit code."""
-        began, met = time.monotonic(), list[Fault]()
-        moments = [self.rng.uniform(1, self.rng.choice((0.3, 0.9)) * seconds)] if faults else []
-        while len(moments) < faults:
-            moments.append(moments[-1] + self.rng.expovariate(1 / (GAP * seconds)))
+        began, met, due = time.monotonic(), list[Fault](), list[float]()
+        if faults:
+            first = self.rng.uniform(1, self.rng.choice((0.3, 0.9)) * seconds)
+            due = moments(self.rng, first, GAP * seconds, faults)
         while process.poll() is None:
             time.sleep(0.2)
-            for one in tree_of(process.pid):
-                seen[one.pid] = one
+            seen.update(tree_of(process.pid))
             self._continue_stopped(time.monotonic())
             self._note_left()
             now = time.monotonic() - began
-            if moments and now >= moments[0]:
-                moments.pop(0)
+            if due and now >= due[0]:
+                due.pop(0)
                 met.append(self._fault(process, run, now))
                 print(f"  {run.name}: {met[-1].what} to {met[-1].victim} after {now:.0f} s", flush=True)
             last = met[-1].after_s + PAUSE_S if met else 0.0
-            if not moments and now - last > HANG_S + seconds:
+            if not due and now - last > HANG_S + seconds:
                 return met, "hang"
         return met, process.returncode
 
@@ -229,7 +248,7 @@ class Sweeps:
         if what == "second launch":
             second = self.launch(run)
             time.sleep(self.rng.uniform(2, 30))
-            self._ending.append((time.monotonic() + LEFT_S, {one.pid: one for one in tree_of(second.pid)}))
+            self._ending.append((time.monotonic() + LEFT_S, set(tree_of(second.pid))))
             _signal(second, signal.SIGKILL)
             second.wait()
             return Fault(what, "run directory", now)
@@ -254,22 +273,9 @@ class Sweeps:
     def _note_left(self) -> None:
         """Note what launches left running `LEFT_S` seconds after their ends."""
         now = time.monotonic()
-        self._ending = [(end, living) for end, seen in self._ending if (living := _living(seen)) or end > now]
-        for end, seen in self._ending:
-            if end <= now:
-                self._left |= {kind_of(_command(p)) for p in seen.values()}
-        self._ending = [(end, seen) for end, seen in self._ending if end > now and seen]
-
-
-def _living(seen: dict[int, psutil.Process]) -> dict[int, psutil.Process]:
-    return {pid: process for pid, process in seen.items() if _lives(process)}
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        ending = [(end, {p for p in seen if _lives(p)}) for end, seen in self._ending]
+        self._left |= {kind_of(_command(p)) for end, living in ending if end <= now for p in living}
+        self._ending = [(end, living) for end, living in ending if end > now and living]
 
 
 def _signal(process: psutil.Process | subprocess.Popen[bytes], number: int) -> None:
@@ -295,13 +301,10 @@ def _full_disk(folder: Path) -> Iterator[None]:
 @contextmanager
 def _closed(run: Path) -> Iterator[None]:
     """Nothing can be made, renamed or deleted in the run's folders; root, too, obeys this mark."""
-    folders = [str(p) for p in [run, *run.rglob("*")] if p.is_dir()] if run.is_dir() else []
+    close = ["find", str(run), "-type", "d", "-exec", "chattr", "+i", "{}", "+"]
     try:
-        for mark in ("+i", "-i"):
-            for i in range(0, len(folders), 200):
-                subprocess.run(["chattr", mark, *folders[i : i + 200]], capture_output=True, check=False)
-            if mark == "+i":
-                yield
+        subprocess.run(close, capture_output=True, check=False)
+        yield
     finally:
         subprocess.run(["chattr", "-R", "-i", str(run)], capture_output=True, check=False)
 
@@ -352,13 +355,36 @@ def summary(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    """Run sweeps until so many faults were met; 1 if one ended wrongly."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
+def options(description: str | None, kills: int, folder: str) -> argparse.ArgumentParser:
+    """What is asked of random faults, wherever they are made."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=kills)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=600)
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "chaos")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / folder)
+    return parser
+
+
+def run_all(sweeps: Any, what: str, results: Path, kills: int, minutes: float) -> int:
+    """Run sweeps until so many faults were met; 1 if one ended wrongly, or no fault was made."""
+    began, mine = time.monotonic(), list[dict[str, Any]]()
+    want, seconds = sweeps.reference()
+    print(f"an undisturbed {what.format(f'{seconds:.0f} s')}", flush=True)
+    while sum(len(r["faults"]) for r in mine) < kills and time.monotonic() - began < 60 * minutes:
+        mine.append(sweeps.sweep(len(mine), want, seconds))
+        with results.open("a") as f:
+            f.write(json.dumps(mine[-1]) + "\n")
+        print(json.dumps({k: v for k, v in mine[-1].items() if k != "faults"}), flush=True)
+    print(summary(mine))
+    if not any(r["faults"] for r in mine):
+        print("no fault was made in the time given, so nothing was shown: raise --minutes")
+        return 1
+    return int(any(r[k] for r in mine for k in WRONG))
+
+
+def main() -> int:
+    """Run sweeps on this machine, or print the figures of those that were run."""
+    parser = options(__doc__, 20, "chaos")
     parser.add_argument("--summary", action="store_true", help="print the figures of all results so far")
     a = parser.parse_args()
     out = a.out.resolve()
@@ -367,25 +393,9 @@ def main() -> int:
         print(summary([json.loads(line) for line in results.read_text().splitlines()]))
         return 0
     out.mkdir(parents=True, exist_ok=True)
-    began, mine = time.monotonic(), []
     with _file_system(out) as disk:
-        sweeps = Sweeps(out, a.seed, disk)
-        want, seconds = sweeps.reference()
-        print(
-            f"an undisturbed sweep takes {seconds:.0f} s{'' if disk else '; no root, so no faults of the disk'}",
-            flush=True,
-        )
-        while sum(len(r["faults"]) for r in mine) < a.kills and time.monotonic() - began < 60 * a.minutes:
-            found = sweeps.sweep(len(mine), want, seconds)
-            mine.append(found)
-            with results.open("a") as f:
-                f.write(json.dumps(found) + "\n")
-            print(json.dumps({k: v for k, v in found.items() if k != "faults"}), flush=True)
-    print(summary(mine))
-    if not any(r["faults"] for r in mine):
-        print("no fault was made in the time given, so nothing was shown: raise --minutes")
-        return 1
-    return int(any(r[k] for r in mine for k in WRONG))
+        what = "sweep takes {}" + ("" if disk else "; no root, so no faults of the disk")
+        return run_all(Sweeps(out, a.seed, disk), what, results, a.kills, a.minutes)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ for a while, a node that loses its power and is started again.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import re
 import shutil
@@ -23,10 +21,9 @@ from typing import Any
 
 import psutil
 
-from bench.chaos import PAUSE_S, WRONG, Fault, _command, _signal, bits_of, files_left, kind_of, summary
+from bench.chaos import PAUSE_S, Fault, _command, _signal, bits_of, kind_of, moments, options, outcome, run_all, tree_of
 from tests.slurm.lab import ENDED, Lab, why_not
 
-ROOT = Path(__file__).parents[1]
 FAULTS = 4
 """Most faults of one submission."""
 GAP = 0.3
@@ -60,23 +57,21 @@ class SlurmSweeps:
     def sweep(self, number: int, want: dict[str, str], seconds: float) -> dict[str, Any]:
         """One sweep with faults, submitted until a job completes; what happened."""
         name = f"chaos-{self.seed}-{number}"
-        began, faults, codes, hangs = time.monotonic(), list[Fault](), list[str](), 0
+        began, faults, codes = time.monotonic(), list[Fault](), list[int | str]()
         for attempt in range(2 * SUBMISSIONS):
-            code, met = self._job(name, self._moments(seconds) if attempt < SUBMISSIONS - 1 else [])
+            due: list[float] = []
+            if attempt < SUBMISSIONS - 1:
+                due = moments(self.rng, self.rng.uniform(0.1, 0.8) * seconds, GAP * seconds, FAULTS)
+            code, met = self._job(name, due)
             faults += met
             codes.append(code)
-            hangs += code == "hang"
             if code == "COMPLETED":
                 break
-        lost, got = time.monotonic() - began - seconds, bits_of(self.run_of(name))
+        lost = time.monotonic() - began - seconds
         time.sleep(10)
         left = {k for node in self._nodes() for k, _ in self._processes(node)}
-        return {
-            "sweep": name, "faults": [f._asdict() for f in faults], "launches": len(codes), "codes": codes,
-            "seconds_lost": round(lost, 1), "hangs": hangs, "processes_left": sorted(left),
-            "different": sorted(k for k in want.keys() | got.keys() if want.get(k) != got.get(k)),
-            "files_left": files_left(self.run_of(name)), "unexplained": self._unexplained(name),
-        }  # fmt: skip
+        found = outcome(self.run_of(name), faults, codes, lost, want, left)
+        return found | {"unexplained": self._unexplained(name)}
 
     def _unexplained(self, name: str) -> list[str]:
         """Attempts whose sweep ended with exit code 1 and no reason."""
@@ -90,22 +85,10 @@ class SlurmSweeps:
 
     def _processes(self, node: str) -> list[tuple[str, psutil.Process]]:
         """The job's processes on a node, with their kinds."""
-        try:
-            found = psutil.Process(self.lab.first[node]).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
-        living = [p for p in found if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-        named = [(kind_of(_command(p)), p) for p in living]
+        named = [(kind_of(_command(p)), p) for p in tree_of(self.lab.first[node])]
         return [(k, p) for k, p in named if k not in SERVICES and not k.startswith("slurm")]
 
-    def _moments(self, seconds: float) -> list[float]:
-        """When a submission meets its faults, in seconds since it was made."""
-        moments = [self.rng.uniform(0.1, 0.8) * seconds]
-        while len(moments) < FAULTS:
-            moments.append(moments[-1] + self.rng.expovariate(1 / (GAP * seconds)))
-        return moments
-
-    def _job(self, name: str, moments: list[float]) -> tuple[str, list[Fault]]:
+    def _job(self, name: str, when: list[float]) -> tuple[str, list[Fault]]:
         """Submit, disturb at these moments, and wait until the job has ended for good; returns its last state."""
         sweep = self.lab.variant(name, epochs=4)
         job = self.lab.submit(sweep, "--nodes", "2")
@@ -116,9 +99,9 @@ class SlurmSweeps:
             state = self.lab.job(job)["JobState"]
             if state in ENDED:
                 return state, met
-            due = bool(moments) and now > moments[0] and state == "RUNNING"
+            due = bool(when) and now > when[0] and state == "RUNNING"
             if due and (fault := self._fault(now)):  # else there is nobody to meet it yet
-                moments.pop(0)
+                when.pop(0)
                 met.append(fault)
                 print(f"  {name}: {fault.what} to {fault.victim} after {now:.0f} s", flush=True)
             if now - (met[-1].after_s if met else 0) > HANG_S:
@@ -171,31 +154,17 @@ class SlurmSweeps:
 
 
 def main() -> int:
-    """Run sweeps until so many faults were met; 1 if one ended wrongly."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=600)
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "chaos_slurm")
-    a = parser.parse_args()
+    """Run sweeps on a test cluster of their own."""
+    a = options(__doc__, 10, "chaos_slurm").parse_args()
     if cause := why_not():
         print(f"no test SLURM here: {cause}")
         return 2
     a.out.mkdir(parents=True, exist_ok=True)
-    began, mine, lab = time.monotonic(), [], Lab()
+    lab = Lab()
     try:
-        sweeps = SlurmSweeps(lab.up(), a.seed)
-        want, seconds = sweeps.reference()
-        print(f"an undisturbed job takes {seconds:.0f} s", flush=True)
-        while sum(len(r["faults"]) for r in mine) < a.kills and time.monotonic() - began < 60 * a.minutes:
-            mine.append(sweeps.sweep(len(mine), want, seconds))
-            with (a.out / "results.jsonl").open("a") as f:
-                f.write(json.dumps(mine[-1]) + "\n")
-            print(json.dumps({k: v for k, v in mine[-1].items() if k != "faults"}), flush=True)
+        return run_all(SlurmSweeps(lab.up(), a.seed), "job takes {}", a.out / "results.jsonl", a.kills, a.minutes)
     finally:
         lab.down()
-    print(summary(mine))
-    return int(any(r[k] for r in mine for k in WRONG))
 
 
 if __name__ == "__main__":
