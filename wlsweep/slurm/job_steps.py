@@ -40,9 +40,10 @@ class Ports(NamedTuple):
     metrics: int
 
 
-def ports_from(base: int) -> Ports:
-    """The ports of the block that starts at `base`."""
-    return Ports(base, base + 1, base + 2, base + 3, base + 4)
+def head_of(env: Mapping[str, str]) -> tuple[str, Ports]:
+    """Host and ports of the cluster at RAY_ADDRESS, which names the first of its block."""
+    host, _, port = env["RAY_ADDRESS"].partition(":")
+    return host, Ports(*range(int(port), int(port) + len(Ports._fields)))
 
 
 def _is_free(host: str, port: int) -> bool:
@@ -147,10 +148,9 @@ def announce(env: Mapping[str, str]) -> None:
     Raises:
         WlsweepError: if the cluster is not complete in time.
     """
-    host, _, port = env["RAY_ADDRESS"].partition(":")
+    host, ports = head_of(env)
     nodes = int(env["WLSWEEP_NODES"])
     _wait_for_nodes(nodes, time.monotonic() + FORM_S)
-    ports = ports_from(int(port))
     write_json(
         Path(env["WLSWEEP_ADDRESS_FILE"]),
         {
@@ -196,8 +196,8 @@ def linger(env: Mapping[str, str]) -> None:
     """Wait until no Ray job that somebody submitted to this cluster is left to run."""
     from ray.job_submission import JobStatus, JobSubmissionClient
 
-    host, _, port = env["RAY_ADDRESS"].partition(":")
-    client = JobSubmissionClient(f"http://{host}:{ports_from(int(port)).dashboard}")
+    host, ports = head_of(env)
+    client = JobSubmissionClient(f"http://{host}:{ports.dashboard}")
     while any(j.submission_id and j.status in (JobStatus.PENDING, JobStatus.RUNNING) for j in client.list_jobs()):
         time.sleep(2)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from wlsweep.slurm.job_steps import FORM_S, ports_from
+from wlsweep.slurm.job_steps import FORM_S, head_of
 
 END_S = 3.0
 """How long Ray's processes may take to end after SIGTERM: SLURM sends SIGKILL soon, and files must be gone by then."""
@@ -37,15 +37,14 @@ def ray_command(python: str, env: Mapping[str, str], head: bool, own_ip: str) ->
     Every limit is explicit: without them each job would offer the whole machine. Worker ports are left to the system,
     so that two clusters on one machine do not fight for Ray's fixed range.
     """
-    host, _, port = env["RAY_ADDRESS"].partition(":")
-    ports = ports_from(int(port))
+    host, ports = head_of(env)
     mib = 1024 * 1024
     command = [python, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     if head:
         command += ["--head", f"--port={ports.gcs}", f"--dashboard-host={host}", f"--dashboard-port={ports.dashboard}"]
         command += [f"--ray-client-server-port={ports.client}", "--include-dashboard=true"]
     else:
-        command += [f"--address={host}:{port}"]
+        command += [f"--address={env['RAY_ADDRESS']}"]
     return [
         *command,
         f"--node-ip-address={own_ip}",
@@ -85,11 +84,11 @@ def address_towards(host: str, port: int, end: float) -> str | None:
 
 def main() -> int:
     """Run the node until it ends or is told to."""
-    host, _, port = os.environ["RAY_ADDRESS"].partition(":")
+    host, ports = head_of(os.environ)
     head = os.environ.get("SLURM_NODEID", "0") == "0"
-    own_ip = host if head else address_towards(host, int(port), time.monotonic() + FORM_S)
+    own_ip = host if head else address_towards(host, ports.gcs, time.monotonic() + FORM_S)
     if own_ip is None:
-        sys.stderr.write(f"error: the head {host}:{port} does not listen after {FORM_S:.0f} s\n")
+        sys.stderr.write(f"error: the head {host}:{ports.gcs} does not listen after {FORM_S:.0f} s\n")
         return 1
     if head:
         (Path(os.environ["WLSWEEP_ATTEMPT"]) / "step").write_text(os.environ["SLURM_STEP_ID"])

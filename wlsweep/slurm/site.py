@@ -42,23 +42,15 @@ def refuse_control(value: str, what: str = "value") -> str:
     return value
 
 
-def _word(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.,:@+-]*", value):
-        raise ValueError(f"{value!r}: only letters, digits and _ . , : @ + - can stand here")
-    return value
+def _like(pattern: str, otherwise: str) -> AfterValidator:
+    """A check that the whole value has this pattern."""
 
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"{value!r}: {otherwise}")
+        return value
 
-def _folder(value: str) -> str:
-    refuse_control(value)
-    if not value.startswith("/"):
-        raise ValueError(f"{value!r}: give an absolute path")
-    return value
-
-
-def _time(value: str) -> str:
-    if not re.fullmatch(r"[0-9]{1,7}((:[0-9]{2}){0,2}|-[0-9]{1,2}(:[0-9]{2}){0,2})", value):
-        raise ValueError(f"{value!r}: write a time as SLURM does: minutes, HH:MM:SS or D-HH:MM:SS")
-    return value
+    return AfterValidator(check)
 
 
 def _option(value: str) -> str:
@@ -70,16 +62,19 @@ def _option(value: str) -> str:
     return value
 
 
-def _program(value: str) -> str:
-    refuse_control(value)
-    if not value.strip() or value.startswith("-"):
-        raise ValueError(f"{value!r}: give the name or path of a Python")
-    return value
-
-
-Word = Annotated[str, AfterValidator(_word)]
-Folder = Annotated[str, AfterValidator(_folder)]
 Line = Annotated[str, AfterValidator(refuse_control)]
+Word = Annotated[
+    str, _like(r"[A-Za-z0-9_][A-Za-z0-9_.,:@+-]*", "only letters, digits and _ . , : @ + - can stand here")
+]
+Folder = Annotated[Line, _like("/.*", "give an absolute path")]
+Program = Annotated[Line, _like(r"(?!-).*\S.*", "give the name or path of a Python")]
+Time = Annotated[
+    str,
+    _like(
+        r"[0-9]{1,7}((:[0-9]{2}){0,2}|-[0-9]{1,2}(:[0-9]{2}){0,2})",
+        "write a time as SLURM does: minutes, HH:MM:SS or D-HH:MM:SS",
+    ),
+]
 Host = Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 
 
@@ -104,7 +99,7 @@ class Site(BaseModel):
     """CPU cores that one job may use on a node."""
     memory_gb: float = Field(ge=1, le=1_000_000)
     """Memory that one job may use on a node, in GiB."""
-    time: Annotated[str, AfterValidator(_time)]
+    time: Time
     """Time limit of one job; the sweep goes on in the next."""
     warning_s: int = Field(300, ge=10, le=65535)
     """Seconds before the time limit at which running conditions save their checkpoints."""
@@ -115,7 +110,7 @@ class Site(BaseModel):
     """Shell lines before anything else: modules, `source .venv/bin/activate`, network settings."""
     prefix: list[Line] = []
     """Words before every Python command, such as a container: `["apptainer", "exec", "--nv", "/images/wl.sif"]`."""
-    python: Annotated[str, AfterValidator(_program)] = "python"
+    python: Program = "python"
     """Python that has wlsweep and its engines installed, after `setup` and within `prefix`."""
     shared: Folder
     """Directory that the login node and all compute nodes see under this name; runs must lie in it."""

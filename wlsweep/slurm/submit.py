@@ -79,12 +79,6 @@ def write_job(job: Job, sweep: Sweep) -> None:
         script.chmod(0o700)
 
 
-def _groups(sweep: Sweep, job: Job) -> int:
-    """Conditions that train, and save, at the same time in one job."""
-    ask = job.ask
-    return capacity(sweep, [{"CPU": float(ask.cpus), "GPU": float(ask.gpus)}] * ask.nodes).groups
-
-
 def submit(sweep: Sweep, site: Site, options: SubmitOptions, dry_run: bool, say: Callable[[str], None]) -> int | None:
     """Write and submit a job; returns its id, or None on a dry run, which first shows what would be submitted.
 
@@ -96,12 +90,13 @@ def submit(sweep: Sweep, site: Site, options: SubmitOptions, dry_run: bool, say:
     job = make_job(sweep, site, options, Path.cwd().resolve(), stamp)
     refuse_other_configuration(RunDir(job.run), sweep.fingerprint(), sweep.name)
     problems += not_shared(job) + job_problems(sweep, site, job.workdir, say)
-    problems += warning_time_problems(sweep, site, job.run, _groups(sweep, job), say)
+    ask = job.ask
+    groups = capacity(sweep, [{"CPU": float(ask.cpus), "GPU": float(ask.gpus)}] * ask.nodes).groups
+    problems += warning_time_problems(sweep, site, job.run, groups, say)
     if not dry_run:
         refuse_all("the job would fail:", problems)
     write_job(job, sweep)
     command = sbatch_command(job)
-    ask = job.ask
     shape = f"array {job.array}, each task" if job.array is not None else "one allocation"
     say(f"shape:   {shape}: {ask.nodes} x ({ask.cpus} CPUs, {ask.gpus} GPUs, {ask.memory_mb} MiB), {site.time}")
     say(f"script:  {job.script}")
