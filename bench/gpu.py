@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 import sys
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from bench.papers import papers, paragraphs, write_array
 from bench.qwen_like import build
 from bench.results import BENCH, WLSWEEP, publish, timed
 from wlsweep.run.layout import RunDir, read_json
+from wlsweep.self_check import torchrun as one_rank
 from wlsweep.spec.architecture import Architecture, architecture
 from wlsweep.spec.config import Sweep, load_sweep
 from wlsweep.spec.cost import training_flops, training_memory
@@ -96,6 +96,12 @@ def write_model(a: Architecture, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def peak_flops() -> float | None:
+    """That of the GPU here, where its data sheet is known."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return next((v for k, v in PEAK.items() if k in device), None)
+
+
 def fitting(a: Architecture, sweep: Sweep) -> Architecture:
     """The shape with as many of its layers as the GPU holds."""
     if not torch.cuda.is_available():
@@ -110,8 +116,7 @@ def fitting(a: Architecture, sweep: Sweep) -> Architecture:
 
 def torchrun(*arguments: str, log: Path) -> None:
     """One rank, without Ray."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m"]
-    timed([*launcher, *arguments], log, {} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"})
+    timed(one_rank(*arguments), log, {} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"})
 
 
 def prepare(
@@ -127,8 +132,7 @@ def prepare(
     text = SPACE.format(model=folder / "base", **kinds)
     there = not fresh and run.data_json.is_file() and space.is_file() and space.read_text() == text
     if not there:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        fresh(folder)
         space.write_text(text)
     sweep = load_sweep(space)
     a = fitting(shape, sweep)
@@ -196,12 +200,11 @@ def measure(name: str, shape: Architecture, tiny: bool, fresh: bool = True) -> d
         rate = TEST_PAPERS / (swap + a_row * TEST_PAPERS)
         return {"bare vLLM": seconds["rows"] / bare, "wlsweep": rate, "swap_s": swap}
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return {
         "shape": name,
         "layers": f"{a.layers} of {shape.layers}",
-        "device": device,
-        "peak": next((v for k, v in PEAK.items() if k in device), None),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "peak": peak_flops(),
         "flops_per_token": training_flops(a, 1),
         "tokens_per_s": tried(ours),
         "trainer_tokens_per_s": tried(trainer),

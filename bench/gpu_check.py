@@ -64,6 +64,8 @@ def breakdown(cpu: bool) -> list[Line]:
     from transformers import Qwen2Config
     from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RotaryEmbedding
 
+    from bench.gpu import peak_flops
+
     device, dtype, tokens = ("cpu", torch.float32, 256) if cpu else ("cuda", torch.bfloat16, 4096)
     sizes = {"hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 4, "num_key_value_heads": 2}
     if not cpu:
@@ -95,7 +97,7 @@ def breakdown(cpu: bool) -> list[Line]:
     rest = max(0.0, ms["layer"] - ms["products"] - ms["attention"])
     said = f"{ms['layer']:.1f} ms: products {ms['products']:.1f}, attention {ms['attention']:.1f}, the rest {rest:.1f}"
     lines = [judged(f"a 7B layer at {tokens} tokens" if not cpu else "a toy layer", "", said, None)]
-    if (peak := _peak()) is not None:
+    if (peak := peak_flops()) is not None:
         flops = 6 * tokens * sum(m.weight.numel() for m in linears) + 12 * heads * size * tokens * tokens / 2
         # Recomputation under gradient checkpointing is a third forward pass: 4 units of work for 3 that count.
         mfu = flops / (ms["layer"] / 1000 * 4 / 3) / peak
@@ -113,14 +115,6 @@ def _seconds(work: Callable[[], torch.Tensor], rounds: int = 5) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
     return sorted(times[2:])[rounds // 2]
-
-
-def _peak() -> float | None:
-    from bench.gpu import PEAK
-
-    if not torch.cuda.is_available():
-        return None
-    return next((v for k, v in PEAK.items() if k in torch.cuda.get_device_name()), None)
 
 
 def _speed(name: str) -> Callable[[bool], list[Line]]:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from wlsweep.data.load import load_mix, load_test
-from wlsweep.predict.vllm_engine import Engine, Probe, engine_environment
+from bench.predict import probes_of
+from wlsweep.data.load import load_test
+from wlsweep.predict.vllm_engine import Engine, engine_environment
 from wlsweep.run.layout import existing_run
 from wlsweep.run.records import SweepRecord, TrainedRecord
 from wlsweep.train.merge import export_merged
@@ -39,14 +40,8 @@ def main() -> None:
     chosen = [c for c in sweep.conditions if c.lora and run.trained(c.name).exists()]
     test = load_test(run)
     prompts = [test.prompt(i).tolist() for i in range(min(arguments.rows, len(test)))]
-    trained = {c.name: TrainedRecord.read(run.trained(c.name)) for c in chosen}
-    probes = {
-        c.name: [
-            Probe(load_mix(run, c.k).prompt(p.row).tolist(), p.logprob_accept, p.logprob_reject)
-            for p in trained[c.name].probe
-        ]
-        for c in chosen
-    }
+    fingerprints = {c.name: TrainedRecord.read(run.trained(c.name)).model.fingerprint for c in chosen}
+    probes = probes_of(run, chosen)
     adapters = [run.model(c.name) for c in chosen]
     seconds: dict[str, list[float]] = {"mixed": [], "one after the other": [], "whole models swapped": []}
     scores: dict[str, np.ndarray] = {}
@@ -57,7 +52,7 @@ def main() -> None:
         whole = Engine(models[chosen[0].name], sweep.predict, cutoff, test.answer)
 
         def prove(name: str) -> None:
-            engine.prove(run.model(name), trained[name].model.fingerprint, probes[name])
+            engine.prove(run.model(name), fingerprints[name], probes[name])
 
         def note(way: str, began: float, found: list) -> None:
             seconds[way].append(time.perf_counter() - began)

@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 
 from bench.papers import papers, write_array
-from bench.results import BENCH, WLSWEEP, publish, timed
+from bench.results import BENCH, WLSWEEP, fresh, publish, timed
 from bench.smollm2 import FOLDER
 from wlsweep.data.export import NAME, dataset_name
 from wlsweep.run.layout import RunDir, read_json, write_json
@@ -60,9 +60,7 @@ def prepare(work: Path, data: Path | None, limit: list[str], precision: str, rea
     """Make the search space, the base model, the rows and the exported mixes; nothing of it is timed."""
     from wlsweep.train.tiny_base import ensure_tiny_base
 
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    space = work / SPACE.name
+    space = fresh(work) / SPACE.name
     text = SHIPPED.read_text().replace(str(WORK), str(work))
     if precision == "fp32":
         text = text.replace('dtype = "bf16"', 'dtype = "fp32"').replace('dtype = "bfloat16"', 'dtype = "float32"')

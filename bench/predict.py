@@ -15,8 +15,19 @@ from pathlib import Path
 
 from wlsweep.data.load import load_mix, load_test
 from wlsweep.predict.vllm_engine import Engine, Probe, engine_environment
-from wlsweep.run.layout import existing_run, read_json
+from wlsweep.run.layout import RunDir, existing_run, read_json
+from wlsweep.run.records import TrainedRecord
+from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import Sweep
+
+
+def probes_of(run: RunDir, conditions: list[Condition]) -> dict[str, list[Probe]]:
+    """By condition, the rows that its training left to prove its model with."""
+    found = {}
+    for c in conditions:
+        mix, record = load_mix(run, c.k), TrainedRecord.read(run.trained(c.name))
+        found[c.name] = [Probe(mix.prompt(p.row).tolist(), p.logprob_accept, p.logprob_reject) for p in record.probe]
+    return found
 
 
 def main() -> None:
@@ -35,13 +46,7 @@ def main() -> None:
     chosen = [c for c in sweep.conditions if run.trained(c.name).exists()][:2]
     if len(chosen) < 2:
         raise SystemExit(f"{run.root} needs two trained conditions")
-    probes = {}
-    for c in chosen:
-        mix = load_mix(run, c.k)
-        probes[c.name] = [
-            Probe(mix.prompt(p["row"]).tolist(), p["logprob_accept"], p["logprob_reject"])
-            for p in read_json(run.trained(c.name))["probe"]
-        ]
+    probes = probes_of(run, chosen)
     engine = Engine(run.model(chosen[0].name), sweep.predict, sweep.data.cutoff, test.answer)
     plain = SamplingParams(
         max_tokens=sweep.predict.answer_tokens, temperature=0, seed=0, stop_token_ids=[test.answer.end]

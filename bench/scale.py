@@ -32,6 +32,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ from bench.analysis import STAGES, measured, names
 from bench.results import BENCH, WLSWEEP, fresh, publish, small_space
 from bench.syscalls import MARK, Asked, attached, family, mark, read, threads, traced
 from tests.made_run import make_run
-from tests.orchestrate.fakes import write_data, write_trained
+from tests.orchestrate.fakes import FakeStages, write_data, write_trained
 from wlsweep.orchestrate.capacity import Capacity
 from wlsweep.orchestrate.driver import Driver, new_launch
 from wlsweep.orchestrate.launch import Launch
@@ -92,10 +93,11 @@ def by_kind(asked: Sequence[Asked]) -> Counter[str]:
     return Counter(next(what for pattern, what in KINDS.items() if re.search(pattern, path)) for path in paths)
 
 
-class Played:
+class Played(FakeStages):
     """Stages that take no time: what they write is left by hand, and hidden from the count."""
 
     def __init__(self, sweep: Any, groups: int, idle_s: float) -> None:
+        super().__init__()
         self.sweep, self.groups, self.idle_s = sweep, groups, idle_s
         self.hidden_s = 0.0
         """CPU time of what is not the driver's work."""
@@ -111,17 +113,7 @@ class Played:
             mark("show")
 
     def stages(self) -> Stages:
-        return Stages(
-            check=lambda launch: None,
-            base=lambda launch, note: "base",
-            prepare=self.prepare,
-            plan=lambda launch: None,
-            connect=lambda launch: Capacity(self.groups, 0),
-            train=self.train,
-            predict=self.predict,
-            evaluate=lambda launch: None,
-            report=lambda launch: (None, ""),
-        )
+        return replace(super().stages(), prepare=self.prepare, connect=lambda launch: Capacity(self.groups, 0))
 
     def prepare(self, launch: Launch, base: str, note: Any) -> None:
         with self.hidden():

@@ -14,14 +14,71 @@ import argparse
 import itertools
 import shutil
 import subprocess
+import threading
 import time
+from collections import Counter
 from statistics import median
+from types import TracebackType
 
-from bench.memory import Watch
+import psutil
+
 from bench.results import BENCH, WLSWEEP, publish
 from wlsweep.run.layout import RunDir, read_json
 
 GOAL_S, GOAL_GB, GOAL_FIRST_S = 300, 6.0, 20
+EVERY_S = 2.0
+"""Between two samples of memory: reading them costs the kernel a walk over every page table. A shorter peak is missed."""
+KINDS = {
+    "ray::_RayTrainWorker": "training workers",
+    "ray::RayTrainWorker": "training workers",
+    "Predictor": "vLLM engines",
+    "ray::ImplicitFunc": "trial processes",
+    "ray::": "other Ray actors and tasks",
+    "/ray/": "Ray's own processes",
+    "kaleido": "renderer of PNGs",
+    "": "driver",
+}
+"""What a process is, by what its command line holds; the first that fits."""
+
+
+def tree_pss(root: int) -> Counter[str]:
+    """MiB by kind of process, of `root` and all that descends from it: proportional set sizes, a shared page counts once."""
+    found: Counter[str] = Counter()
+    try:
+        processes = [psutil.Process(root), *psutil.Process(root).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return found
+    for process in processes:
+        try:
+            line = " ".join(process.cmdline())
+            kind = next(kind for sign, kind in KINDS.items() if sign in line)
+            found[kind] += process.memory_full_info().pss / 2**20
+        except psutil.Error:
+            continue  # it ended meanwhile
+    return found
+
+
+class Watch:
+    """Samples the memory of a process tree in a thread for the length of a block: its peak, and what held it then."""
+
+    def __init__(self, root: int) -> None:
+        self.root, self.peak_mib, self.parts = root, 0.0, Counter[str]()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def _sample(self) -> None:
+        while not self._over.wait(EVERY_S):
+            parts = tree_pss(self.root)
+            if parts.total() > self.peak_mib:
+                self.peak_mib, self.parts = parts.total(), parts
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
 
 
 def first_step(process: subprocess.Popen, run: RunDir, began: float) -> float:
