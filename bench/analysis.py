@@ -65,7 +65,6 @@ def measured(code: str, root: Path) -> tuple[float, float, float]:
 
 
 def main(sizes: list[str]) -> None:
-    """Measure every size and print a line a stage, then the same as JSON."""
     results: list[dict[str, object]] = []
     for size in sizes or ["19x2024"]:
         conditions, rows = map(int, size.split("x"))

@@ -72,10 +72,10 @@ def true_rates(shift: float, noise: Noise) -> dict[str, float]:
 
 def covered(noise: Noise, worlds: int, papers: int = 1000, draws: int = 400) -> dict[str, dict[str, float]]:
     """By number, the share of worlds whose interval holds the truth: of papers alone, and of papers and trainings."""
-    resamples = Resamples(papers, draws, 0)
-    counts = resamples.counts.astype(np.float32) / papers
+    counts = Resamples(papers, draws, 0).counts.astype(np.float32) / papers
+    base = THE_19[0]
     conditions = [replace(c, seed=s) for s in range(noise.seeds) for c in THE_19]
-    conditions += [replace(THE_19[0], seed=noise.seeds + s) for s in range(noise.baselines)]
+    conditions += [replace(base, seed=noise.seeds + s) for s in range(noise.baselines)]
     shifts = {c.name: noise.gamma * shift_of(c) for c in conditions}
     truth = {c.name: true_rates(shifts[c.name], noise) for c in conditions}
     hits: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
@@ -93,29 +93,22 @@ def covered(noise: Noise, worlds: int, papers: int = 1000, draws: int = 400) -> 
                 right = (z > 0) if metric == "predicted_accept_rate" else ((z > 0) == accept)
                 value[name], drawn[name] = float(right.mean()), counts @ right.astype(np.float32)
             for c in THE_19[1:]:
-                base = THE_19[0]
                 kind = "of one mix" if c.k == base.k else "of two mixes"
                 weights, point, at = {}, 0.0, np.zeros(draws)
                 for s in range(noise.seeds):
                     this, other = replace(c, seed=s).name, replace(base, seed=s).name
-                    weights |= {
-                        this: 1 / noise.seeds,
-                        other: -1 / noise.seeds,
-                    }
+                    weights |= {this: 1 / noise.seeds, other: -1 / noise.seeds}
                     point += (value[this] - value[other]) / noise.seeds
                     at = at + (drawn[this] - drawn[other]) / noise.seeds
                 true = truth[c.name][metric] - truth[base.name][metric]
                 total = over_papers_and_trainings(at, found.contrast(weights, {n: moves[n][metric] for n in weights}))
                 _note(hits[f"difference of {metric} {kind}"], true, point, percentile(at), total)
-            name = THE_19[0].name
+            name = base.name
             own = over_papers_and_trainings(drawn[name], found.contrast({name: 1.0}, {name: moves[name][metric]}))
             _note(hits[f"{metric} of the baseline"], truth[name][metric], value[name], percentile(drawn[name]), own)
         if noise.seeds == 1:
-            rows = [
-                TheoryRow(c.name, THE_19[0].name, shift_of(c), True, "", Estimate(means[c.name] - base), None, None)
-                for c in THE_19[1:]
-                for base in (means[THE_19[0].name],)
-            ]
+            moved = {c: Estimate(means[c.name] - means[base.name]) for c in THE_19[1:]}
+            rows = [TheoryRow(c.name, base.name, shift_of(c), True, "", m, None, None) for c, m in moved.items()]
             papers_of = {name: {"log_odds": counts @ z.astype(np.float32)} for name, z in log_odds.items()}
             at_slope = Trainings(found, moves).slope(rows, papers_of).slope
             assert at_slope.low is not None and at_slope.high is not None
@@ -157,7 +150,6 @@ def _note(
 
 
 def main() -> None:
-    """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=1000)
     parser.add_argument("--kinds", nargs="+", choices=list(WORLDS), default=list(WORLDS))
@@ -166,9 +158,8 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for name in a.kinds:
         for number, share in covered(WORLDS[name], a.worlds).items():
-            papers = f"{share['papers']:.1%}" if "papers" in share else "-"
-            rejected = f"{share['rejected']:.1%}" if "rejected" in share else "-"
-            print(f"| {name} | {number} | {papers} | {share['both']:.1%} | {rejected} |", flush=True)
+            cells = [f"{share[k]:.1%}" if k in share else "-" for k in ("papers", "both", "rejected")]
+            print(f"| {name} | {number} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

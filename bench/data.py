@@ -123,7 +123,6 @@ def _measure(job: str, source: Path, out: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run everything, print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=17_101)
     parser.add_argument("--tokenise", type=int, default=1_000)

@@ -146,7 +146,6 @@ def play_many(kind: Kind, worlds: int, draws: int, order: str) -> list[Played]:
 
 
 def main() -> None:
-    """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=200)
     parser.add_argument("--draws", type=int, default=500)

@@ -213,7 +213,6 @@ def measure(name: str, shape: Architecture, tiny: bool, fresh: bool = True) -> d
 
 
 def main() -> None:
-    """Measure each shape and print a table as soon as it is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a toy shape on a CPU")
     arguments = parser.parse_args()

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,10 +91,8 @@ def breakdown(cpu: bool) -> list[Line]:
     def attention() -> torch.Tensor:
         return torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True).sum()
 
-    ms = {
-        name: 1000 * _seconds(work)
-        for name, work in (("layer", whole), ("products", products), ("attention", attention))
-    }
+    works = {"layer": whole, "products": products, "attention": attention}
+    ms = {name: 1000 * _seconds(work) for name, work in works.items()}
     rest = max(0.0, ms["layer"] - ms["products"] - ms["attention"])
     said = f"{ms['layer']:.1f} ms: products {ms['products']:.1f}, attention {ms['attention']:.1f}, the rest {rest:.1f}"
     lines = [judged(f"a 7B layer at {tokens} tokens" if not cpu else "a toy layer", "", said, None)]
@@ -117,46 +116,38 @@ def _seconds(work: Callable[[], torch.Tensor], rounds: int = 5) -> float:
     return sorted(times[2:])[rounds // 2]
 
 
-def _speed(name: str) -> Callable[[bool], list[Line]]:
-    def work(cpu: bool) -> list[Line]:
-        from bench.gpu import SHAPES, TEST_PAPERS, TINY, measure
-        from wlsweep.spec.architecture import architecture
-        from wlsweep.spec.train_section import Model
+def speed(name: str, cpu: bool) -> list[Line]:
+    """A shape's training against the HF Trainer, its prediction against bare vLLM."""
+    from bench.gpu import SHAPES, TEST_PAPERS, TINY, measure
+    from wlsweep.spec.architecture import architecture
+    from wlsweep.spec.train_section import Model
 
-        shape = TINY if cpu else architecture(Model(path=SHAPES[name]))
-        assert shape is not None
-        found = measure(name, shape, cpu, fresh=not cpu)  # on a CPU with the models that `train` has just made
-        ours, trainer, rows, peak = (found[k] for k in ("tokens_per_s", "trainer_tokens_per_s", "rows_per_s", "peak"))
-        at = f"{name}, {found['layers']} layers"
-        lines = []
-        if ours is None:
-            lines.append(unmeasured(f"training, {at}", f"see {WORK.parent}/bench/gpu/{name}"))
-        elif peak:
-            mfu = ours * found["flops_per_token"] / peak
-            lines.append(
-                judged(f"MFU, {at}", f">= {MFU_GOAL:.0%}", f"{mfu:.1%} ({ours:.0f} tokens/s)", mfu >= MFU_GOAL)
-            )
+    shape = TINY if cpu else architecture(Model(path=SHAPES[name]))
+    assert shape is not None
+    found = measure(name, shape, cpu, fresh=not cpu)  # on a CPU with the models that `train` has just made
+    ours, trainer, rows, peak = (found[k] for k in ("tokens_per_s", "trainer_tokens_per_s", "rows_per_s", "peak"))
+    at = f"{name}, {found['layers']} layers"
+    lines = []
+    if ours is None:
+        lines.append(unmeasured(f"training, {at}", f"see {WORK.parent}/bench/gpu/{name}"))
+    elif peak:
+        mfu = ours * found["flops_per_token"] / peak
+        lines.append(judged(f"MFU, {at}", f">= {MFU_GOAL:.0%}", f"{mfu:.1%} ({ours:.0f} tokens/s)", mfu >= MFU_GOAL))
+    else:
+        lines.append(judged(f"two conditions trained and proved, {at}", "", f"{ours:.0f} tokens/s", None))
+    predicted = f"prediction of {TEST_PAPERS:,} papers against bare vLLM"
+    for what, mine, other, goal in (
+        ("against the HF Trainer", ours, trainer, TRAINER_GOAL),
+        (predicted, rows.get("wlsweep"), rows.get("bare vLLM"), VLLM_GOAL),
+    ):
+        if mine and other:
+            ratio = mine / other
+            lines.append(judged(f"{what}, {at}", f">= {goal:g}", f"{ratio:.2f}", None if cpu else ratio >= goal))
         else:
-            lines.append(judged(f"two conditions trained and proved, {at}", "", f"{ours:.0f} tokens/s", None))
-        for what, mine, other, goal in (
-            ("against the HF Trainer", ours, trainer, TRAINER_GOAL),
-            (
-                f"prediction of {TEST_PAPERS:,} papers against bare vLLM",
-                rows.get("wlsweep"),
-                rows.get("bare vLLM"),
-                VLLM_GOAL,
-            ),
-        ):
-            if mine and other:
-                ratio = mine / other
-                lines.append(judged(f"{what}, {at}", f">= {goal:g}", f"{ratio:.2f}", None if cpu else ratio >= goal))
-            else:
-                lines.append(unmeasured(f"{what}, {at}", "one of the two did not run"))
-        if swap := rows.get("swap_s"):
-            lines.append(judged(f"swap of a checkpoint with its proof, {at}", "", f"{swap:.1f} s", None))
-        return lines
-
-    return work
+            lines.append(unmeasured(f"{what}, {at}", "one of the two did not run"))
+    if swap := rows.get("swap_s"):
+        lines.append(judged(f"swap of a checkpoint with its proof, {at}", "", f"{swap:.1f} s", None))
+    return lines
 
 
 def train(cpu: bool) -> list[Line]:
@@ -231,13 +222,8 @@ def resume(cpu: bool) -> list[Line]:
     write_json(run.sweep_json, record)
     command = one_rank("wlsweep.train.torchrun", str(run.root), name)
     began = time.monotonic()
-    first = subprocess.Popen(
-        command,
-        env=process_environment(cpu),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.STDOUT,
-    )
+    quiet = {"start_new_session": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    first = subprocess.Popen(command, env=process_environment(cpu), **quiet)
     while first.poll() is None and not list(run.checkpoints(name).glob("step_*/training.json")):
         time.sleep(0.05)
     killed = first.poll() is None
@@ -252,18 +238,10 @@ def resume(cpu: bool) -> list[Line]:
     a, b = (read_json(r.trained(name)) for r in (source, run))
     same, apart = a["model"]["fingerprint"] == b["model"]["fingerprint"], abs(a["final"]["loss"] - b["final"]["loss"])
     goal, good = ("the same bits", same) if cpu else ("loss within 0.02", apart < 0.02)
-    what = (
-        f"{'the same bits' if same else 'other bits'}, loss {apart:.1e} apart, {time.monotonic() - began:.0f} s in all"
-    )
-    return [
-        judged(
-            "killed and resumed" if killed else "trained again (it ended before the kill)",
-            goal,
-            what,
-            good,
-        ),
-        judged("bytes of its checkpoint", "", f"{size:.1f} MB", None),
-    ]
+    bits = "the same bits" if same else "other bits"
+    said = f"{bits}, loss {apart:.1e} apart, {time.monotonic() - began:.0f} s in all"
+    what = "killed and resumed" if killed else "trained again (it ended before the kill)"
+    return [judged(what, goal, said, good), judged("bytes of its checkpoint", "", f"{size:.1f} MB", None)]
 
 
 ENGINE = """
@@ -332,7 +310,7 @@ def parts(cpu: bool) -> dict[str, Part]:
         "memory": Part(memory, engines),
         "train": Part(train, engines),
         "resume": Part(resume, engines),
-        **{f"speed {name}": Part(_speed(name), engines, limit) for name, limit in speeds.items()},
+        **{f"speed {name}": Part(partial(speed, name), engines, limit) for name, limit in speeds.items()},
         "rounding": Part(rounding, engines),
         "orphans": Part(orphans, ("vllm",)),
     }

@@ -128,7 +128,6 @@ def run_case(case: Case) -> dict[str, object]:
 
 
 def main() -> None:
-    """Run the cases and print one line each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="19,76,304,rows,nodes,simulated")
     parser.add_argument("--nodes", type=int, default=64, help="nodes of the simulated cluster")

@@ -12,20 +12,21 @@ import os
 import statistics
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from bench.predict import probes_of
 from wlsweep.data.load import load_test
-from wlsweep.predict.vllm_engine import Engine, engine_environment
+from wlsweep.predict.vllm_engine import Engine, Scored, engine_environment
 from wlsweep.run.layout import existing_run
 from wlsweep.run.records import SweepRecord, TrainedRecord
 from wlsweep.train.merge import export_merged
 
 
 def main() -> None:
-    """Alternate the three and print medians, and how far the scores of the three are apart."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
@@ -43,7 +44,7 @@ def main() -> None:
     fingerprints = {c.name: TrainedRecord.read(run.trained(c.name)).model.fingerprint for c in chosen}
     probes = probes_of(run, chosen)
     adapters = [run.model(c.name) for c in chosen]
-    seconds: dict[str, list[float]] = {"mixed": [], "one after the other": [], "whole models swapped": []}
+    seconds: dict[str, list[float]] = defaultdict(list)
     scores: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as folder:
         models = dict(zip(probes, export_merged(run, None, Path(folder)), strict=True))
@@ -54,27 +55,28 @@ def main() -> None:
         def prove(name: str) -> None:
             engine.prove(run.model(name), fingerprints[name], probes[name])
 
-        def note(way: str, began: float, found: list) -> None:
-            seconds[way].append(time.perf_counter() - began)
-            scores[way] = np.array([[s[1:] for s in rows] for rows in found])
+        def mixed() -> Iterator[list[Scored]]:
+            for c in chosen:
+                prove(c.name)
+            yield from engine.score_all(adapters, prompts).values()
 
-        for _ in range(arguments.rounds):
-            began = time.perf_counter()
-            for c in chosen:
+        def one_after_the_other() -> Iterator[list[Scored]]:
+            for c, adapter in zip(chosen, adapters, strict=True):
                 prove(c.name)
-            note("mixed", began, list(engine.score_all(adapters, prompts).values()))
-            began = time.perf_counter()
-            found = []
-            for c in chosen:
-                prove(c.name)
-                found.append(engine.score_all([run.model(c.name)], prompts)[run.model(c.name)])
-            note("one after the other", began, found)
-            began = time.perf_counter()
-            found = []
+                yield engine.score_all([adapter], prompts)[adapter]
+
+        def swapped() -> Iterator[list[Scored]]:
             for c in chosen:
                 whole.use(models[c.name], probes[c.name])
-                found.append(whole.score(prompts))
-            note("whole models swapped", began, found)
+                yield whole.score(prompts)
+
+        ways = {"mixed": mixed, "one after the other": one_after_the_other, "whole models swapped": swapped}
+        for _ in range(arguments.rounds):
+            for way, scored in ways.items():
+                began = time.perf_counter()
+                found = list(scored())
+                seconds[way].append(time.perf_counter() - began)
+                scores[way] = np.array([[s[1:] for s in rows] for rows in found])
     rows = len(chosen) * len(prompts)
     result = {way: {"rows_per_s": round(rows / statistics.median(s), 1)} for way, s in seconds.items()}
     for way, found in scores.items():

@@ -168,7 +168,6 @@ def judge(run: RunDir, bounds: Bounds) -> tuple[list[Check], pd.DataFrame]:
 
 
 def main() -> int:
-    """Print the table and the verdicts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--demo", action="store_true", help="the bounds of the demo")

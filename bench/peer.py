@@ -147,7 +147,6 @@ def peer_condition(condition: Condition, real: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Time both and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="ShareGPT rows")
     parser.add_argument("--conditions", type=int, default=3, help="how many the peer is timed on (default 3)")

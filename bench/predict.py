@@ -31,7 +31,6 @@ def probes_of(run: RunDir, conditions: list[Condition]) -> dict[str, list[Probe]
 
 
 def main() -> None:
-    """Alternate the two and print medians and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--rounds", type=int, default=3)

@@ -422,7 +422,6 @@ def page_part(conditions: int) -> None:
 
 
 def main() -> None:
-    """Measure the parts that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default="driver,parts,group,readers,page")
     parser.add_argument("--conditions", type=int, default=1_000)

@@ -156,7 +156,6 @@ def prepare_smollm2() -> None:
 
 
 def main() -> None:
-    """Alternate the two and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("--rounds", type=int, default=3)

@@ -153,7 +153,6 @@ def with_fault(engine: Engine, fault: str, folder: Path, probe: list[Probe]) -> 
 
 
 def main() -> None:
-    """Judge sound and wrong swaps; print the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--checkpoints", type=int, default=200)

@@ -107,7 +107,6 @@ def overhead(run: RunDir) -> tuple[list[float], list[float]]:
 
 
 def main() -> None:
-    """Run, then print one line a stage and the peak."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", nargs="?", default="search_spaces/demo.toml")
     arguments, more = parser.parse_known_args()
