@@ -15,12 +15,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+from bench.results import measured
 from tests.made_run import THE_19, make_run
 from tests.report.browser import browser, tab
 
@@ -50,18 +49,9 @@ def names(count: int) -> list[str]:
     return list(itertools.islice(dict.fromkeys([*THE_19, *more]), count))
 
 
-def measured(code: str, root: Path) -> tuple[float, float, float]:
-    """(wall seconds, CPU seconds, peak resident MiB) of a stage on a run."""
-    program = (
-        f"from pathlib import Path\nfrom wlsweep.run.layout import RunDir\nrun = RunDir(Path({str(root)!r}))\n{code}\n"
-        "import resource; u = resource.getrusage(resource.RUSAGE_SELF)\n"
-        "print(u.ru_utime + u.ru_stime, u.ru_maxrss / 1024)"
-    )
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    wall = time.perf_counter() - start
-    cpu, memory = map(float, done.stdout.split())
-    return wall, cpu, memory
+def on_run(code: str, root: Path) -> str:
+    """A stage as a program that works on a run."""
+    return f"from pathlib import Path\nfrom wlsweep.run.layout import RunDir\nrun = RunDir(Path({str(root)!r}))\n{code}"
 
 
 def main(sizes: list[str]) -> None:
@@ -72,7 +62,7 @@ def main(sizes: list[str]) -> None:
             run = make_run(Path(folder) / "run", names(conditions), n=rows)
             walls = {}
             for stage, code in STAGES.items():
-                walls[stage], cpu, memory = measured(code, run.root)
+                walls[stage], cpu, memory = measured(on_run(code, run.root))
                 print(f"{size:>10} {stage:9} {walls[stage]:6.1f} s {cpu:6.1f} CPU-s {memory:7.0f} MiB", flush=True)
                 results.append(
                     {"size": size, "stage": stage, "seconds": walls[stage], "cpu_seconds": cpu, "peak_mib": memory}

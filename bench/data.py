@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -110,16 +108,13 @@ def _take(rng: random.Random, rows: list[dict], n: int) -> list[dict]:
 
 def _measure(job: str, source: Path, out: Path) -> dict[str, float]:
     """Seconds, peak memory (MB) and bytes written of a job in a process of its own."""
+    from bench.results import measured  # in this process alone: the jobs' own peak is measured
+
     out.mkdir()
-    start = time.perf_counter()
-    code = (
-        f"from pathlib import Path; from bench.data import {job}; {job}(Path({str(source)!r}), Path({str(out)!r})); "
-        "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    seconds = time.perf_counter() - start
+    call = f"from bench.data import {job}; {job}(Path({str(source)!r}), Path({str(out)!r}))"
+    seconds, _, peak = measured(f"from pathlib import Path; {call}")
     written = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
-    return {"seconds": seconds, "peak_mb": int(done.stdout.split()[-1]) / 1024, "written": written}
+    return {"seconds": seconds, "peak_mb": peak, "written": written}
 
 
 def main() -> None:

@@ -31,15 +31,12 @@ def publish(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequen
     for row in rows:
         table.add_row(*row)
     to = BENCH / f"{name}.json"
-    write_json(to, {"bench": name, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **machine(), **record})
+    # A load above the number of CPUs makes absolute times worthless.
+    machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
+    write_json(to, {"bench": name, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **machine, **record})
     console = Console()
     console.print(table)
     console.print(f"JSON: {to}\n", highlight=False)
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on beside the code; a load above the number of CPUs makes absolute times worthless."""
-    return {"machine": platform.machine(), "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
 
 
 def fresh(folder: Path) -> Path:
@@ -71,3 +68,14 @@ def timed(command: Sequence[str], log: Path, env: dict[str, str] | None = None) 
     if code:
         raise SystemExit(f"{' '.join(map(str, command))} ended with {code}; see {log}")
     return time.perf_counter() - began
+
+
+def measured(program: str) -> tuple[float, float, float]:
+    """(wall seconds, CPU seconds, peak resident MiB) of a Python program in a process of its own, imports included."""
+    asked = "import resource; u = resource.getrusage(resource.RUSAGE_SELF)"
+    code = f"{program}\n{asked}\nprint(u.ru_utime + u.ru_stime, u.ru_maxrss / 1024)"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    wall = time.perf_counter() - start
+    cpu, memory = map(float, done.stdout.splitlines()[-1].split())
+    return wall, cpu, memory

@@ -40,8 +40,8 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from bench.analysis import STAGES, measured, names
-from bench.results import BENCH, WLSWEEP, fresh, publish, small_space
+from bench.analysis import STAGES, names, on_run
+from bench.results import BENCH, WLSWEEP, fresh, measured, publish, small_space
 from bench.syscalls import MARK, Asked, attached, family, mark, read, threads, traced
 from tests.made_run import make_run
 from tests.orchestrate.fakes import FakeStages, write_data, write_trained
@@ -409,7 +409,7 @@ def page_part(conditions: int) -> None:
     run = make_run(fresh(WORK / "page") / "run", names(conditions), n=2_024)
     found: dict[str, Any] = {}
     for stage in ("evaluate", "page"):
-        _, found[f"{stage}_cpu_s"], found[f"{stage}_mib"] = measured(STAGES[stage], run.root)
+        _, found[f"{stage}_cpu_s"], found[f"{stage}_mib"] = measured(on_run(STAGES[stage], run.root))
     found["page_mb"] = run.report.stat().st_size / 1e6
     found["metrics_mb"] = sum(p.stat().st_size for p in run.metrics_json.parent.iterdir()) / 1e6
     publish(

@@ -171,10 +171,8 @@ def main() -> None:
     sweep = Sweep.model_validate(record["sweep"])
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != sweep.train.workers:
-        layout = {
-            "workers": world,
-            "micro_batch": max(1, sweep.train.global_batch // world // sweep.train.accumulation),
-        }
+        micro = max(1, sweep.train.global_batch // world // sweep.train.accumulation)
+        layout = {"workers": world, "micro_batch": micro}
         train = type(sweep.train).model_validate(sweep.train.model_dump() | layout)
         sweep = sweep.model_copy(update={"train": train})
     torch.set_num_threads(sweep.train.cpus_per_worker)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -223,21 +224,17 @@ def report(dtype: str, lines: list[dict[str, Any]]) -> None:
         ["weights of the checkpoint before", f"{len(lines)}", f"{len(passed)} passed"],
         *[[f"{f}", f"{faults[f, True] + faults[f, False]}", f"{faults[f, False]} passed"] for f in FAULTS[dtype]],
     ]
+    measured = pd.DataFrame(lines)[["error", "limit", "largest", "far", "old_weights_error", "seconds", "way"]]
     record = {
         "dtype": dtype,
         "sound": len(lines),
         "false_alarms": alarms,
         "old_weights_passed": len(passed),
         "faults": {f"{f}, {'refused' if r else 'passed'}": n for (f, r), n in faults.items()},
-        **{
-            name: [float(q) for q in np.quantile([line[name] for line in lines], [0, 0.5, 1])]
-            for name in ("error", "limit", "largest", "far", "old_weights_error", "seconds")
-        },
-        "way": [float(q) for q in np.quantile([line["way"] for line in lines if line["way"] is not None], [0, 0.5, 1])],
+        **measured.astype(float).quantile([0, 0.5, 1]).to_dict("list"),
     }
-    publish(
-        f"swap_check_{dtype}", f"The check of swaps, SmolLM2-135M, {dtype}", ["what", "tried", "wrong"], rows, record
-    )
+    title = f"The check of swaps, SmolLM2-135M, {dtype}"
+    publish(f"swap_check_{dtype}", title, ["what", "tried", "wrong"], rows, record)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import types
-from typing import Any, NamedTuple
+from typing import Any
 
 from wlsweep.train.job import Hooks, Job
 
@@ -26,18 +26,13 @@ def install() -> None:
         setattr(module, part.__name__, part)
 
 
-class Place(NamedTuple):
-    rank: int
-    world: int
-
-
-def join_group() -> Place:
+def join_group() -> types.SimpleNamespace:
     import torch.distributed as dist
 
-    return Place(dist.get_rank(), dist.get_world_size())
+    return types.SimpleNamespace(rank=dist.get_rank(), world=dist.get_world_size())
 
 
-def train_condition(job: Job, _rows: Any, place: Place, hooks: Hooks, _validation: Any = None) -> None:
+def train_condition(job: Job, _rows: Any, place: types.SimpleNamespace, hooks: Hooks, _validation: Any = None) -> None:
     """One line of the metric log, an empty model folder and the record, then the ranks meet."""
     import torch.distributed as dist
 
