@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,14 +114,13 @@ class Launch:
         Raises:
             LaunchEnded: if the work cannot end any more.
         """
-        found: list[Any] = []
-        errors: list[BaseException] = []
+        future: Future[Any] = Future()
 
         def run() -> None:
             try:
-                found.append(work())
+                future.set_result(work())
             except BaseException as e:  # noqa: BLE001 - raised again below
-                errors.append(e)
+                future.set_exception(e)
 
         self.stall.waiting_for = waiting_for
         thread = threading.Thread(target=run, daemon=True)
@@ -128,9 +128,7 @@ class Launch:
         self.join(thread, saves)
         if self.stop.asked():
             thread.join(timeout=grace_s)
-        if errors:
-            raise errors[0]
-        return found[0] if found else None
+        return future.result() if future.done() else None
 
     def join(self, thread: threading.Thread, saves: bool) -> None:
         """Wait for a thread as `beside` does."""

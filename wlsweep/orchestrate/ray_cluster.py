@@ -242,10 +242,9 @@ class ClusterWatch:
 
     def lost(self) -> str | None:
         """Why the cluster cannot be used any more, or None. Never waits."""
-        for name, process in _local_processes():
+        for what, process in _local_processes():
             if process.poll() is not None:
-                what = {"gcs_server": "Ray's control process (gcs_server)", "raylet": "Ray's node process (raylet)"}
-                return f"{what.get(name, name)} on this machine ended; what was being worked on goes on from its checkpoint"
+                return f"{what} on this machine ended; what was being worked on goes on from its checkpoint"
         self._silence.tick()
         if self._silence.over:
             where = f"at {self.address}" if self.address else "on this machine"
@@ -285,55 +284,59 @@ def who_holds_room() -> str | None:
     return "; ".join(others) or None
 
 
+def _placement_groups() -> Iterator[Any]:
+    """The placement groups that this job asked for, as the control process records them."""
+    import ray
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+
+    own = ray.get_runtime_context().get_job_id()
+    for data in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(data)
+        if group.creator_job_id.hex() == own:
+            yield group
+
+
 def _waits_for_room() -> bool:
     """Whether a placement group or an actor of this job has no place yet."""
     import ray
     from ray.core.generated import gcs_pb2
 
-    own = ray.get_runtime_context().get_job_id()
+    waiting = [gcs_pb2.PlacementGroupTableData.PlacementGroupState.Value(s) for s in ("PENDING", "RESCHEDULING")]
+    if any(group.state in waiting for group in _placement_groups()):
+        return True
+    own = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
     accessor = ray._private.state.state._connect_and_get_accessor()
-    group_state = gcs_pb2.PlacementGroupTableData.PlacementGroupState
-    waiting = {group_state.Value("PENDING"), group_state.Value("RESCHEDULING")}
-    for data in accessor.get_placement_group_table():
-        group = gcs_pb2.PlacementGroupTableData.FromString(data)
-        if group.creator_job_id.hex() == own and group.state in waiting:
-            return True
     none = (b"", ray.WorkerID.nil().binary())
-    for state in ("PENDING_CREATION", "RESTARTING"):
-        for data in accessor.get_actor_table(ray.JobID.from_hex(own), state):
-            # An actor that has a worker process has its place: it is being made, an engine for minutes.
-            if gcs_pb2.ActorTableData.FromString(data).address.worker_id in none:
-                return True
-    return False
+    # An actor that has a worker process has its place: it is being made, an engine for minutes.
+    return any(
+        gcs_pb2.ActorTableData.FromString(data).address.worker_id in none
+        for state in ("PENDING_CREATION", "RESTARTING")
+        for data in accessor.get_actor_table(own, state)
+    )
 
 
-def remove_orphaned_placement_groups() -> list[str]:
-    """Remove this job's placement groups whose creating process is dead; returns their ids."""
+def remove_orphaned_placement_groups() -> None:
+    """Remove this job's placement groups whose creating process is dead."""
     import ray
-    from ray.core.generated import gcs_pb2
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-    own, driver = ray.get_runtime_context().get_job_id(), ray.ActorID.nil().binary()
-    accessor = ray._private.state.state._connect_and_get_accessor()
-    removed = []
-    for data in accessor.get_placement_group_table():
-        found = gcs_pb2.PlacementGroupTableData.FromString(data)
-        gone = found.state == gcs_pb2.PlacementGroupTableData.PlacementGroupState.Value("REMOVED")
-        by_actor = found.creator_job_id.hex() == own and found.creator_actor_id not in (b"", driver)
-        if by_actor and found.creator_actor_dead and not gone:
-            remove_placement_group(PlacementGroup(ray._raylet.PlacementGroupID(found.placement_group_id)))
-            removed.append(found.placement_group_id.hex())
-    return removed
+    driver = ray.ActorID.nil().binary()
+    for group in _placement_groups():
+        gone = group.state == group.PlacementGroupState.Value("REMOVED")
+        by_actor = group.creator_actor_id not in (b"", driver)
+        if by_actor and group.creator_actor_dead and not gone:
+            remove_placement_group(PlacementGroup(ray._raylet.PlacementGroupID(group.placement_group_id)))
 
 
 def _local_processes() -> list[tuple[str, Any]]:
-    """The processes of the local cluster without which nothing goes on; none where it was joined."""
+    """What the processes of the local cluster are without which nothing goes on, and they; none where it was joined."""
     import ray
 
     node = ray._private.worker._global_node
     if node is None or not node.head:
         return []
-    return [(k, i.process) for k, infos in node.all_processes.items() if k in ("gcs_server", "raylet") for i in infos]
+    needed = {"gcs_server": "Ray's control process (gcs_server)", "raylet": "Ray's node process (raylet)"}
+    return [(what, info.process) for k, what in needed.items() for info in node.all_processes.get(k, ())]
 
 
 def leave() -> None:

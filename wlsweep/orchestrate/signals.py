@@ -22,12 +22,8 @@ passes its own on."""
 
 
 def new_mark(folder: Path, kind: str) -> Path:
-    """A name for a file whose existence says something to all processes of a launch; not made yet.
-
-    Args:
-        folder: the run directory.
-        kind: `training` or `all-begun`.
-    """
+    """A name for a file whose existence says something, `training` or `all-begun`, to all processes of a launch; not made
+    yet."""
     return folder / f".{kind}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 

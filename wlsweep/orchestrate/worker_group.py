@@ -155,21 +155,13 @@ def is_trained(run: RunDir, condition: Condition, sweep: Sweep) -> bool:
 
 
 @lru_cache(maxsize=8)
-def _rows(run: RunDir, k: int, written: int) -> Any:
-    """Rows of a mix, kept from condition to condition; `written` tells versions of the data apart."""
-    from wlsweep.data.load import load_mix
+def _rows(run: RunDir, k: int | None, written: int) -> Any:
+    """Rows of a mix, or without `k` those of validation, kept from condition to condition; `written` tells versions of the
+    data apart."""
+    from wlsweep.data.load import load_mix, load_validation
 
     del written
-    return load_mix(run, k)
-
-
-@lru_cache(maxsize=2)
-def _validation(run: RunDir, written: int) -> Any:
-    """Rows of validation, the same for every condition; kept likewise."""
-    from wlsweep.data.load import load_validation
-
-    del written
-    return load_validation(run)
+    return load_validation(run) if k is None else load_mix(run, k)
 
 
 def _train(member: GroupMember, assignment: Assignment, place: Any, group_log: Path, meter: UsageMeter) -> None:
@@ -186,7 +178,7 @@ def _train(member: GroupMember, assignment: Assignment, place: Any, group_log: P
     try:
         with meter.during("work", [name], assignment.attempt):
             written = run.data_json.stat().st_mtime_ns
-            rows, validation = _rows(run, assignment.condition.k, written), _validation(run, written)
+            rows, validation = _rows(run, assignment.condition.k, written), _rows(run, None, written)
             try:
                 train_condition(job, rows, place, hooks, validation)
             except Stopped:
