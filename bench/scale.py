@@ -119,15 +119,15 @@ class Played(FakeStages):
         with self.hidden():
             write_data(launch.run)
 
-    def train(self, launch: Launch, request: Any, on_trial: Any) -> None:
+    def train(self, launch: Launch, base: str, conditions: Any, groups: int, on_trial: Any) -> None:
         fingerprint = self.sweep.fingerprint()
-        for at in range(0, len(request.conditions), self.groups):
-            some = [c.name for c in request.conditions[at : at + self.groups]]
+        for at in range(0, len(conditions), groups):
+            some = [c.name for c in conditions[at : at + groups]]
             for name in some:
                 on_trial(name, {"state": "running", "step": 0})
             for step, name in itertools.product(range(10, 60, 10), some):
                 on_trial(name, {"state": "running", "step": step, "of": 50})
-            if at <= len(request.conditions) // 2 < at + self.groups:
+            if at <= len(conditions) // 2 < at + groups:
                 mark("idle")
                 time.sleep(self.idle_s)
                 mark("busy")

@@ -19,9 +19,10 @@ from wlsweep.orchestrate.capacity import Capacity
 from wlsweep.orchestrate.driver import Driver, new_launch
 from wlsweep.orchestrate.launch import Launch
 from wlsweep.orchestrate.stages import Stages
+from wlsweep.orchestrate.training import OnTrial
 from wlsweep.run.layout import RunDir, write_json
 from wlsweep.run.status import RunStatus, record_failure
-from wlsweep.spec.condition import parse_name
+from wlsweep.spec.condition import Condition, parse_name
 from wlsweep.spec.config import Sweep, load_sweep
 
 SMALL = load_sweep(Path(__file__).parents[1] / "end_to_end" / "small.toml")
@@ -83,9 +84,9 @@ class FakeStages:
         note("making it")
         return "base"
 
-    def train(self, launch: Launch, request: Any, on_trial: Callable[[str, dict[str, Any]], None]) -> None:
-        self.rounds.append([c.name for c in request.conditions])
-        for c in request.conditions:
+    def train(self, launch: Launch, base: str, conditions: Sequence[Condition], groups: int, on_trial: OnTrial) -> None:
+        self.rounds.append([c.name for c in conditions])
+        for c in conditions:
             if launch.stop.asked():
                 on_trial(c.name, {"state": "stopped"})
                 continue

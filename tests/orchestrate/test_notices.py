@@ -8,10 +8,11 @@ import pytest
 
 SCRIPT = """
     import time
+    from functools import partial
 
     import ray
 
-    from wlsweep.orchestrate.notices import row_teller, tell, told, told_rows
+    from wlsweep.orchestrate.notices import tell, tell_rows, told, told_rows
 
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 
@@ -37,7 +38,7 @@ SCRIPT = """
     tell("stop")
     print(before, ray.get(trial.hears.remote("stop", 60)), ray.get(trial.hears.remote("stop of another launch", 0)))
     ray.kill(trial)
-    ray.get(predicts.remote(row_teller("/runs/demo")))
+    ray.get(predicts.remote(partial(tell_rows, "/runs/demo")))
     end = time.monotonic() + 60
     while not (rows := told_rows("/runs/demo")) and time.monotonic() < end:
         time.sleep(0.05)

@@ -13,7 +13,7 @@ DASHBOARD = json.loads((Path(__file__).parents[2] / "cluster" / "grafana" / "wls
 
 def test_every_gauge_of_the_sweep_is_drawn_and_no_other():
     pytest.importorskip("ray")
-    from wlsweep.orchestrate.gauges import GAUGES
+    from wlsweep.orchestrate.trials import GAUGES
 
     drawn = set(re.findall(r"ray_wlsweep_(\w+)", json.dumps(DASHBOARD["panels"])))
     assert drawn == {*GAUGES, "conditions_done"}

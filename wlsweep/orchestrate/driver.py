@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,8 @@ from rich.console import Console
 
 from wlsweep.console import Progress
 from wlsweep.errors import WlsweepError
-from wlsweep.orchestrate.capacity import Capacity
 from wlsweep.orchestrate.launch import STAGES, Launch, Stage
-from wlsweep.orchestrate.overlap import OverlappedPrediction
-from wlsweep.orchestrate.predicting import Prediction
-from wlsweep.orchestrate.retention import drop_models
+from wlsweep.orchestrate.predicting import OverlappedPrediction, Prediction, drop_models
 from wlsweep.orchestrate.signals import StopRequest, remove_dead_marks
 from wlsweep.orchestrate.stages import ENGINES, Stages
 from wlsweep.orchestrate.stall import LaunchEnded, StallLimit
@@ -215,9 +213,8 @@ class Driver:
         def work() -> str | None:
             try:
                 base = self.stages.base(launch, note)
-                self.stages.prepare(
-                    launch, base, note
-                )  # refuses other data than this run's before the record is touched
+                # Refuses other data than this run's, before the record is touched.
+                self.stages.prepare(launch, base, note)
             except _Left:
                 return None
             return base
@@ -245,33 +242,27 @@ class Driver:
             launches=(*(earlier.launches if earlier else ()), launch),
         ).write(run.sweep_json)
 
-    def _connect(self) -> Capacity:
-        return self.stages.connect(self.launch)
-
     def _train(self, base: str) -> None:
         launch = self.launch
         began = len(launch.chosen) - len(untrained(launch))
         if began == len(launch.chosen):
             return
         with launch.view.during("train", len(launch.chosen), began):
-            capacity = self._connect()
+            capacity = self.stages.connect(launch)
             states = RunStatus(launch.run)
             names = [c.name for c in launch.chosen if not states.predicted(c.name)] if launch.last != "train" else []
-            overlap = OverlappedPrediction(launch, capacity, self._predict_names)
-            training = Training(launch, lambda request, on_trial: self.stages.train(launch, request, on_trial), overlap)
+            overlap = OverlappedPrediction(launch, capacity, partial(self.stages.predict, launch))
+            training = Training(launch, partial(self.stages.train, launch), overlap)
             with overlap.predicting(names):
                 training.run(base, capacity)
 
     def _predict(self) -> None:
         launch = self.launch
-        prediction = Prediction(launch, lambda names, engines: self._predict_names(names, engines, None, False))
+        prediction = Prediction(launch, lambda names, engines: self.stages.predict(launch, names, engines, None, False))
         if names := prediction.left():
             with launch.view.during("predict", len(names)):
-                prediction.run(self._connect().engines)
+                prediction.run(self.stages.connect(launch).engines)
         drop_models(launch.sweep, launch.run)
-
-    def _predict_names(self, names: Sequence[str], engines: int, training: Path | None, late: bool) -> Any:
-        return self.stages.predict(self.launch, names, engines, training, late)
 
     def _results(self) -> int:
         """Evaluate or report; what fails here fails alone, models and predictions are complete."""
@@ -318,8 +309,7 @@ class Driver:
         from wlsweep.analysis.evaluate import up_to_date
         from wlsweep.analysis.summary_table import summary_table
 
-        found = self.evaluation or up_to_date(self.launch.run)
-        self.launch.view.console.print(summary_table(found))
+        self.launch.view.console.print(summary_table(self.evaluation or up_to_date(self.launch.run)))
 
 
 class _Left(Exception):

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from functools import partial
 
 _SPACE = b"wlsweep"
 _TRIES = 60
@@ -42,15 +40,11 @@ def told(word: str) -> bool:
         return False
 
 
-def row_teller(root: str) -> Callable[[str, int, int], None]:
-    """For an engine: called with a condition, and how many of how many rows are predicted.
+def tell_rows(root: str, name: str, done: int, of: int) -> None:
+    """For an engine: tell how many of how many rows of a condition are predicted.
 
     `root` is the run directory, absolute: other sweeps may share the cluster.
     """
-    return partial(_tell_rows, root)
-
-
-def _tell_rows(root: str, name: str, done: int, of: int) -> None:
     tell(f"{_rows_of(root)}{name}", f"{done} {of}")
 
 

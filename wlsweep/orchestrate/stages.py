@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from typing import Any
 from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate.capacity import Capacity, capacity
 from wlsweep.orchestrate.launch import Launch
-from wlsweep.orchestrate.training import OnTrial, TrainRequest
+from wlsweep.orchestrate.training import OnTrial
 from wlsweep.run.causes import one_line
 from wlsweep.run.layout import json_text
 from wlsweep.run.records import PlanRecord
 from wlsweep.shipped import how_to_install
+from wlsweep.spec.condition import Condition
 from wlsweep.spec.plan import make_plan
 from wlsweep.spec.preflight import refuse_model, sample_rows
 
@@ -39,7 +41,7 @@ class Stages:
     """Records what `wlsweep plan` says of the sweep, unless an earlier launch did."""
     connect: Callable[[Launch], Capacity]
     """Joins or starts the Ray cluster, the first time it is called."""
-    train: Callable[[Launch, TrainRequest, OnTrial], None]
+    train: Callable[[Launch, str, Sequence[Condition], int, OnTrial], None]
     """One round of trials; see `training.TrainConditions`."""
     predict: Callable[[Launch, Sequence[str], int, Path | None, bool], Iterator[dict[str, Any]]]
     """See `wlsweep.predict.stage.predict_conditions`."""
@@ -125,20 +127,20 @@ def _connect(launch: Launch) -> Capacity:
     return capacity(launch.sweep, cluster_nodes(), launch.last != "train")
 
 
-def _train(launch: Launch, request: TrainRequest, on_trial: OnTrial) -> None:
+def _train(launch: Launch, base: str, conditions: Sequence[Condition], groups: int, on_trial: OnTrial) -> None:
     from wlsweep.orchestrate.trials import train_conditions
 
-    train_conditions(launch.sweep, launch.run, request, on_trial)
+    train_conditions(launch, base, conditions, groups, on_trial)
 
 
 def _predict(
     launch: Launch, names: Sequence[str], engines: int, training: Path | None, late: bool
 ) -> Iterator[dict[str, Any]]:
-    from wlsweep.orchestrate.notices import row_teller
+    from wlsweep.orchestrate.notices import tell_rows
     from wlsweep.predict.stage import predict_conditions
 
-    tell_rows = row_teller(str(launch.run.root.resolve()))
-    return predict_conditions(launch.sweep, launch.run, names, engines, launch.owner, training, late, tell_rows)
+    tell = partial(tell_rows, str(launch.run.root.resolve()))
+    return predict_conditions(launch.sweep, launch.run, names, engines, launch.owner, training, late, tell)
 
 
 def _evaluate(launch: Launch) -> Any:

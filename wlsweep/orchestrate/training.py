@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any
 
 from wlsweep.errors import WlsweepError
 from wlsweep.orchestrate.capacity import Capacity
 from wlsweep.orchestrate.launch import ENOUGH, Launch
-from wlsweep.orchestrate.overlap import OverlappedPrediction
+from wlsweep.orchestrate.predicting import OverlappedPrediction
 from wlsweep.orchestrate.stall import LaunchEnded
 from wlsweep.run.causes import one_line
 from wlsweep.run.lease import holder
@@ -29,26 +30,9 @@ OFTEN = 10
 """A condition whose processes were lost so often in one launch is recorded as failed after all."""
 
 
-class TrainRequest(NamedTuple):
-    """What a round of trials is to do."""
-
-    base: str
-    """The model to start from."""
-    conditions: Sequence[Condition]
-    """What to train, in this order."""
-    groups: int
-    """How many at the same time."""
-    owner: str
-    """Named in leases."""
-    stop: str
-    """The word (`notices.py`) after which running conditions save a resume checkpoint and no other starts."""
-
-
-class TrainConditions(Protocol):
-    """Trains conditions; returns when none is left to try in this round."""
-
-    def __call__(self, request: TrainRequest, on_trial: OnTrial) -> None:
-        """Train, telling `on_trial` of each step that is logged and of each condition that ends."""
+TrainConditions = Callable[[str, Sequence[Condition], int, OnTrial], None]
+"""(base model, conditions in the order in which they are trained, how many at the same time, who hears of each step that is
+logged and of each condition that ends); returns when none is left to try in this round."""
 
 
 class RoundProgress:
@@ -109,8 +93,7 @@ class Training:
             ready = [c for c in left if can_start(launch, c)]
             free = [c for c in ready if c.name not in self.tried and not holder(launch.run.lease(c.name))]
             if free:
-                request = TrainRequest(base, free, capacity.groups, launch.owner, launch.stop.word)
-                self._round(request, last_ones=len(free) == len(left))
+                self._round(base, free, capacity.groups, last_ones=len(free) == len(left))
             elif all(c.name in self.tried for c in ready):
                 break
             else:
@@ -120,12 +103,11 @@ class Training:
                 cause = f"its first stage, {first_stage(c).name}, could not be trained"
                 record_failure(launch.run, c.name, "train", cause)
 
-    def _round(self, request: TrainRequest, last_ones: bool) -> None:
-        names = [c.name for c in request.conditions]
+    def _round(self, base: str, conditions: Sequence[Condition], groups: int, last_ones: bool) -> None:
+        names = [c.name for c in conditions]
         progress = RoundProgress(self.launch, names, last_ones, self.overlap)
-        self.launch.beside(
-            lambda: self.train(request, progress.hear), True, "the first step of a condition, or its next"
-        )
+        work = partial(self.train, base, conditions, groups, progress.hear)
+        self.launch.beside(work, True, "the first step of a condition, or its next")
         if progress.shared_cause:
             raise WlsweepError(f"{progress.shared_cause}\nevery condition would fail alike, so the sweep stopped here")
         states = RunStatus(self.launch.run)

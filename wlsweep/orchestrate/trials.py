@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.tune
+from ray.util.metrics import Gauge
 
-from wlsweep.orchestrate.gauges import show_done, show_line
+from wlsweep.orchestrate.launch import Launch
 from wlsweep.orchestrate.mailbox import Assignment, Outcome
 from wlsweep.orchestrate.notices import told
 from wlsweep.orchestrate.signals import new_mark
-from wlsweep.orchestrate.training import OnTrial, TrainRequest
+from wlsweep.orchestrate.training import OnTrial
 from wlsweep.run.layout import RunDir, read_json
 from wlsweep.run.status import record_failure, starting_model
-from wlsweep.spec.condition import parse_name
+from wlsweep.spec.condition import Condition, parse_name
 from wlsweep.spec.config import Sweep
 
 if TYPE_CHECKING:
@@ -34,8 +36,35 @@ FOLLOW_S = 0.2
 nothing: a question to the cluster's control process."""
 RESTARTS = 3
 """How often Tune starts a trial again whose process died; after that the driver does, with fresh processes."""
+GAUGES = {
+    "loss": "weighted loss of the last logged steps",
+    "tokens_per_s": "training speed over all ranks",
+    "predicted_accept_rate": "share of training rows that the model would give the positive label",
+    "step": "optimizer steps so far",
+    "of": "optimizer steps in all",
+}
+"""Keys of a condition's metric log, and what they mean, that Prometheus scrapes beside Ray's own metrics and Grafana draws
+(`cluster/grafana/`): `ray_wlsweep_loss{sweep="iclr19", condition="accept_gamma2.0_prop1_2"} 0.61`."""
 _group: WorkerGroup | None = None
 """The group of this trial process; Tune reuses the process for the next trial."""
+
+
+@lru_cache(maxsize=1)
+def _gauges() -> tuple[dict[str, Any], Any]:
+    each = {k: Gauge(f"wlsweep_{k}", text, tag_keys=("sweep", "condition")) for k, text in GAUGES.items()}
+    return each, Gauge("wlsweep_conditions_done", "conditions that are trained", tag_keys=("sweep",))
+
+
+def show_line(sweep: str, condition: str, line: Mapping[str, Any]) -> None:
+    """Set a condition's gauges from a line of its metric log."""
+    for key, gauge in _gauges()[0].items():
+        if line.get(key) is not None:
+            gauge.set(float(line[key]), tags={"sweep": sweep, "condition": condition})
+
+
+def show_done(sweep: str, count: int) -> None:
+    """Set how many conditions of a sweep are trained."""
+    _gauges()[1].set(count, tags={"sweep": sweep})
 
 
 def _warm_group(sweep: Sweep, run: RunDir) -> WorkerGroup:
@@ -57,9 +86,7 @@ def train_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     base = starting_model(run, condition, settings["base"])
     all_begun = Path(settings["all_begun"])
 
-    def stopping() -> bool:
-        return told(settings["stop"])
-
+    stopping = partial(told, settings["stop"])
     if stopping():
         ray.tune.report({"state": "stopped", "step": 0})
         return
@@ -72,8 +99,7 @@ def train_trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
         record_failure(run, name, "train", outcome.cause or "unknown", outcome.attempts)
     if shown and outcome.state not in ("done", "failed"):
         ray.cancel(shown)
-    end = {"state": outcome.state, "cause": outcome.cause or "", "attempts": outcome.attempts, "shared": outcome.shared}
-    ray.tune.report({**line, **end})
+    ray.tune.report({**line, **outcome._asdict(), "cause": outcome.cause or ""})
     if stopping() or all_begun.exists():
         group.close()
 
@@ -142,24 +168,19 @@ class _Listener(ray.tune.Callback):  # type: ignore[misc] # Ray has no types her
         self.on_trial(trial.config["condition"], {"state": "lost", "cause": "its trial process was killed"})
 
 
-def train_conditions(sweep: Sweep, run: RunDir, request: TrainRequest, on_trial: OnTrial) -> None:
-    """Train conditions on the Ray cluster that this process is connected to; returns when none is left to try.
-
-    Args:
-        sweep: the search space.
-        run: where results go.
-        request: what to train, from what, and how many at the same time.
-        on_trial: hears of each logged step and each end, by condition.
-    """
-    names = [c.name for c in request.conditions]
+def train_conditions(
+    launch: Launch, base: str, conditions: Sequence[Condition], groups: int, on_trial: OnTrial
+) -> None:
+    """Train conditions on the Ray cluster that this process is connected to; see `training.TrainConditions`."""
+    sweep, run, names = launch.sweep, launch.run, [c.name for c in conditions]
     done = sum(run.trained(c.name).is_file() for c in sweep.conditions)
     all_begun = new_mark(run.root, "all-begun")
     settings = {
         "sweep": sweep,
         "root": str(run.root.resolve()),
-        "base": request.base,
-        "owner": request.owner,
-        "stop": request.stop,
+        "base": base,
+        "owner": launch.owner,
+        "stop": launch.stop.word,
         "all_begun": str(all_begun.resolve()),
         "dashboard": bool(ray._private.worker.get_dashboard_url()),
     }
@@ -167,7 +188,7 @@ def train_conditions(sweep: Sweep, run: RunDir, request: TrainRequest, on_trial:
         ray.tune.with_resources(ray.tune.with_parameters(train_trial, settings=settings), {"CPU": 0.01}),
         param_space={"condition": ray.tune.grid_search(names)},
         tune_config=ray.tune.TuneConfig(
-            max_concurrent_trials=request.groups,
+            max_concurrent_trials=groups,
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.config["condition"],
             trial_dirname_creator=lambda trial: trial.config["condition"],

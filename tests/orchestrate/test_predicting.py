@@ -7,7 +7,7 @@ import pytest
 
 from tests.made_run import make_run
 from wlsweep.orchestrate.capacity import Capacity
-from wlsweep.orchestrate.overlap import OverlappedPrediction
+from wlsweep.orchestrate.predicting import OverlappedPrediction
 from wlsweep.predict import waiting
 from wlsweep.run.lease import hold
 
