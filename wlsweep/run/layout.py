@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,160 +32,98 @@ from wlsweep.files import read_file
 from wlsweep.interrupts import unfinished
 
 
+class _Below:
+    """A path of `RunDir` by its place below the root."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __get__(self, run: RunDir, owner: type[RunDir]) -> Path:
+        return run.root / self._place
+
+
+class _OfCondition:
+    """The same of a condition, as a function of its name, which stands for `{}`."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __get__(self, run: RunDir, owner: type[RunDir]) -> Callable[[str], Path]:
+        return lambda name: run.root / self._place.format(name)
+
+
 @dataclass(frozen=True)
 class RunDir:
     """The paths of one run."""
 
     root: Path
 
-    @property
-    def sweep_json(self) -> Path:
-        """Resolved configuration and provenance."""
-        return self.root / "sweep.json"
-
-    @property
-    def data(self) -> Path:
-        """Folder of the data stage."""
-        return self.root / "data"
-
-    @property
-    def data_json(self) -> Path:
-        """Record of the finished data stage: counts, duplicates, truncation, hashes, where the token tables lie."""
-        return self.data / "data.json"
-
-    @property
-    def test_parquet(self) -> Path:
-        """The truth: one row per test paper."""
-        return self.data / "test.parquet"
-
-    @property
-    def validation_parquet(self) -> Path:
-        """The papers of validation, which no mix holds."""
-        return self.data / "validation.parquet"
+    sweep_json = _Below("sweep.json")
+    """Resolved configuration and provenance."""
+    data = _Below("data")
+    """Folder of the data stage."""
+    data_json = _Below("data/data.json")
+    """Record of the finished data stage: counts, duplicates, truncation, hashes, where the token tables lie."""
+    test_parquet = _Below("data/test.parquet")
+    """The truth: one row per test paper."""
+    validation_parquet = _Below("data/validation.parquet")
+    """The papers of validation, which no mix holds."""
+    condition = _OfCondition("conditions/{}")
+    """Folder of one condition."""
+    condition_config = _OfCondition("conditions/{}/config.json")
+    """Resolved configuration of one condition, written when its training begins."""
+    metric_log = _OfCondition("conditions/{}/metrics.jsonl")
+    """JSON Lines, one object per logged step."""
+    model = _OfCondition("conditions/{}/model")
+    """The final model: safetensors and tokenizer."""
+    checkpoints = _OfCondition("conditions/{}/checkpoints")
+    """Resume checkpoints; gone when the condition is trained."""
+    trained = _OfCondition("conditions/{}/trained.json")
+    """Record of finished training, written last."""
+    failed = _OfCondition("conditions/{}/failed.json")
+    """Record of failure: stage, cause, attempts, log."""
+    lease = _OfCondition("conditions/{}/lease.json")
+    """Who trains or predicts the condition right now."""
+    data_lease = _Below("data.lease")
+    """Who makes the data right now."""
+    report_lease = _Below("report.lease")
+    """Who evaluates and reports right now."""
+    predictions = _Below("predictions")
+    """Hive-partitioned Parquet of all conditions."""
+    prediction = _OfCondition("predictions/condition={}")
+    """Parquet folder of one condition."""
+    metrics_json = _Below("metrics/all_metrics.json")
+    """All metrics of all conditions."""
+    metrics_parquet = _Below("metrics/all_metrics.parquet")
+    """The same, as a table."""
+    analysis_json = _Below("metrics/analysis.json")
+    """Comparisons, verdicts, curves and what the page is drawn from."""
+    by_year_parquet = _Below("metrics/by_year.parquet")
+    """Metrics of all conditions, a row a condition and year."""
+    skipped_json = _Below("skipped.json")
+    """Conditions that `--until-decided` left out, and why."""
+    plan_json = _Below("plan.json")
+    """What `wlsweep plan` said when the run began."""
+    usage = _Below("usage")
+    """What each process held and for how long."""
+    usage_json = _Below("metrics/usage.json")
+    """What was used, summed up when the page was written."""
+    tracking = _Below("tracking")
+    """What trackers were sent, and files of those that work offline."""
+    tracking_lease = _Below("tracking.lease")
+    """Which process sends to trackers right now."""
+    exported = _OfCondition("export/{}/predictions.jsonl")
+    """Predictions of one condition as LLaMA-Factory writes them."""
+    report = _Below("report/index.html")
+    """The page."""
+    plots = _Below("report/plots")
+    """PNG figures."""
+    logs = _Below("logs")
+    """Engine chatter."""
 
     def manifest(self, k: int) -> Path:
         """Row id and multiplicity of the training rows at proportion 1/k."""
         return self.data / f"manifest_prop1_{k}.parquet"
-
-    def condition(self, name: str) -> Path:
-        """Folder of one condition."""
-        return self.root / "conditions" / name
-
-    def condition_config(self, name: str) -> Path:
-        """Resolved configuration of one condition, written when its training begins."""
-        return self.condition(name) / "config.json"
-
-    def metric_log(self, name: str) -> Path:
-        """JSON Lines, one object per logged step."""
-        return self.condition(name) / "metrics.jsonl"
-
-    def model(self, name: str) -> Path:
-        """The final model: safetensors and tokenizer."""
-        return self.condition(name) / "model"
-
-    def checkpoints(self, name: str) -> Path:
-        """Resume checkpoints; gone when the condition is trained."""
-        return self.condition(name) / "checkpoints"
-
-    def trained(self, name: str) -> Path:
-        """Record of finished training, written last."""
-        return self.condition(name) / "trained.json"
-
-    def failed(self, name: str) -> Path:
-        """Record of failure: stage, cause, attempts, log."""
-        return self.condition(name) / "failed.json"
-
-    def lease(self, name: str) -> Path:
-        """Who trains or predicts the condition right now."""
-        return self.condition(name) / "lease.json"
-
-    @property
-    def data_lease(self) -> Path:
-        """Who makes the data right now."""
-        return self.root / "data.lease"
-
-    @property
-    def report_lease(self) -> Path:
-        """Who evaluates and reports right now."""
-        return self.root / "report.lease"
-
-    @property
-    def predictions(self) -> Path:
-        """Hive-partitioned Parquet of all conditions."""
-        return self.root / "predictions"
-
-    def prediction(self, name: str) -> Path:
-        """Parquet folder of one condition."""
-        return self.predictions / f"condition={name}"
-
-    @property
-    def metrics_json(self) -> Path:
-        """All metrics of all conditions."""
-        return self.root / "metrics" / "all_metrics.json"
-
-    @property
-    def metrics_parquet(self) -> Path:
-        """The same, as a table."""
-        return self.root / "metrics" / "all_metrics.parquet"
-
-    @property
-    def analysis_json(self) -> Path:
-        """Comparisons, verdicts, curves and what the page is drawn from."""
-        return self.root / "metrics" / "analysis.json"
-
-    @property
-    def by_year_parquet(self) -> Path:
-        """Metrics of all conditions, a row a condition and year."""
-        return self.root / "metrics" / "by_year.parquet"
-
-    @property
-    def skipped_json(self) -> Path:
-        """Conditions that `--until-decided` left out, and why."""
-        return self.root / "skipped.json"
-
-    @property
-    def plan_json(self) -> Path:
-        """What `wlsweep plan` said when the run began."""
-        return self.root / "plan.json"
-
-    @property
-    def usage(self) -> Path:
-        """What each process held and for how long."""
-        return self.root / "usage"
-
-    @property
-    def usage_json(self) -> Path:
-        """What was used, summed up when the page was written."""
-        return self.root / "metrics" / "usage.json"
-
-    @property
-    def tracking(self) -> Path:
-        """What trackers were sent, and files of those that work offline."""
-        return self.root / "tracking"
-
-    @property
-    def tracking_lease(self) -> Path:
-        """Which process sends to trackers right now."""
-        return self.root / "tracking.lease"
-
-    def exported(self, name: str) -> Path:
-        """Predictions of one condition as LLaMA-Factory writes them."""
-        return self.root / "export" / name / "predictions.jsonl"
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return self.root / "report" / "index.html"
-
-    @property
-    def plots(self) -> Path:
-        """PNG figures."""
-        return self.root / "report" / "plots"
-
-    @property
-    def logs(self) -> Path:
-        """Engine chatter."""
-        return self.root / "logs"
 
     @property
     def cache(self) -> Path:
