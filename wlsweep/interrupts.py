@@ -43,11 +43,16 @@ def open_streams() -> None:
 def remove_unfinished() -> None:
     """Remove what is half-written, before the process ends at once; also what a thread is still writing."""
     for path in [*unfinished, *unfinished]:  # the thread may have made one more file in a folder
-        with suppress(OSError):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        discard(path)
+
+
+def discard(path: Path) -> None:
+    """Remove a temporary file or folder, as far as the system lets us."""
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:

@@ -19,17 +19,16 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wlsweep.errors import DamagedError, UnreadableError, WlsweepError, os_error_text
 from wlsweep.files import read_file
-from wlsweep.interrupts import unfinished
+from wlsweep.interrupts import discard, unfinished
 
 
 class _Below:
@@ -203,8 +202,7 @@ def _written_beside(path: Path) -> Iterator[Path]:
             raise WlsweepError(os_error_text(e, path, "written")) from e
         raise
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        discard(temporary)
         unfinished.discard(temporary)
 
 
@@ -217,26 +215,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         WlsweepError: as `atomic_file` does.
     """
-    temporary = _temporary(path)
-    unfinished.add(temporary)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _written_beside(path) as temporary:
         temporary.mkdir()
+        yield temporary
         try:
-            yield temporary
-            try:
-                temporary.rename(path)
-            except OSError:
-                if not path.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as e:
-        if _concerns(e, path.parent):
-            raise WlsweepError(os_error_text(e, path, "written")) from e
-        raise
-    finally:
-        unfinished.discard(temporary)
+            temporary.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
 
 
 def _concerns(e: OSError, folder: Path) -> bool:
