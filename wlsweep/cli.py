@@ -247,8 +247,8 @@ def logs(
     for name in names or [None]:
         if name:
             typer.echo("\n".join(filter(None, [f"== {name}", cause_of_failure(run, name)])))
-        for part in parts(run, name, lines):
-            typer.echo("\n".join(["", f"-- {part.path}", *part.lines]))
+        for path, last in parts(run, name, lines):
+            typer.echo("\n".join(["", f"-- {path}", *last]))
 
 
 @app.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from wlsweep.files import open_file
 from wlsweep.run.layout import RunDir
@@ -12,13 +11,6 @@ from wlsweep.run.records import FailedRecord
 
 TAIL_BYTES = 64 << 10
 """Read from the end of a log: engines write logs of gigabytes, and a terminal shows some lines."""
-
-
-class LogPart(NamedTuple):
-    """The end of one log."""
-
-    path: Path
-    lines: list[str]
 
 
 def log_files(run: RunDir, name: str) -> list[Path]:
@@ -51,18 +43,19 @@ def log_of_failure(run: RunDir, name: str, stage: str, attempts: int) -> Path:
     return driver if driver.is_file() else run.logs
 
 
-def last_lines(path: Path, count: int) -> LogPart:
+def last_lines(path: Path, count: int) -> list[str]:
     """The last lines of a file, without blank ones; of a progress bar its last state."""
     with open_file(path) as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
         text = file.read().decode("utf-8", errors="replace")
     lines = (line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n"))
-    return LogPart(path, [line for line in lines if line][-count:])
+    return [line for line in lines if line][-count:]
 
 
-def parts(run: RunDir, name: str | None, count: int) -> Iterator[LogPart]:
-    """The ends of a condition's logs that hold something, then of its metric log; without a name, of the driver's log."""
+def parts(run: RunDir, name: str | None, count: int) -> Iterator[tuple[Path, list[str]]]:
+    """(path, last lines) of a condition's logs that hold something, then of its metric log; without a name, of the driver's
+    log."""
     files = [run.logs / "driver.log"] if name is None else [*log_files(run, name), run.metric_log(name)]
     for path in files:
         if path.is_file() and path.stat().st_size:
-            yield last_lines(path, count)
+            yield path, last_lines(path, count)
