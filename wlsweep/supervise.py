@@ -49,13 +49,8 @@ def supervised(work: Callable[[], None]) -> NoReturn:
         _begin_child(before, said)
         try:
             work()
-        except SystemExit:
-            ends_in_order()
-            raise
-        except BaseException:
-            ends_in_order()  # a traceback follows
-            raise
-        ends_in_order()
+        finally:
+            ends_in_order()  # also where a traceback follows
         sys.exit(0)
     os.close(said)
     os.set_blocking(heard, False)
