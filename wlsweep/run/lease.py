@@ -165,21 +165,12 @@ def _take_or_raise(path: Path, owner: str) -> str | None:
     return mine
 
 
-def _is(path: Path, mine: str) -> bool:
-    try:
-        return read_file(path) == mine.encode()
-    except OSError:
-        return False
-
-
 @contextmanager
 def hold(path: Path, owner: str, patience_s: float = 0.0) -> Iterator[bool]:
     """Hold a lease for the length of the block; yields whether it was to be had within `patience_s` seconds."""
     end = time.monotonic() + patience_s
-    mine = _take(path, owner)
-    while mine is None and time.monotonic() < end:
+    while (mine := _take(path, owner)) is None and time.monotonic() < end:
         time.sleep(0.2)
-        mine = _take(path, owner)
     if mine is None:
         yield False
         return
@@ -211,5 +202,5 @@ def hold(path: Path, owner: str, patience_s: float = 0.0) -> Iterator[bool]:
         over.set()
         thread.join()
         with contextlib.suppress(OSError):  # a lease that cannot be deleted is stale soon
-            if _is(path, mine):
+            if read_file(path) == mine.encode():
                 path.unlink(missing_ok=True)
