@@ -10,7 +10,8 @@ belongs to no condition and stands by itself. Not counted: Ray's start of a proc
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -45,6 +46,9 @@ class Held:
     def __add__(self, other: Held) -> Held:
         mine, theirs = asdict(self), asdict(other)
         return Held(**{key: mine[key] + theirs[key] for key in mine})
+
+    def __truediv__(self, by: int) -> Held:
+        return Held(**{key: value / by for key, value in asdict(self).items()})
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,7 @@ def usage_of(run: RunDir) -> Usage:
             waiting += held
         for name in span.conditions if span.what == "work" else ():
             at = found.setdefault(name, ConditionUsage(name))  # a first stage that the grid does not list
-            found[name] = _added(at, account, span, _share(held, len(span.conditions)))
+            found[name] = _added(at, account, span, held / len(span.conditions))
     for name, at in found.items():
         gpu_hours = at.total.gpu_hours
         found[name] = replace(
@@ -263,11 +267,6 @@ def held_by(account: UsageRecord, span: UsageSpan) -> Held:
     )
 
 
-def _share(held: Held, by: int) -> Held:
-    """An even share of a span that several conditions had together."""
-    return Held(**{key: value / by for key, value in asdict(held).items()})
-
-
 def _added(at: ConditionUsage, account: UsageRecord, span: UsageSpan, held: Held) -> ConditionUsage:
     if span.stage == "predict":
         return replace(at, prediction=at.prediction + held)
@@ -302,21 +301,15 @@ def _plan(run: RunDir) -> tuple[Planned | None, dict[str, float]]:
     try:
         record = PlanRecord.find(run.plan_json)
     except WlsweepError:
-        return None, {}
+        record = None
     if record is None:
         return None, {}
     plan = record.plan
-    models, peak = (_number(plan.get("storage_bytes"), key) for key in ("models_kept", "peak"))
     each = plan.get("gpu_hours_by_condition")
     hours = {n: float(h) for n, h in each.items() if isinstance(h, int | float)} if isinstance(each, dict) else {}
-    planned = Planned(
-        record.made_at,
-        _number(plan, "gpu_hours"),
-        _number(plan, "cost_dollars"),
-        models,
-        peak,
-    )
-    return planned, hours
+    dollars, stored = _number(plan, "cost_dollars"), plan.get("storage_bytes")
+    sizes = (_number(stored, key) for key in ("models_kept", "peak"))
+    return Planned(record.made_at, _number(plan, "gpu_hours"), dollars, *sizes), hours
 
 
 def _number(part: object, key: str) -> float | None:
@@ -326,7 +319,7 @@ def _number(part: object, key: str) -> float | None:
 
 def storage(run: RunDir) -> dict[str, int]:
     """Bytes on disk now, by what they are. Token tables in the cache, which runs share, and logs are left out."""
-    folders = [run.condition(name) for name in _names(run.condition("x").parent)]
+    folders = list(run.condition("x").parent.glob("*"))
     return {
         "models": sum(_bytes(f / "model") for f in folders),
         "checkpoints": sum(_bytes(f / "checkpoints") for f in folders),
@@ -335,31 +328,12 @@ def storage(run: RunDir) -> dict[str, int]:
     }
 
 
-def _names(folder: Path) -> list[str]:
-    try:
-        return [e.name for e in os.scandir(folder)]
-    except OSError:
-        return []
-
-
-def _bytes(folder: Path) -> int:
+def _bytes(folder: Path | str) -> int:
     """Of all files below a folder; what vanishes meanwhile counts nothing."""
     total = 0
-    for entry in _entries(folder):
-        try:
-            total += (
-                _bytes(Path(entry.path))
-                if entry.is_dir(follow_symlinks=False)
-                else entry.stat(follow_symlinks=False).st_size
-            )
-        except OSError:
-            continue
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                is_folder = entry.is_dir(follow_symlinks=False)
+                total += _bytes(entry.path) if is_folder else entry.stat(follow_symlinks=False).st_size
     return total
-
-
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as found:
-            yield from found
-    except OSError:
-        return
