@@ -17,7 +17,7 @@ from wlsweep.analysis.evaluate import evaluate
 from wlsweep.cli import app
 from wlsweep.orchestrate.stages import ENGINES
 from wlsweep.report.page import write_report
-from wlsweep.run import energy, usage_meter
+from wlsweep.run import nvml, usage_meter
 from wlsweep.run.layout import RunDir, read_json, write_json
 from wlsweep.run.records import PlanRecord
 from wlsweep.run.status import RunStatus
@@ -351,15 +351,15 @@ class Nvml(SimpleNamespace):
 def test_energy_is_the_sum_over_the_cards_of_the_process(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", Nvml())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
-    assert energy.gpu_energy()() == 1000 + 3000
-    assert energy.gpu_energy(["GPU-a"])() == 5000
+    assert nvml.gpu_energy()() == 1000 + 3000
+    assert nvml.gpu_energy(["GPU-a"])() == 5000
 
 
 @pytest.mark.parametrize("refuse", ["driver", "energy", "module", "share", "no card"])
 def test_energy_that_cannot_be_told_is_none_and_no_error(monkeypatch, refuse):
     monkeypatch.setitem(sys.modules, "pynvml", None if refuse == "module" else Nvml(refuse))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", {"share": "MIG-1", "no card": ""}.get(refuse, "0"))
-    assert energy.gpu_energy()() is None
+    assert nvml.gpu_energy()() is None
 
 
 def test_the_energy_of_a_span_is_what_was_used_in_it(tmp_path):

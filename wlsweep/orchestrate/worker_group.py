@@ -30,10 +30,10 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from wlsweep.errors import SharedFailure
 from wlsweep.orchestrate.mailbox import Assignment, GroupMailbox, GroupMember, MailboxServer, State
-from wlsweep.run.energy import gpu_energy
 from wlsweep.run.layout import RunDir
 from wlsweep.run.lease import hold
 from wlsweep.run.logs import log_process_to
+from wlsweep.run.nvml import gpu_energy
 from wlsweep.run.status import RunStatus
 from wlsweep.run.usage_meter import UsageMeter
 from wlsweep.spec.condition import Condition, first_stage

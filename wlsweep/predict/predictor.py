@@ -24,10 +24,10 @@ from wlsweep.predict.orphans import end_children_with_this_process
 from wlsweep.predict.vllm_engine import Engine, Probe, Scored, SwapFailed
 from wlsweep.run.adapter import weights_fingerprint
 from wlsweep.run.columns import PREDICTION
-from wlsweep.run.energy import gpu_energy
 from wlsweep.run.layout import RunDir, atomic_folder
 from wlsweep.run.lease import hold
 from wlsweep.run.logs import log_process_to
+from wlsweep.run.nvml import gpu_energy
 from wlsweep.run.records import TrainedRecord
 from wlsweep.run.status import RunStatus
 from wlsweep.run.usage_meter import UsageMeter

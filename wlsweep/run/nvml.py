@@ -6,7 +6,7 @@ It is asked instead of CUDA, since asking CUDA takes half a gigabyte of the GPU 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 
@@ -42,3 +42,28 @@ def gpu_memory() -> list[GpuMemory]:
     except Exception:  # noqa: BLE001 - no module, no driver, no such card
         return []
     return [GpuMemory(int(m.free), int(m.total)) for m in found]
+
+
+def gpu_energy(uuids: Sequence[str] | None = None) -> Callable[[], float | None]:
+    """A function that tells the joules which some GPUs have used since their driver was loaded.
+
+    It tells None where that cannot be told: without `nvidia-ml-py`, without a GPU, on cards before Volta, on a share of a
+    card (MIG). The energy is the board's, so a card that two processes share would be counted twice: ask for whole cards.
+
+    Args:
+        uuids: as NVML names the cards (`GPU-...`); None for those in `CUDA_VISIBLE_DEVICES`.
+    """
+    try:
+        import pynvml
+
+        cards = visible_cards(uuids)
+
+        def joules() -> float | None:
+            try:
+                return float(sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(card) for card in cards)) / 1000
+            except Exception:  # noqa: BLE001 - a measurement that is not to be had
+                return None
+
+    except Exception:  # noqa: BLE001 - no module, no driver, no such card, a share of a card
+        return lambda: None
+    return joules if cards and joules() is not None else lambda: None
