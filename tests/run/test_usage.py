@@ -19,11 +19,10 @@ from wlsweep.orchestrate.stages import ENGINES
 from wlsweep.report.page import write_report
 from wlsweep.run import nvml, usage_meter
 from wlsweep.run.layout import RunDir, read_json, write_json
-from wlsweep.run.records import PlanRecord
+from wlsweep.run.records import PlanRecord, UsageRecord, UsageSpan
 from wlsweep.run.status import RunStatus
 from wlsweep.run.usage import read_accounts, usage_of
 from wlsweep.run.usage_meter import UsageMeter
-from wlsweep.run.usage_record import UsageRecord, UsageSpan
 from wlsweep.spec.config import load_sweep
 from wlsweep.spec.plan import make_plan
 

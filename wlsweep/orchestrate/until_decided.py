@@ -53,7 +53,7 @@ def run_until_decided(sweep: Sweep, run: RunDir, command: str, console: Console)
         if following:
             reason = dict(decision.wanted)[following[0]]
             console.print(f"next:    {following[0]}: {reason}", highlight=False, soft_wrap=True)
-    SkippedRecord(dict(decision.skipped)).write(run.skipped_json)  # the page says so of each
+    SkippedRecord(**dict(decision.skipped)).write(run.skipped_json)  # the page says so of each
     states = RunStatus(run)
     failed = [name for name in tried if not states.predicted(name)]
     predicted = ",".join(name for name in tried if name not in failed)

@@ -1,23 +1,22 @@
-"""The typed records of a sweep and its conditions: who writes or reads one of these files goes through here, so that a
-misspelt key is an error of the type checker.
+"""The typed records of a sweep, its conditions and what they used: who writes or reads one of these files goes through
+here, so that a misspelt key is an error of the type checker.
 
     record = TrainedRecord.read(run.trained(name))
     FailedRecord(condition=name, ...).write(run.failed(name))
 
-Beside it: `data_record` (what the data stage made), `metric_log` (the training curve), `usage_record` (what was used).
+Beside it: `data_record` (what the data stage made), `metric_log` (the training curve).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import ConfigDict, Field, JsonValue, RootModel, ValidationError
+from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from wlsweep.errors import DamagedError
-from wlsweep.run.layout import write_json
 from wlsweep.run.metric_log import MetricLine
-from wlsweep.run.record import Part, Record, first_problem, read_bytes
+from wlsweep.run.record import Part, Record, first_problem
 from wlsweep.spec.task import Task
 
 if TYPE_CHECKING:
@@ -275,24 +274,48 @@ class PlanRecord(Record):
     """What `wlsweep plan --json` prints."""
 
 
-class SkippedRecord(RootModel[dict[str, str]]):
-    """`skipped.json`: conditions that `--until-decided` left out, and why."""
+class UsageSpan(Part):
+    """A stretch of time in which a process held what it holds, doing one thing."""
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    what: Literal["start", "work", "wait"]
+    """Getting ready (imports, loading an engine), working on conditions or a stage, waiting for the next."""
+    stage: str
+    """`train` or `predict`; of a launch also `data`, `evaluate`, `report`."""
+    conditions: list[str] = Field(default_factory=list)
+    """What it worked on; several adapters that are predicted together share the span evenly: each has the same rows."""
+    attempt: int = 0
+    seconds: float = Field(ge=0)
+    outcome: str | None = None
+    """`done`, `failed`, `stopped`, ...; None while it lasts, and for ever if the process was killed."""
+    energy_joules: float | None = None
+    """Of the process's GPUs, by NVML; None where that cannot be told."""
+    checkpoint_bytes: int = 0
+    """Written into resume checkpoints, by all ranks together."""
 
-    def write(self, path: Path) -> None:
-        """Write it whole or not at all."""
-        write_json(path, self.root)
 
-    @classmethod
-    def find(cls, path: Path) -> dict[str, str]:
-        """Reason by condition; empty where there is no such file."""
-        data = read_bytes(path)
-        if data is None:
-            return {}
-        try:
-            return cls.model_validate_json(data).root
-        except ValidationError as e:
-            raise DamagedError(
-                f"{path} is damaged ({first_problem(e, data)}); delete it, it only says why conditions were left out"
-            ) from None
+class UsageRecord(Record):
+    """`usage/*.json`: what one process held and for how long. Only that process writes it, every few seconds, so that
+    nothing is counted twice and a killed process loses seconds."""
+
+    REMEDY = "delete it: what that process used is then not counted"
+
+    holder: Literal["launch", "group", "engine"]
+    """A launch holds nothing but time; a rank of a worker group and an engine hold GPUs and cores."""
+    rank: int = 0
+    host: str
+    gpus: float = Field(ge=0)
+    cpus: float = Field(ge=0)
+    began: float
+    """Seconds since 1970, by the host's clock."""
+    spans: list[UsageSpan]
+    largest_bytes: int | None = None
+    """Of a launch: the most bytes of data, models, checkpoints and predictions that it saw at one time."""
+
+
+class SkippedRecord(Record):
+    """`skipped.json`: conditions that `--until-decided` left out, each with the reason why."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, str]
+
+    REMEDY = "delete it, it only says why conditions were left out"

@@ -292,7 +292,8 @@ def why_not_done(
         return "missing", f"in the hands of {status.cause} right now"
     if status.cause:
         return "missing", status.cause
-    why = SkippedRecord.find(run.skipped_json).get(status.name)
+    skipped = SkippedRecord.find(run.skipped_json)
+    why = (skipped.model_extra or {}).get(status.name) if skipped else None
     return "missing", f"left out by --until-decided: {why}" if why else "not yet trained"
 
 

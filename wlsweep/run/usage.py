@@ -21,9 +21,8 @@ from wlsweep.errors import WlsweepError
 from wlsweep.estimate import clock, hours_text, size_text
 from wlsweep.files import JsonObject
 from wlsweep.run.layout import RunDir
-from wlsweep.run.records import PlanRecord, SweepRecord
+from wlsweep.run.records import PlanRecord, SweepRecord, UsageRecord, UsageSpan
 from wlsweep.run.usage_meter import GOES_ON
-from wlsweep.run.usage_record import UsageRecord, UsageSpan
 
 KWH = 3.6e6
 """Joules of a kilowatt-hour."""

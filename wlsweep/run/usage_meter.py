@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from wlsweep.run.layout import json_text
-from wlsweep.run.usage_record import UsageRecord, UsageSpan
+from wlsweep.run.records import UsageRecord, UsageSpan
 
 BEAT_S = 2.0
 """Least seconds between two writes."""
