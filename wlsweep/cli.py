@@ -29,6 +29,7 @@ from wlsweep.cli_options import (
 )
 from wlsweep.command_line import end_at_once, open_page
 from wlsweep.errors import WlsweepError
+from wlsweep.run.layout import RunDir, atomic_file, existing_run
 
 # Help and errors stand in boxes on a terminal; in a file or pipe these would be wrapped at 80 columns.
 _BOXED = all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
@@ -117,7 +118,6 @@ def run(
 ) -> None:
     """Run a sweep, or go on with it: everything that is done is skipped."""
     from wlsweep.orchestrate.driver import STAGES, run_sweep
-    from wlsweep.run.layout import RunDir
     from wlsweep.spec.condition import select
     from wlsweep.spec.power import seed_warning
     from wlsweep.spec.processor import cpu_advice
@@ -205,7 +205,6 @@ def status(
 ) -> None:
     """Say where each condition of a run stands: done, running, failed (and why) or missing."""
     from wlsweep.console import watch as watch_until
-    from wlsweep.run.layout import existing_run
     from wlsweep.run.status import ConditionStatus, RunStatus
     from wlsweep.run.status_table import status_table
 
@@ -236,7 +235,6 @@ def logs(
 ) -> None:
     """Show why conditions failed and the last lines of their logs; of the driver's log where none failed."""
     from wlsweep.run.condition_logs import cause_of_failure, parts
-    from wlsweep.run.layout import existing_run
     from wlsweep.run.status import RunStatus
     from wlsweep.spec.condition import select
 
@@ -290,7 +288,6 @@ def evaluate(folder: RunFolder, only: Only = None, external: External = None) ->
 
     from wlsweep.analysis.evaluate import evaluate as evaluate_run
     from wlsweep.analysis.summary_table import summary_table
-    from wlsweep.run.layout import existing_run
 
     run = existing_run(folder)
     Console(markup=False).print(summary_table(evaluate_run(run, only, externals_of(external))))
@@ -307,7 +304,6 @@ def report(
     """Write the HTML page and the figures from the predictions alone."""
     from wlsweep.report.page import write_report
     from wlsweep.report.png import Renderer
-    from wlsweep.run.layout import existing_run
 
     run = existing_run(folder)
     with Renderer() as renderer:  # it starts while the run is evaluated
@@ -334,7 +330,6 @@ def compare(
 
     from wlsweep.analysis.compare_runs import compare_runs
     from wlsweep.report.comparison import comparison_page, comparison_table
-    from wlsweep.run.layout import atomic_file, existing_run
 
     found = compare_runs(existing_run(first), existing_run(second), only)
     with atomic_file(out) as temporary:
@@ -347,7 +342,6 @@ def compare(
 def forecast(folder: RunFolder, json_: AsJson = False) -> None:
     """Forecast the conditions that are not trained yet from those that are, and say which verdicts follow."""
     from wlsweep.analysis.forecast import forecast_run
-    from wlsweep.run.layout import existing_run
 
     found = forecast_run(existing_run(folder))
     typer.echo(json.dumps(found.as_dict(), indent=1) if json_ else found.text())
@@ -356,7 +350,6 @@ def forecast(folder: RunFolder, json_: AsJson = False) -> None:
 @app.command(name="track")
 def track_run(folder: RunFolder, track: Track = None) -> None:
     """Send a run to trackers: one that exists, or what a launch could not send. What was sent is not sent again."""
-    from wlsweep.run.layout import existing_run
     from wlsweep.run.records import SweepRecord
     from wlsweep.track.clients import trackers_named
     from wlsweep.track.process import reproach, track_now
@@ -390,7 +383,6 @@ def export(
 ) -> None:
     """Write predictions and training mixes in the formats of LLaMA-Factory, adapters merged into whole models, or the
     report's tables and figures for a paper."""
-    from wlsweep.run.layout import existing_run
     from wlsweep.run.records import SweepRecord
 
     run = existing_run(folder)
