@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from math import inf
 from pathlib import Path
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from wlsweep.errors import DamagedError
 from wlsweep.files import open_file
@@ -54,9 +53,6 @@ class MetricLine(Part):
         return None if self.validation_bce is None else {k: v for k, v in named.items() if v is not None}
 
 
-_METRIC_LINE = TypeAdapter(MetricLine)
-
-
 def read_metric_log(path: Path) -> list[MetricLine]:
     """The metric log of a condition; a last line that a killed process left half-written is left out.
 
@@ -64,13 +60,13 @@ def read_metric_log(path: Path) -> list[MetricLine]:
         DamagedError: for any other line that is none, naming it.
         UnreadableError: if the system does not let this process read it.
     """
-    data = read_bytes(path) or b""
     found: list[MetricLine] = []
-    for number, line, ended in _lines(data):
+    for number, line in enumerate((read_bytes(path) or b"").splitlines(keepends=True), 1):
         try:
-            found.append(_METRIC_LINE.validate_json(line))
+            if line.strip():
+                found.append(MetricLine.model_validate_json(line))
         except ValidationError as e:
-            if not ended:
+            if not line.endswith(b"\n"):
                 break
             raise DamagedError(
                 f"{path} is damaged (line {number}: {first_problem(e, line)}); delete the file: it holds the training "
@@ -89,17 +85,10 @@ def last_metric_line(path: Path) -> MetricLine | None:
         return None
     for line in reversed(tail.splitlines()):
         try:
-            return _METRIC_LINE.validate_json(line)
+            return MetricLine.model_validate_json(line)
         except ValidationError:
             continue
     return None
-
-
-def _lines(data: bytes) -> Iterator[tuple[int, bytes, bool]]:
-    """(number from 1, line, whether a line break ends it) of every line that is not blank."""
-    for number, line in enumerate(data.splitlines(keepends=True), 1):
-        if line.strip():
-            yield number, line, line.endswith(b"\n")
 
 
 def drop_lines_after(step: int, path: Path) -> None:
