@@ -34,19 +34,17 @@ def remove_partial_artifacts(run: RunDir) -> list[Path]:
     what was removed. Never raises for what cannot be removed: the step that needs the room will say so.
     """
     removed: list[Path] = []
-    conditions = run.condition("x").parent
-    names = {p.name for p in _entries(conditions)} | {
-        p.name.removeprefix(".condition=").removesuffix(".tmp").rpartition(".")[0] for p in _hidden(run.predictions)
-    }
-    for name in sorted(filter(None, names)):
-        removed += _remove_under(run.lease(name), _temporaries(run.condition(name)), _of_prediction(run, name))
+    predictions: dict[str, list[Path]] = {p.name: [] for p in _entries(run.condition("x").parent)}
+    for path in run.predictions.glob(".condition=?*.*.tmp"):  # .condition=NAME.1a2b3c4d.tmp
+        name = path.name.removeprefix(".condition=").removesuffix(".tmp").rpartition(".")[0]
+        predictions.setdefault(name, []).append(path)
+    for name, half_written in sorted(predictions.items()):
+        removed += _remove_under(run.lease(name), _temporaries(run.condition(name)), half_written)
     removed += _remove_under(run.data_lease, _hidden(run.root), _temporaries(run.data))
     results = (run.metrics_json.parent, run.report.parent, run.root / "export", run.logs)
     removed += _remove_under(run.report_lease, *(_temporaries(folder) for folder in results))
     removed += remove_partial_accounts(run)
-    old = time.time() - _SHARED_S
-    removed += _remove(p for p in _temporaries(run.cache) if _changed(p) < old)
-    return removed
+    return removed + _remove_older(_temporaries(run.cache), _SHARED_S)
 
 
 def remove_partial_accounts(run: RunDir) -> list[Path]:
@@ -54,8 +52,7 @@ def remove_partial_accounts(run: RunDir) -> list[Path]:
 
     The next launch may begin sooner than that after a kill, so it also does this when it ends.
     """
-    old = time.time() - _BEING_WRITTEN_S
-    return _remove(p for p in _hidden(run.usage) if _changed(p) < old)
+    return _remove_older(_hidden(run.usage), _BEING_WRITTEN_S)
 
 
 def _remove_under(lease: Path, *found: Iterable[Path]) -> list[Path]:
@@ -79,6 +76,15 @@ def _remove(paths: Iterable[Path]) -> list[Path]:
     return removed
 
 
+def _remove_older(paths: Iterable[Path], age_s: float) -> list[Path]:
+    removed = []
+    for path in paths:
+        with suppress(OSError):
+            if path.stat().st_mtime < time.time() - age_s:
+                removed += _remove([path])
+    return removed
+
+
 def _temporaries(folder: Path) -> list[Path]:
     """Hidden temporaries in a folder and in its subfolders."""
     inside = [p for p in _entries(folder) if not _is_temporary(p) and p.is_dir() and not p.is_symlink()]
@@ -87,13 +93,6 @@ def _temporaries(folder: Path) -> list[Path]:
 
 def _hidden(folder: Path) -> list[Path]:
     return [p for p in _entries(folder) if _is_temporary(p)]
-
-
-def _of_prediction(run: RunDir, name: str) -> list[Path]:
-    """The half-written predictions of a condition: `.condition=NAME.1a2b3c4d.tmp`."""
-    return [
-        p for p in _hidden(run.predictions) if p.name.removesuffix(".tmp").rpartition(".")[0] == f".condition={name}"
-    ]
 
 
 def _is_temporary(path: Path) -> bool:
@@ -105,10 +104,3 @@ def _entries(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError:
         return []
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return time.time()
