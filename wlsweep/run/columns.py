@@ -21,13 +21,7 @@ TRUTH = pa.schema(
 )
 """`data/test.parquet`: one row per test paper, in the order of the source."""
 
-VALIDATION = pa.schema(
-    [
-        pa.field("row_id", pa.string(), nullable=False),
-        pa.field("row_hash", pa.string(), nullable=False),  # of the paper's text, not of its label
-        pa.field("label", pa.string(), nullable=False),  # Accept | Reject
-    ]
-)
+VALIDATION = pa.schema([TRUTH.field(name) for name in ("row_id", "row_hash", "label")])
 """`data/validation.parquet`: the papers of validation, sorted by id; there where `data.validation_share` is above 0."""
 
 PREDICTION = pa.schema(
