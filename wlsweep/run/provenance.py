@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import getpass
-import importlib.metadata
 import os
 import platform
 import subprocess
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from wlsweep import __version__
@@ -43,7 +43,11 @@ def provenance() -> Provenance:
     return Provenance(
         started_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         git=GitState(sha=sha and sha.strip(), dirty_diff=_git("diff", "HEAD", "--", ".") if sha else None),
-        versions={"python": platform.python_version(), **_versions()},
+        versions={
+            "python": platform.python_version(),
+            "wlsweep": __version__,
+            **{package: found for package in _PACKAGES if (found := installed_version(package))},
+        },
         machine=Machine(
             host=platform.node(),
             system=platform.platform(),
@@ -61,11 +65,9 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _versions() -> dict[str, str]:
-    found = {"wlsweep": __version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def installed_version(distribution: str) -> str | None:
+    """Of a distribution; None where it is not installed."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
