@@ -18,9 +18,8 @@ _LEFT_OUT: tuple[MetricName, ...] = ("ece_equal_mass",)
 def write_cards(run: RunDir, evaluation: Evaluation) -> int:
     """Write the card of each evaluated condition whose model is kept; returns how many."""
     words = evaluation.analysis.words
-    note = f"Intervals count which {words.items} were drawn, not other trainings."
     return sum(
-        write_card(run, r.name, CardEvaluation(r.metrics.n, _metrics(r.metrics, words), note))
+        write_card(run, r.name, CardEvaluation(r.metrics.n, _metrics(r.metrics, words)))
         for r in evaluation.conditions
         if r.metrics is not None
     )

@@ -49,8 +49,6 @@ class CardEvaluation:
     papers: int
     """Of the test set."""
     metrics: Sequence[CardMetric]
-    note: str = ""
-    """What the intervals count."""
 
 
 def write_card(run: RunDir, name: str, evaluation: CardEvaluation | None = None) -> bool:
@@ -217,7 +215,8 @@ def _evaluation(evaluation: CardEvaluation | None, data: DataRecord, words: Word
         return "Not evaluated yet: `wlsweep report` on the run writes the evaluation here."
     lines = [
         f"On {count(evaluation.papers, words.item, words.items)} of `{_file(data.test.path)}`, which are in no training mix."
-        f" A decision is the sign of the difference of the two labels' log-probabilities. {evaluation.note}".rstrip(),
+        f" A decision is the sign of the difference of the two labels' log-probabilities. Intervals count which"
+        f" {words.items} were drawn, not other trainings.",
         "",
         "| metric | value | 95% interval |",
         "|---|---|---|",
