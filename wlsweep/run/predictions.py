@@ -29,7 +29,7 @@ IntArray = npt.NDArray[np.int64]
 UNKNOWN = -1
 """Code of an answer that could not be parsed; 1 is the positive label and 0 the other one."""
 _LARGEST = 700.0  # log-odds beyond it are indistinguishable in float64 probabilities; keeps means finite
-_CHECKED = ["row_id", "row_hash", "label", "parsed", "logprob_accept", "logprob_reject", "p_accept", "p_other"]
+_CHECKED = pa.schema([f for f in PREDICTION if f.name not in ("year", "text", "prompt_tokens", "truncated")])
 _AGAIN = "delete data/data.json and run the sweep again: the data stage is made again, what is trained is kept"
 
 
@@ -113,16 +113,13 @@ def read_truth(path: Path, task: Task = ICLR) -> Truth:
     Raises:
         WlsweepError: if the file is missing, unreadable or cut short, or holds a wrong label or a doubled id.
     """
+    schema = pa.schema([f for f in TRUTH if f.name != "prompt"])
     try:
-        table = read_parquet(path, [name for name in TRUTH.names if name != "prompt"])
+        table = read_parquet(path, schema.names).cast(schema)
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing: there is no test set; {_AGAIN}") from None
-    except UnreadableError:
-        raise
     except DamagedError as e:
         raise DamagedError(f"the test set is damaged: {e}; {_AGAIN}") from None
-    try:
-        table = table.cast(pa.schema([f for f in TRUTH if f.name != "prompt"]))
     except (pa.ArrowException, ValueError) as e:
         raise DamagedError(f"the test set is damaged: {path}: {_first_line(e)}; {_AGAIN}") from None
     row_id = table["row_id"].combine_chunks()
@@ -173,7 +170,7 @@ def read_scores(files: Sequence[Path], truth: Truth, model_fingerprint: str) -> 
     tables, damaged = [], []
     for path in files:
         try:
-            tables.append(read_parquet(path, _CHECKED_SCHEMA.names, [*PREDICTION.names]))
+            tables.append(read_parquet(path, _CHECKED.names, PREDICTION.names))
         except FileNotFoundError:
             damaged.append(f"{path} was deleted while it was read")
         except DamagedError as e:
@@ -181,16 +178,13 @@ def read_scores(files: Sequence[Path], truth: Truth, model_fingerprint: str) -> 
     if damaged:
         raise DoNotFit("damaged", damaged)
     try:
-        table = pa.concat_tables(tables).cast(_CHECKED_SCHEMA)
+        table = pa.concat_tables(tables).cast(_CHECKED)
     except (pa.ArrowException, ValueError) as e:
         raise DoNotFit("damaged", [f"{files[0].parent}: {_first_line(e)}"]) from None
     made_by = pc.unique(table["model_fingerprint"]).to_pylist()
     if made_by not in ([model_fingerprint], []):
         raise DoNotFit("foreign", [f"{files[0].parent}: its predictions are not those of the model that is trained"])
     return scores_of(table, truth, str(files[0].parent))
-
-
-_CHECKED_SCHEMA = pa.schema([f for f in PREDICTION if f.name in (*_CHECKED, "model_fingerprint")])
 
 
 def scores_of(table: pa.Table, truth: Truth, place: str) -> Scores:
