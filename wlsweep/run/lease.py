@@ -116,18 +116,7 @@ def _file_server_time(path: Path) -> float:
 
 
 def _take(path: Path, owner: str) -> str | None:
-    """The record that was written, or None if the lease was not to be had.
-
-    Raises:
-        WlsweepError: if the system does not let this process write there.
-    """
-    try:
-        return _take_or_raise(path, owner)
-    except OSError as e:
-        raise WlsweepError(os_error_text(e, path, "written")) from None
-
-
-def _take_or_raise(path: Path, owner: str) -> str | None:
+    """The record that was written, or None if the lease was not to be had."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         if holder(path):
@@ -167,10 +156,17 @@ def _take_or_raise(path: Path, owner: str) -> str | None:
 
 @contextmanager
 def hold(path: Path, owner: str, patience_s: float = 0.0) -> Iterator[bool]:
-    """Hold a lease for the length of the block; yields whether it was to be had within `patience_s` seconds."""
+    """Hold a lease for the length of the block; yields whether it was to be had within `patience_s` seconds.
+
+    Raises:
+        WlsweepError: if the system does not let this process write there.
+    """
     end = time.monotonic() + patience_s
-    while (mine := _take(path, owner)) is None and time.monotonic() < end:
-        time.sleep(0.2)
+    try:
+        while (mine := _take(path, owner)) is None and time.monotonic() < end:
+            time.sleep(0.2)
+    except OSError as e:
+        raise WlsweepError(os_error_text(e, path, "written")) from None
     if mine is None:
         yield False
         return
