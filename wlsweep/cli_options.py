@@ -84,12 +84,8 @@ def load_with_options(
         return sweep
     if limit < 8:
         raise WlsweepError(f"--limit {limit}: a trial run needs at least 8 rows of every set")
-    return sweep.model_copy(
-        update={
-            "name": f"{sweep.name}-limit{limit}",
-            "data": sweep.data.model_copy(update={"limit": limit}),
-        }
-    )
+    data_section = sweep.data.model_copy(update={"limit": limit})
+    return sweep.model_copy(update={"name": f"{sweep.name}-limit{limit}", "data": data_section})
 
 
 def externals_of(given: list[str] | None) -> list[tuple[str, Path]]:

@@ -61,10 +61,9 @@ def supervised(work: Callable[[], None]) -> NoReturn:
             _end_descendants()
             os._exit(code)
     _end_descendants()
-    _say(
-        f"{_what_ended_it(code)}; what was being worked on goes on from its checkpoint with: "
-        f"wlsweep {shlex.join(sys.argv[1:])}"
-    )
+    why = f"{_what_ended_it(code)}; what was being worked on goes on from its checkpoint with: "
+    with suppress(OSError):
+        os.write(1, f"{why}wlsweep {shlex.join(sys.argv[1:])}\n".encode())
     os._exit(75)
 
 
@@ -129,8 +128,3 @@ def _what_ended_it(code: int) -> str:
     name = signal.Signals(-code).name
     why = " (by the system where memory ran out, or by hand)" if name == "SIGKILL" else ""
     return f"the process of this launch was ended by {name}{why}"
-
-
-def _say(text: str) -> None:
-    with suppress(OSError):
-        os.write(1, f"{text}\n".encode())

@@ -221,13 +221,11 @@ class RunStatus:
         train, predict = _stage(trained, who is not None, failure is not None), _stage(predicted, False, False)
         if train == "done":
             predict = _stage(predicted, who is not None, failure is not None and failure.stage == "predict")
-        cause = None
+        cause = predicted.why or trained.why or None
         if "failed" in (train, predict) and failure:
             cause = failure.cause
         elif "running" in (train, predict) and who:
             cause = who.owner
-        elif why := predicted.why or trained.why:
-            cause = why
         last = last_metric_line(self.run.metric_log(name))
         step, of = (last.step, last.of) if last else (None, None)
         validation = record.final.validation if record else None
