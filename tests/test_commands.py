@@ -11,8 +11,8 @@ import typer
 from tests.made_run import THE_19, make_run
 from wlsweep import cli
 from wlsweep.console import watch
-from wlsweep.run.condition_logs import last_lines, log_files
 from wlsweep.run.layout import RunDir
+from wlsweep.run.logs import last_lines, log_files
 
 BAD, GOOD = THE_19[1], THE_19[0]
 

@@ -234,7 +234,7 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", help="last lines of each file", min=1)] = 20,
 ) -> None:
     """Show why conditions failed and the last lines of their logs; of the driver's log where none failed."""
-    from wlsweep.run.condition_logs import cause_of_failure, parts
+    from wlsweep.run.logs import cause_of_failure, parts
     from wlsweep.run.status import RunStatus
     from wlsweep.spec.condition import select
 

@@ -24,10 +24,10 @@ from typing import Any, Literal, NamedTuple
 from wlsweep.errors import DamagedError, UnreadableError, WlsweepError, refuse_all
 from wlsweep.files import JsonObject
 from wlsweep.run.causes import details, one_line
-from wlsweep.run.condition_logs import log_of_failure
 from wlsweep.run.data_record import DataRecord
 from wlsweep.run.layout import RunDir
 from wlsweep.run.lease import holder
+from wlsweep.run.logs import log_of_failure
 from wlsweep.run.metric_log import last_metric_line
 from wlsweep.run.predictions import DoNotFit, Scores, Truth, prediction_files, read_scores, read_truth
 from wlsweep.run.records import FailedRecord, SkippedRecord, SweepRecord, TrainedRecord
