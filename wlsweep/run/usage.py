@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,7 +117,7 @@ class Usage:
     """Everything: conditions, start and idle time."""
 
     def __post_init__(self) -> None:
-        every = reduce(Held.__add__, (c.total for c in self.conditions), self.starting + self.waiting)
+        every = sum((c.total for c in self.conditions), self.starting + self.waiting)
         object.__setattr__(self, "total", every)
 
     @property
