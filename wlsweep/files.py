@@ -60,19 +60,6 @@ def refuse_no_file(path: Path, remedy: str) -> None:
         raise WlsweepError(f"{short_path(path)} is {found}, not a file; {remedy}")
 
 
-def refuse_special_target(path: Path) -> None:
-    """The same for a file that will be made or added to: it need not be there.
-
-    Raises:
-        OSError: ENOTSUP, saying what it is.
-    """
-    try:
-        refuse_special(path)
-    except OSError as e:
-        if e.errno == errno.ENOTSUP:
-            raise
-
-
 def open_file(path: Path) -> BufferedReader:
     """A file of bytes, opened for reading.
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from wlsweep.files import open_file, refuse_special_target
+from wlsweep.files import open_file, refuse_special
 from wlsweep.run.layout import RunDir
 from wlsweep.run.records import FailedRecord
 
@@ -76,7 +76,8 @@ def log_process_to(log: Path) -> None:
 
 def _opened(log: Path) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
-    refuse_special_target(log)
+    if log.exists():
+        refuse_special(log)
     return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
 
