@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +49,7 @@ class Held:
         return Held(**{key: value / by for key, value in asdict(self).items()})
 
 
-@dataclass(frozen=True)
+@dataclass
 class ConditionUsage:
     """What one condition used."""
 
@@ -204,28 +204,24 @@ def usage_of(run: RunDir) -> Usage:
     planned, by_condition = _plan(run)
     names = [c.name for c in record.conditions]
     found: dict[str, ConditionUsage] = {n: ConditionUsage(n, planned_gpu_hours=by_condition.get(n)) for n in names}
-    starting, waiting = Held(), Held()
+    idle = {"start": Held(), "wait": Held()}
     for account, span in ((a, s) for a in accounts if a.holder != "launch" for s in a.spans):
         held = held_by(account, span)
-        if span.what == "start":
-            starting += held
-        elif span.what == "wait":
-            waiting += held
-        for name in span.conditions if span.what == "work" else ():
+        if span.what != "work":
+            idle[span.what] += held
+            continue
+        for name in span.conditions:
             at = found.setdefault(name, ConditionUsage(name))  # a first stage that the grid does not list
-            found[name] = _added(at, account, span, held / len(span.conditions))
+            _add(at, account, span, held / len(span.conditions))
     for name, at in found.items():
-        gpu_hours = at.total.gpu_hours
-        found[name] = replace(
-            at,
-            model_bytes=_bytes(run.model(name)),
-            dollars=price * gpu_hours if price is not None and gpu_hours else None,
-        )
+        at.model_bytes = _bytes(run.model(name))
+        if price is not None and at.total.gpu_hours:
+            at.dollars = price * at.total.gpu_hours
     launches = [a for a in accounts if a.holder == "launch"]
     return Usage(
         conditions=tuple(found.values()),
-        starting=starting,
-        waiting=waiting,
+        starting=idle["start"],
+        waiting=idle["wait"],
         wall_seconds=_union((a.began, a.began + sum(s.seconds for s in a.spans)) for a in launches),
         stages=_by_stage(launches),
         storage=storage(run),
@@ -265,17 +261,15 @@ def held_by(account: UsageRecord, span: UsageSpan) -> Held:
     )
 
 
-def _added(at: ConditionUsage, account: UsageRecord, span: UsageSpan, held: Held) -> ConditionUsage:
+def _add(at: ConditionUsage, account: UsageRecord, span: UsageSpan, held: Held) -> None:
     if span.stage == "predict":
-        return replace(at, prediction=at.prediction + held)
-    left_none = span.outcome not in ("done", GOES_ON)
-    return replace(
-        at,
-        attempts=at.attempts + (account.rank == 0),
-        training=at.training + held,
-        unfinished=at.unfinished + held if left_none else at.unfinished,
-        checkpoint_bytes=at.checkpoint_bytes + span.checkpoint_bytes,
-    )
+        at.prediction += held
+        return
+    at.attempts += account.rank == 0
+    at.training += held
+    if span.outcome not in ("done", GOES_ON):
+        at.unfinished += held
+    at.checkpoint_bytes += span.checkpoint_bytes
 
 
 def _union(times: Iterable[tuple[float, float]]) -> float:
