@@ -1,17 +1,6 @@
 """Where everything of a run lies, and how it gets there whole: the only module that knows these paths.
 
-runs/NAME/
-  sweep.json                       resolved configuration and provenance
-  plan.json                        what `wlsweep plan` said when the run began
-  data/                            manifests of the mixes, test.parquet (the truth), validation.parquet, data.json
-  conditions/CONDITION/            config.json, metrics.jsonl, model/, checkpoints/, trained.json | failed.json, lease.json
-  predictions/condition=CONDITION/ Parquet
-  metrics/                         all_metrics.json, all_metrics.parquet, by_year.parquet, analysis.json
-  export/CONDITION/                predictions.jsonl, on request
-  tracking/                        what trackers (MLflow, W&B, TensorBoard) were sent
-  report/                          index.html, plots/
-  usage/                           what each process held and for how long
-  logs/                            what the engines had to say
+`RunDir` is the table of them; docs/run-directory.md says more of what they hold.
 """
 
 from __future__ import annotations
