@@ -58,7 +58,7 @@ class PlainModel(AnswerModel):
         places = (batch.prompt_lengths - 1).unsqueeze(1) + torch.arange(batch.answers.shape[1])
         logits = self.lm(input_ids=batch.input_ids, use_cache=False).logits
         picked = logits[torch.arange(len(places)).unsqueeze(1), places].float()
-        scores = score_answers(picked, batch.answers, self.decision, self.accept_id, self.reject_id, batch.counted)
+        scores = score_answers(picked, batch.answers, self.answer, batch.counted)
         parts = sample_loss(scores, batch.accept, self.condition)
         loss = global_loss(parts, batch.weights, batch.present, batch.samples, format_weight)
         return (loss, *(s.detach() for s in scores), loss)
@@ -66,7 +66,7 @@ class PlainModel(AnswerModel):
 
 def bare(job, rows, place, plain=False) -> float:
     """Seconds of the optimizer steps of a condition without DeepSpeed."""
-    train, answer = job.sweep.train, rows.answer
+    train = job.sweep.train
     dtype = torch.bfloat16 if train.dtype == "bf16" else torch.float32
     if plain:
         model = job.sweep.model.model_copy(update={"attention": "sdpa"})
@@ -76,7 +76,7 @@ def bare(job, rows, place, plain=False) -> float:
         compute_in_float32(lm.lm_head)
     recompute_layers(lm, int(train.gradient_checkpointing))
     kind = PlainModel if plain else AnswerModel
-    model = kind(lm, job.condition, len(answer.prefix), answer.accept, answer.reject).train()
+    model = kind(lm, job.condition, rows.answer).train()
     parameters = list(model.parameters())
     masters = parameters if dtype == torch.float32 else [p.detach().float() for p in parameters]
     optimizer = torch.optim.AdamW(masters, lr=train.lr, weight_decay=train.weight_decay, fused=True)

@@ -70,15 +70,12 @@ class Made:
         self.lm.to(self.dtype)
 
     def _batch(self, chosen: list[int]) -> Any:
-        answers = [self.answer.ids(bool(self.accept[i])) for i in chosen]
-        some = [True] * len(chosen)
         prompts = [self.prompts[i] for i in chosen]
         accept = [self.accept[i] for i in chosen]
-        return collate(prompts, answers, accept, (1.0, 1.0), some, len(chosen), torch.device("cpu"))
+        return collate(prompts, self.answer, accept, (1.0, 1.0), len(chosen), torch.device("cpu"))
 
     def _model(self, name: str) -> AnswerModel:
-        a = self.answer
-        return AnswerModel(self.lm, parse_name(name), len(a.prefix), a.accept, a.reject)
+        return AnswerModel(self.lm, parse_name(name), self.answer)
 
     def _kept(self, name: str, number: int) -> dict[str, torch.Tensor]:
         """The same from a file, where an earlier run made it."""

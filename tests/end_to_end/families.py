@@ -27,7 +27,7 @@ def train(folder):
     from tests.train.layouts import CONDITION, let_go, micro_batches
     from wlsweep.train.agreement import measure, refuse_disagreement
     from wlsweep.train.model import run_forward
-    from wlsweep.train.zero3 import Decision, build_engine, export_model, join_group
+    from wlsweep.train.zero3 import build_engine, export_model, join_group
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
@@ -40,8 +40,7 @@ def train(folder):
         tokenizer.save_pretrained(base)
         rows = drawn_rows(base)
         settings = train_config(place.world, 4, False)
-        decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
-        engine = build_engine(base, CONDITION, settings, decision, attention_of(family), STEPS)
+        engine = build_engine(base, CONDITION, settings, rows.answer, attention_of(family), STEPS)
         first, second = micro_batches(rows, np.arange(8), place, settings.accumulation)
         refuse_disagreement(measure(engine, first), str(base), family, "fp32")
         for _ in range(2):

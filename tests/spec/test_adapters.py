@@ -8,6 +8,7 @@ import torch
 from transformers import Qwen2ForCausalLM
 
 from tests.spec.test_cost import PeakBytes
+from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.errors import WlsweepError
 from wlsweep.spec.adapters import (
     activation_bytes,
@@ -53,7 +54,7 @@ def test_the_parameters_of_an_adapter_are_those_that_peft_makes(name, targets):
     ],
 )
 def test_the_memory_of_activations_and_logits_is_what_a_pass_with_adapters_takes(shape, dtype, checkpointing):
-    rows, cutoff, answer = 2, 512, [1, 2, 3, 10, 4, 5]
+    rows, cutoff, answer = 2, 512, AnswerTokens((1, 2, 3), 10, 11, (4, 5))
     space = load_sweep("search_spaces/demo_lora.toml")
     train = {"micro_batch": rows, "gradient_checkpointing": checkpointing, "dtype": dtype, "lora": Lora()}
     sweep = space.model_copy(
@@ -64,9 +65,9 @@ def test_the_memory_of_activations_and_logits_is_what_a_pass_with_adapters_takes
     add_adapters(lm, condition, Lora())
     recompute_layers(lm, int(checkpointing))
     apply("model", Setup(gpu=False, dtype=dtype), lm)
-    model = AnswerModel(lm.train(), condition, 3, 10, 11)
-    prompts = [np.full(cutoff - len(answer), 7, dtype=np.int32)] * rows
-    batch = collate(prompts, [answer] * rows, [True] * rows, (1.0, 1.0), [True] * rows, rows, torch.device("cpu"))
+    model = AnswerModel(lm.train(), condition, answer)
+    prompts = [np.full(cutoff - answer.length, 7, dtype=np.int32)] * rows
+    batch = collate(prompts, answer, [True] * rows, (1.0, 1.0), rows, torch.device("cpu"))
     known = [t for t in batch if isinstance(t, torch.Tensor)]
     gc.collect()
     with PeakBytes(*model.parameters(), *known) as counted:
@@ -75,7 +76,7 @@ def test_the_memory_of_activations_and_logits_is_what_a_pass_with_adapters_takes
         out.loss.backward()
     gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
     measured = counted.peak - gradients if checkpointing else after_forward
-    kept = sum(activation_bytes(shape, sweep, 16)) + logit_bytes(shape, sweep, len(answer))
+    kept = sum(activation_bytes(shape, sweep, 16)) + logit_bytes(shape, sweep, answer.length)
     assert kept == pytest.approx(measured, rel=0.12)
 
 

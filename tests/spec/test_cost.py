@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2ForCausalLM
 
+from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.spec.architecture import Architecture, architecture
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import load_sweep
@@ -59,7 +60,7 @@ class PeakBytes(TorchDispatchMode):
 @pytest.mark.parametrize("checkpointing", [False, True, 2])
 def test_the_memory_of_activations_and_logits_is_what_a_training_pass_takes(dtype, checkpointing):
     a = Architecture(vocab=2048, width=256, mlp=768, layers=4, heads=4, kv_heads=2, tied=False)
-    rows, cutoff, answer = 4, 512, [1, 2, 3, 10, 4, 5]
+    rows, cutoff, answer = 4, 512, AnswerTokens((1, 2, 3), 10, 11, (4, 5))
     demo = load_sweep("search_spaces/demo.toml")
     train = {"micro_batch": rows, "gradient_checkpointing": checkpointing, "dtype": dtype}
     sweep = demo.model_copy(
@@ -68,9 +69,9 @@ def test_the_memory_of_activations_and_logits_is_what_a_training_pass_takes(dtyp
     lm = Qwen2ForCausalLM(qwen2_config(a)).to(torch.bfloat16 if dtype == "bf16" else torch.float32)
     recompute_layers(lm, int(checkpointing))
     apply("model", Setup(gpu=False), lm)
-    model = AnswerModel(lm.train(), Condition("accept", 4.0, 2), 3, 10, 11)
-    prompts = [np.full(cutoff - len(answer), 7, dtype=np.int32)] * rows
-    batch = collate(prompts, [answer] * rows, [True] * rows, (1.0, 1.0), [True] * rows, rows, torch.device("cpu"))
+    model = AnswerModel(lm.train(), Condition("accept", 4.0, 2), answer)
+    prompts = [np.full(cutoff - answer.length, 7, dtype=np.int32)] * rows
+    batch = collate(prompts, answer, [True] * rows, (1.0, 1.0), rows, torch.device("cpu"))
     known = [t for t in batch if isinstance(t, torch.Tensor)]
     with PeakBytes(*model.parameters(), *known) as counted:
         out = run_forward(model, batch, 1.0)
@@ -79,7 +80,7 @@ def test_the_memory_of_activations_and_logits_is_what_a_training_pass_takes(dtyp
     gradients = sum(p.grad.nbytes for p in model.parameters())
     # Recomputing a layer peaks in the backward pass, beside the gradients, which count as model states.
     measured = counted.peak - gradients if checkpointing else after_forward
-    expected = sum(activation_bytes(a, sweep)) + logit_bytes(a, sweep, len(answer))
+    expected = sum(activation_bytes(a, sweep)) + logit_bytes(a, sweep, answer.length)
     assert expected == pytest.approx(measured, rel=0.1)
 
 
@@ -160,16 +161,16 @@ def with_layout(cutoff=4096, **train):
 @pytest.mark.parametrize("layers", [5, 18])
 def test_the_flops_that_training_executes_are_what_pytorch_counts(monkeypatch, recomputed, layers):
     a = Architecture(vocab=64, width=128, mlp=352, layers=layers, heads=4, kv_heads=2, tied=False)
-    rows, cutoff, answer = 2, 96, [1, 2, 3, 10, 4, 5]
+    rows, cutoff, answer = 2, 96, AnswerTokens((1, 2, 3), 10, 11, (4, 5))
     monkeypatch.setattr(torch.nn.functional, "linear", zero3_linear_wrap)  # as in a partitioned model
     config = qwen2_config(a)
     config._attn_implementation = "eager"  # plain products, which the counter knows; it counts the masked half, too
     lm = Qwen2ForCausalLM(config)
     recompute_layers(lm, int(recomputed))
     apply("model", Setup(gpu=False), lm)
-    model = AnswerModel(lm.train(), Condition("accept", 4.0, 2), 3, 10, 11)
-    prompts = [np.full(cutoff - len(answer), 7, dtype=np.int32)] * rows
-    batch = collate(prompts, [answer] * rows, [True] * rows, (1.0, 1.0), [True] * rows, rows, torch.device("cpu"))
+    model = AnswerModel(lm.train(), Condition("accept", 4.0, 2), answer)
+    prompts = [np.full(cutoff - answer.length, 7, dtype=np.int32)] * rows
+    batch = collate(prompts, answer, [True] * rows, (1.0, 1.0), rows, torch.device("cpu"))
     with FlopCounterMode(display=False) as counted:
         run_forward(model, batch, 1.0).loss.backward()
     whole = with_layout(

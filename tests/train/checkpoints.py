@@ -15,7 +15,7 @@ from tests.train.layouts import CONDITION, micro_batches
 from tests.train.made_rows import STEPS, drawn_rows, train_config
 from wlsweep.train.checkpoint import RECORD, load_checkpoint, save_checkpoint
 from wlsweep.train.model import run_forward
-from wlsweep.train.zero3 import Decision, build_engine, join_group, release
+from wlsweep.train.zero3 import build_engine, join_group, release
 
 OF = {"data": "d", "world": 2}
 
@@ -23,8 +23,7 @@ OF = {"data": "d", "world": 2}
 def saved_by(base, rows, place, folder, dtype):
     """An engine after a step, and its checkpoint."""
     train = train_config(place.world, 2, False, dtype)
-    decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
-    engine = build_engine(base, CONDITION, train, decision, "sdpa", STEPS)
+    engine = build_engine(base, CONDITION, train, rows.answer, "sdpa", STEPS)
     for made in micro_batches(rows, np.arange(8), place, train.accumulation):
         engine.backward(run_forward(engine, made, 1.0).loss)
         engine.step()

@@ -20,7 +20,7 @@ from wlsweep.train import zero3 as engine_module
 from wlsweep.train.batches import cut, global_batch_rows
 from wlsweep.train.kernels import has_compiler
 from wlsweep.train.model import collate, run_forward
-from wlsweep.train.zero3 import Decision, build_engine, export_model, join_group, release
+from wlsweep.train.zero3 import build_engine, export_model, join_group, release
 
 CONDITION = Condition("accept", 4.0, 2)
 released = []
@@ -32,14 +32,15 @@ def micro_batches(rows, batch, place, accumulation, pad=0, packed=False):
         chosen = numbers.tolist() or [0]
         made = collate(
             [rows.prompt(i) for i in chosen],
-            [rows.answer.ids(bool(rows.accept[i])) for i in chosen],
+            rows.answer,
             [bool(rows.accept[i]) for i in chosen],
             WEIGHTS,
-            [len(numbers) > 0] * len(chosen),
             len(batch),
             place.device,
             packed,
         )
+        if not len(numbers):
+            made = made._replace(present=torch.zeros(1))
         if pad:
             made = made._replace(input_ids=torch.nn.functional.pad(made.input_ids, (0, pad)))
         yield made
@@ -58,8 +59,7 @@ def gradients(
     base, rows, place, micro, batch, checkpointing=False, pad=0, dtype="fp32", attention="sdpa", compiled=False
 ):
     train = train_config(place.world, micro, checkpointing, dtype).model_copy(update={"compile_elementwise": compiled})
-    decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
-    engine = build_engine(base, CONDITION, train, decision, attention, STEPS)
+    engine = build_engine(base, CONDITION, train, rows.answer, attention, STEPS)
     losses = []
     for made in micro_batches(rows, batch, place, train.accumulation, pad, attention == "packed"):
         out = run_forward(engine, made, 1.0)
@@ -76,8 +76,7 @@ def gradients(
 
 def trajectory(base, rows, place, micro, export=None):
     train = train_config(place.world, micro, False)
-    decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
-    engine = build_engine(base, CONDITION, train, decision, "sdpa", STEPS)
+    engine = build_engine(base, CONDITION, train, rows.answer, "sdpa", STEPS)
     losses = []
     for step in range(STEPS):
         batch = global_batch_rows(step, len(rows.accept), train.global_batch, 0)
@@ -102,8 +101,7 @@ def trajectory(base, rows, place, micro, export=None):
 def left_while_held(base, rows, place):
     """What is still there of a released engine that somebody holds; the next one is built beside it."""
     train = train_config(place.world, 1, False)
-    decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
-    engine = build_engine(base, CONDITION, train, decision, "sdpa", STEPS)
+    engine = build_engine(base, CONDITION, train, rows.answer, "sdpa", STEPS)
     parts = [weakref.ref(x) for x in (engine.module, engine.optimizer)]
     release(engine)
     return [type(x).__name__ for ref in parts if (x := ref()) is not None]

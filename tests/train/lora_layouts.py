@@ -17,15 +17,14 @@ from wlsweep.train import zero3
 from wlsweep.train.batches import global_batch_rows
 from wlsweep.train.checkpoint import load_checkpoint, save_checkpoint
 from wlsweep.train.model import run_forward
-from wlsweep.train.zero3 import Decision, build_engine, export_model, join_group, release
+from wlsweep.train.zero3 import build_engine, export_model, join_group, release
 
 OF = {"data": "d"}
 
 
 def build(start, rows, place, micro, checkpointing=False, dtype="fp32", attention="sdpa"):
     train = train_config(place.world, micro, checkpointing, dtype).model_copy(update={"lora": LORA})
-    decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
-    return train, build_engine(str(start), LORA_CONDITION, train, decision, attention, STEPS)
+    return train, build_engine(str(start), LORA_CONDITION, train, rows.answer, attention, STEPS)
 
 
 def trained(engine, read):

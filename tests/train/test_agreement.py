@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from bench.smollm2 import FOLDER
 from tests.real_model import needs_smollm2
 from tests.train.families import FAMILIES, SIZES, attention_of, tiny
+from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.errors import SharedFailure
 from wlsweep.spec.condition import Condition
 from wlsweep.train import model as model_module
@@ -17,19 +18,19 @@ from wlsweep.train.head import compute_in_float32
 from wlsweep.train.model import AnswerModel, collate
 
 PACKED = [f for f in FAMILIES if attention_of(f) == "sdpa" and "sliding_window" not in FAMILIES[f][1]]
+ANSWER = AnswerTokens(prefix=(5,), accept=7, reject=8, suffix=(6,), reject_suffix=(9, 6))
 
 
 def answer_model(lm, attention):
     lm.set_attn_implementation(attention)
     patches.apply("model", patches.Setup(gpu=False), lm)
-    return AnswerModel(lm, Condition("accept", 2.0, 2), 1, 7, 8)
+    return AnswerModel(lm, Condition("accept", 2.0, 2), ANSWER)
 
 
 def batch(packed=False):
     """Rows of different lengths; the second answer is longer."""
     prompts = [np.arange(10, 70, dtype=np.int32), np.arange(20, 60, dtype=np.int32)]
-    answers = [[5, 7, 6], [5, 8, 9, 6]]
-    return collate(prompts, answers, [True, False], (1.0, 1.0), [True] * 2, 2, torch.device("cpu"), packed)
+    return collate(prompts, ANSWER, [True, False], (1.0, 1.0), 2, torch.device("cpu"), packed)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

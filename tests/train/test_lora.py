@@ -62,7 +62,7 @@ def adapters_of(folder):
 
 def answer_model(base, rows, dtype=torch.float32):
     lm = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-    return AnswerModel(lm, LORA_CONDITION, len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
+    return AnswerModel(lm, LORA_CONDITION, rows.answer)
 
 
 def merged(base, rows, adapters):

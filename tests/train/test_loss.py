@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.spec.condition import Condition
 from wlsweep.train.loss import (
     binary_loss,
@@ -17,6 +18,7 @@ from wlsweep.train.loss import (
 )
 
 A, R, DECISION = 3, 7, 2
+LABELS = AnswerTokens((0,) * DECISION, A, R, ())
 
 
 def drawn(rows=6, width=5, vocab=11, seed=0):
@@ -29,7 +31,7 @@ def drawn(rows=6, width=5, vocab=11, seed=0):
 
 
 def loss_of(condition, logits, answers, accept, weights=None, format_weight=1.0):
-    parts = sample_loss(score_answers(logits, answers, DECISION, A, R), accept, condition)
+    parts = sample_loss(score_answers(logits, answers, LABELS), accept, condition)
     w = torch.ones(len(accept)) if weights is None else torch.where(accept.bool(), *map(torch.tensor, weights))
     return global_loss(parts, w, torch.ones(len(accept)), len(accept), format_weight)
 

@@ -5,10 +5,13 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.spec.condition import Condition
 from wlsweep.train.model import AnswerModel, collate, run_forward
 from wlsweep.train.packed import packed_attention
 from wlsweep.train.patches.onednn import use_onednn
+
+ANSWER = AnswerTokens(prefix=(5,), accept=7, reject=8, suffix=(6,))
 
 
 def made(vocab=4096, prompt=200, rows=4, attention="sdpa"):
@@ -18,15 +21,14 @@ def made(vocab=4096, prompt=200, rows=4, attention="sdpa"):
         num_key_value_heads=1, tie_word_embeddings=False,
     )  # fmt: skip
     config._attn_implementation = attention
-    model = AnswerModel(Qwen2ForCausalLM(config), Condition("accept", 2.0, 2), 1, 7, 8)
+    model = AnswerModel(Qwen2ForCausalLM(config), Condition("accept", 2.0, 2), ANSWER)
     prompts = [np.arange(10, 10 + prompt - 30 * i, dtype=np.int32) for i in range(rows)]
     accept = [i % 2 == 0 for i in range(rows)]
-    answers, packed = [[5, 7 if a else 8, 6] for a in accept], attention == "packed"
-    batch = collate(prompts, answers, accept, (2.0, 1.0), [True] * rows, rows, torch.device("cpu"), packed)
+    batch = collate(prompts, ANSWER, accept, (2.0, 1.0), rows, torch.device("cpu"), attention == "packed")
     return model, batch
 
 
-SPLIT = {True: [5, 7, 6], False: [5, 8, 9, 9, 6]}
+SPLIT = ANSWER._replace(reject_suffix=(9, 9, 6))
 """Answers of different lengths; the decision is the second token."""
 
 
@@ -34,9 +36,7 @@ def split_batch(rows=range(4), attention="sdpa", samples=4):
     """Rows whose labels are of one and of three tokens; the row with the short answer is the longest."""
     prompts = [np.arange(10, 60 - 9 * i, dtype=np.int32) for i in rows]
     accept = [i % 2 == 0 for i in rows]
-    answers = [SPLIT[a] for a in accept]
-    some = [True] * len(answers)
-    return collate(prompts, answers, accept, (2.0, 1.0), some, samples, torch.device("cpu"), attention == "packed")
+    return collate(prompts, SPLIT, accept, (2.0, 1.0), samples, torch.device("cpu"), attention == "packed")
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "packed"])
@@ -46,7 +46,7 @@ def test_at_gamma_1_the_loss_is_token_cross_entropy_of_answers_of_different_leng
     exact = []
     model.lm.set_attn_implementation("sdpa")
     for i in range(4):
-        prompt, answer = list(range(10, 60 - 9 * i)), SPLIT[i % 2 == 0]
+        prompt, answer = list(range(10, 60 - 9 * i)), SPLIT.ids(i % 2 == 0)
         logits = model.lm(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
         exact.append(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum"))
     model.lm.set_attn_implementation(attention)

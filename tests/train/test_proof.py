@@ -45,7 +45,7 @@ def base(tmp_path_factory):
 def proof_of(base, condition: Condition):
     rows = drawn_rows(base)
     lm = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    engine = model.AnswerModel(lm, condition, len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
+    engine = model.AnswerModel(lm, condition, rows.answer)
     job = Job(load_sweep("search_spaces/demo.toml"), condition, RunDir(Path("unused")), str(base))
     return prove_weights(engine, Batcher(job, rows, Place(0, 1, torch.device("cpu"))), condition)
 

@@ -42,17 +42,15 @@ def found(base, tmp_path_factory):
 def plain_model(base):
     rows = drawn_rows(base)
     lm = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    at = len(rows.answer.prefix)
-    return rows, AnswerModel(lm, Condition("accept", 4.0, 2), at, rows.answer.accept, rows.answer.reject)
+    return rows, AnswerModel(lm, Condition("accept", 4.0, 2), rows.answer)
 
 
 def whole_batch(rows, numbers):
     return collate(
         [rows.prompt(i) for i in numbers],
-        [rows.answer.ids(bool(rows.accept[i])) for i in numbers],
+        rows.answer,
         [bool(rows.accept[i]) for i in numbers],
         WEIGHTS,
-        [True] * len(numbers),
         len(numbers),
         torch.device("cpu"),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from wlsweep.data.load import TokenRows
 from wlsweep.train import batches, packed
@@ -36,16 +37,9 @@ class Batcher:
     def of(self, numbers: Sequence[int], samples: int, weights: tuple[float, float]) -> MicroBatch:
         """The micro-batch of some rows; none at all makes one filler row that counts for nothing."""
         chosen = [int(i) for i in numbers] or [int(np.argmin(self.rows.lengths))]
-        return collate(
-            [self.rows.prompt(i) for i in chosen],
-            [self.rows.answer.ids(bool(self.rows.accept[i])) for i in chosen],
-            [bool(self.rows.accept[i]) for i in chosen],
-            weights,
-            [len(numbers) > 0] * len(chosen),
-            samples,
-            self.place.device,
-            self.packed,
-        )
+        prompts, accept = [self.rows.prompt(i) for i in chosen], [bool(self.rows.accept[i]) for i in chosen]
+        batch = collate(prompts, self.rows.answer, accept, weights, samples, self.place.device, self.packed)
+        return batch if len(numbers) else batch._replace(present=torch.zeros_like(batch.present))
 
     def step(self, step: int) -> list[tuple[MicroBatch, int]]:
         """(micro-batch, its tokens) of this rank, one for each accumulation step."""

@@ -143,14 +143,7 @@ def measure(a: Architecture, base: Path, sweep: Sweep, lora: int = 0) -> dict[st
     train, cutoff = sweep.train, sweep.data.cutoff
     condition = Condition("accept", 4.0, 2, lora=lora)
     with LiveBytes() as counted:
-        engine = zero3.build_engine(
-            str(base),
-            condition,
-            train,
-            zero3.Decision(len(TOKENS.prefix), TOKENS.accept, TOKENS.reject),
-            sweep.model.attention,
-            4,
-        )
+        engine = zero3.build_engine(str(base), condition, train, TOKENS, sweep.model.attention, 4)
         rows = train.micro_batch
         prompt = np.full(cutoff - len(ANSWER), 7, dtype=np.int32)
         peaks: dict[str, list[int]] = {"micro_batch": [], "step": []}
@@ -158,15 +151,7 @@ def measure(a: Architecture, base: Path, sweep: Sweep, lora: int = 0) -> dict[st
         counted.reset()
         for _ in range(2):
             for micro in range(train.accumulation):
-                batch = collate(
-                    [prompt] * rows,
-                    [ANSWER] * rows,
-                    [True] * rows,
-                    (4.0, 1.0),
-                    [True] * rows,
-                    train.global_batch,
-                    place.device,
-                )
+                batch = collate([prompt] * rows, TOKENS, [True] * rows, (4.0, 1.0), train.global_batch, place.device)
                 out = run_forward(engine, batch, 1.0)
                 engine.backward(out.loss * place.world * train.accumulation)
                 del out

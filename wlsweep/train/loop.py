@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from wlsweep.data.load import TokenRows, finished_data
+from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.errors import SharedFailure, WlsweepError
 from wlsweep.run.adapter import base_fingerprint, base_of, is_adapter, weights_fingerprint
 from wlsweep.run.causes import is_out_of_memory
@@ -48,7 +49,7 @@ from wlsweep.train.model import run_forward
 from wlsweep.train.pace import CheckpointPace
 from wlsweep.train.proof import compare_with_transformers, probe, prove_weights
 from wlsweep.train.validation import Validation
-from wlsweep.train.zero3 import Decision, Place, build_engine, export_model, release
+from wlsweep.train.zero3 import Place, build_engine, export_model, release
 
 ASK_S = 0.5
 """About how many seconds pass between questions whether to stop; each is a collective of one number."""
@@ -82,11 +83,11 @@ def train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks, valid
         raise
 
 
-def _set_up(job: Job, decision: Decision, total: int) -> Any:
+def _set_up(job: Job, answer: AnswerTokens, total: int) -> Any:
     """The engine around the base model; what is wrong with the model itself would be so for every condition."""
     sweep = job.sweep
     try:
-        return build_engine(job.base, job.condition, sweep.train, decision, sweep.model.attention, total)
+        return build_engine(job.base, job.condition, sweep.train, answer, sweep.model.attention, total)
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, NotImplementedError) as e:
         raise SharedFailure(
             f"the base model {job.base} cannot be set up for training with model.attention = {sweep.model.attention!r}: "
@@ -101,8 +102,7 @@ def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks, vali
     began = time.monotonic()
     n = len(rows.accept)
     total = train.epochs * batches.steps_per_epoch(n, train.global_batch)
-    decision = Decision(len(rows.answer.prefix), rows.answer.accept, rows.answer.reject)
-    engine = _set_up(job, decision, total)
+    engine = _set_up(job, rows.answer, total)
     try:
         batcher = Batcher(job, rows, place)
         validator = _validator(job, batcher, validation)

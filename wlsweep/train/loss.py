@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.spec.axes import Balance, LossKind
 from wlsweep.spec.condition import Condition
 
@@ -48,24 +49,21 @@ class SampleLoss(NamedTuple):
     plain: Tensor
 
 
-def score_answers(
-    logits: Tensor, answers: Tensor, decision: int, accept_id: int, reject_id: int, counted: Tensor | None = None
-) -> AnswerScores:
+def score_answers(logits: Tensor, answers: Tensor, labels: AnswerTokens, counted: Tensor | None = None) -> AnswerScores:
     """Split the answers' token cross-entropy into decision, mass on neither label, and other tokens.
 
     Args:
         logits: [rows, answer tokens, vocabulary], any float dtype; position t predicts answer token t.
         answers: [rows, answer tokens] int64.
-        decision: which answer token is the decision.
-        accept_id: the decision's token in Accept.
-        reject_id: the decision's token in Reject.
+        labels: which answer token is the decision, and its token in either answer.
         counted: [rows, answer tokens] float32, 0 where a shorter answer is filled up; None: all count.
     """
     logits = logits.float()
     total = torch.logsumexp(logits, dim=-1)
     nll = total - logits.gather(-1, answers.unsqueeze(-1)).squeeze(-1)
+    decision = len(labels.prefix)
     at = logits[:, decision]
-    accept, reject = at[:, accept_id], at[:, reject_id]
+    accept, reject = at[:, labels.accept], at[:, labels.reject]
     other = (nll if counted is None else nll * counted).sum(-1) - nll[:, decision]
     return AnswerScores(accept - reject, total[:, decision] - torch.logaddexp(accept, reject), other)
 

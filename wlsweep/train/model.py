@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.spec.condition import Condition
 from wlsweep.train import packed as packed_rows
 from wlsweep.train import patches
@@ -85,13 +86,9 @@ def after_head(config: Any, logits: Tensor) -> Tensor:
 class AnswerModel(nn.Module):
     """Base model, LM head and loss as one module: what DeepSpeed's engine calls."""
 
-    def __init__(self, lm: Any, condition: Condition, decision: int, accept_id: int, reject_id: int) -> None:
+    def __init__(self, lm: Any, condition: Condition, answer: AnswerTokens) -> None:
         super().__init__()
-        self.lm = lm
-        self.condition = condition
-        self.decision = decision
-        self.accept_id = accept_id
-        self.reject_id = reject_id
+        self.lm, self.condition, self.answer = lm, condition, answer
         self.plain = False
         """Whether the forward pass is transformers' own, to be compared with (`wlsweep.train.agreement`)."""
         setup = patches.Setup(gpu=torch.cuda.is_available(), layers=len(lm.model.layers))
@@ -128,12 +125,12 @@ class AnswerModel(nn.Module):
         hidden = self.lm.model(input_ids=input_ids, position_ids=positions, use_cache=False, **more).last_hidden_state
         picked = hidden if self.short else hidden.flatten(0, 1)[places.token]
         logits = after_head(self.lm.config, self.lm.lm_head(picked).float())
-        scores = score_answers(logits, answers, self.decision, self.accept_id, self.reject_id, counted)
+        scores = score_answers(logits, answers, self.answer, counted)
         parts = sample_loss(scores, accept, self.condition)
         loss = global_loss(parts, weights, present, samples, format_weight)
         with torch.no_grad():
-            at_decision = torch.log_softmax(logits[:, self.decision], dim=-1)
-            labels = at_decision[:, [self.accept_id, self.reject_id]]
+            at_decision = torch.log_softmax(logits[:, len(self.answer.prefix)], dim=-1)
+            labels = at_decision[:, [self.answer.accept, self.answer.reject]]
         return (loss, *(s.detach() for s in scores), labels)
 
     def _plain_forward(
@@ -157,12 +154,12 @@ class AnswerModel(nn.Module):
                 self.lm.set_attn_implementation(attention)
         exact, found = torch.cat(labels), torch.cat([h[:, -1].float() for h in heard])
         head = (after_head(self.lm.config, found) - exact).abs().max() / exact.abs().max()
-        return exact.log_softmax(-1)[:, [self.accept_id, self.reject_id]], head
+        return exact.log_softmax(-1)[:, [self.answer.accept, self.answer.reject]], head
 
     def _plain_logits(self, input_ids: Tensor, boundaries: Tensor | None, row: int, prompt: int) -> Tensor:
         """[1, vocabulary] float32 at the decision position of a row."""
         ids = input_ids[row] if boundaries is None else input_ids[0, int(boundaries[row]) :]
-        ids = ids[None, : prompt + self.decision]
+        ids = ids[None, : prompt + len(self.answer.prefix)]
         logits: Tensor = self.lm(input_ids=ids, use_cache=False, logits_to_keep=1).logits
         return logits[:, -1].float()
 
@@ -175,10 +172,9 @@ def run_forward(model: Callable[..., Any], batch: MicroBatch, format_weight: flo
 
 def collate(
     prompts: Sequence[npt.NDArray[np.int32]],
-    answers: Sequence[Sequence[int]],
+    answer: AnswerTokens,
     accept: Sequence[bool],
     weights: tuple[float, float],
-    present: Sequence[bool],
     samples: int,
     device: torch.device,
     packed: bool = False,
@@ -187,14 +183,14 @@ def collate(
 
     Args:
         prompts: token ids of each row up to the answer.
-        answers: token ids of each row's answer.
+        answer: token ids of both answers.
         accept: the labels.
         weights: of an Accept and of a Reject sample.
-        present: False for a row that only fills a ragged batch.
         samples: samples in the global batch.
         device: where the tensors go.
         packed: for a model whose attention knows the rows' boundaries.
     """
+    answers = [answer.ids(a) for a in accept]
     sizes = np.array([len(a) for a in answers])
     width = int(sizes.max())
     filled = [[*a, *[0] * (width - len(a))] for a in answers]
@@ -213,7 +209,7 @@ def collate(
         answers=torch.tensor(filled, device=device),
         accept=torch.tensor([float(a) for a in accept], device=device),
         weights=torch.tensor([weights[0] if a else weights[1] for a in accept], device=device),
-        present=torch.tensor([float(p) for p in present], device=device),
+        present=torch.ones(len(prompts), device=device),
         samples=samples,
         counted=None
         if (sizes == width).all()

@@ -101,20 +101,13 @@ def teach(
     try:
         torch.manual_seed(config.seed)
         lm = Qwen2ForCausalLM(_architecture(config, len(tokenizer), int(lengths.max()), tokenizer))
-        model = AnswerModel(lm, Condition("baseline", 1.0, 2), len(answer.prefix), answer.accept, answer.reject)
+        model = AnswerModel(lm, Condition("baseline", 1.0, 2), answer)
         optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0)
         schedule = get_cosine_schedule_with_warmup(optimizer, round(0.1 * steps), steps)
         for step in range(steps):
             drawn = batches.global_batch_rows(step, len(papers), config.batch, config.seed)
-            batch = collate(
-                [prompts[i] for i in drawn],
-                [answer.ids(bool(accept[i])) for i in drawn],
-                accept[drawn].tolist(),
-                (1.0, 1.0),
-                [True] * len(drawn),
-                len(drawn),
-                torch.device("cpu"),
-            )
+            labels: list[bool] = accept[drawn].tolist()
+            batch = collate([prompts[i] for i in drawn], answer, labels, (1.0, 1.0), len(drawn), torch.device("cpu"))
             torch.autograd.backward(run_forward(model, batch, 1.0).loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
+from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.run.adapter import base_fingerprint, base_of
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.cost import BUCKET, SUB_GROUP
@@ -67,14 +68,6 @@ class Place(NamedTuple):
     rank: int
     world: int
     device: torch.device
-
-
-class Decision(NamedTuple):
-    """Where and what the label tokens are."""
-
-    at: int
-    accept_id: int
-    reject_id: int
 
 
 def join_group() -> Place:
@@ -151,7 +144,7 @@ def recompute_layers(lm: Any, every: int) -> None:
 
 
 def build_engine(
-    base: str, condition: Condition, train: Train, decision: Decision, attention: str, total_steps: int
+    base: str, condition: Condition, train: Train, answer: AnswerTokens, attention: str, total_steps: int
 ) -> Any:
     """A ZeRO-3 engine around the base model, all of it trained or only adapters on it; collective over all ranks.
 
@@ -159,7 +152,7 @@ def build_engine(
         base: folder or name of the base model, or folder of the adapter that a LoRA condition starts from.
         condition: decides the loss.
         train: decides optimizer, schedule and precision.
-        decision: the label tokens.
+        answer: the label tokens.
         attention: attention implementation.
         total_steps: optimizer steps of the whole fine-tuning, for the cosine.
     """
@@ -191,7 +184,7 @@ def build_engine(
     if train.dtype == "bf16":
         compute_in_float32(lm.lm_head)
     recompute_layers(lm, int(train.gradient_checkpointing))
-    model = AnswerModel(lm, condition, decision.at, decision.accept_id, decision.reject_id)
+    model = AnswerModel(lm, condition, answer)
     model.train()
     if gathered:
         for layer in lm.model.layers:
