@@ -47,7 +47,7 @@ def proof_of(base, condition: Condition):
     lm = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     engine = model.AnswerModel(lm, condition, rows.answer)
     job = Job(load_sweep("search_spaces/demo.toml"), condition, RunDir(Path("unused")), str(base))
-    return prove_weights(engine, Batcher(job, rows, Place(0, 1, torch.device("cpu"))), condition)
+    return prove_weights(engine, Batcher(job, rows, Place(0, 1, torch.device("cpu"))))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -19,7 +19,7 @@ class Batcher:
     """Makes a rank's micro-batches of any step."""
 
     def __init__(self, job: Job, rows: TokenRows, place: Place) -> None:
-        self.train, self.seed, self.rows, self.place = job.sweep.train, job.condition.seed, rows, place
+        self.job, self.train, self.rows, self.place = job, job.sweep.train, rows, place
         accepts = int(rows.accept.sum())
         self.packed = job.sweep.model.attention == packed.NAME
         self.weights = sample_weights(job.condition, accepts, len(rows.accept) - accepts, job.sweep.loss.effective_beta)
@@ -31,7 +31,8 @@ class Batcher:
         size = self.train.global_batch
         epoch, at = divmod(step, batches.steps_per_epoch(len(self.rows.accept), size))
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, batches.stratified_order(self.keys, self.rows.accept, self.seed, epoch)
+            seed = self.job.condition.seed
+            self._epoch, self._order = epoch, batches.stratified_order(self.keys, self.rows.accept, seed, epoch)
         return self._order[at * size : (at + 1) * size]
 
     def of(self, numbers: Sequence[int], samples: int, weights: tuple[float, float]) -> MicroBatch:
@@ -44,12 +45,7 @@ class Batcher:
     def step(self, step: int) -> list[tuple[MicroBatch, int]]:
         """(micro-batch, its tokens) of this rank, one for each accumulation step."""
         drawn = self.numbers(step)
-        cut = batches.cut(drawn, self.rows.lengths, self.place.world, self.accumulation, self.packed)
+        cut = batches.cut(drawn, self.rows.lengths, self.place.world, self.train.accumulation, self.packed)
         mine = cut[self.place.rank]
         tokens = self.rows.lengths + self.rows.answer.lengths(self.rows.accept)
         return [(self.of(m.tolist(), len(drawn), self.weights), int(tokens[m].sum())) for m in mine]
-
-    @property
-    def accumulation(self) -> int:
-        """Micro-batches per rank and step, as DeepSpeed was told."""
-        return self.train.accumulation

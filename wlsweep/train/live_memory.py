@@ -161,7 +161,7 @@ def measure(a: Architecture, base: Path, sweep: Sweep, lora: int = 0) -> dict[st
             peaks["step"].append(counted.reset())
         held = counted.total
     batcher = Batcher(Job(sweep, condition, RunDir(base), str(base)), cast(TokenRows, MadeRows()), place)
-    proof = prove_weights(engine, batcher, condition)
+    proof = prove_weights(engine, batcher)
     memory = formula(a, sweep, lora)
     return {
         "rank": place.rank,

@@ -38,7 +38,6 @@ from wlsweep.run.records import (
     TrainingSeconds,
     condition_config,
 )
-from wlsweep.spec.validation import validation_steps
 from wlsweep.train import batches
 from wlsweep.train.batcher import Batcher
 from wlsweep.train.checkpoint import Resumed, load_checkpoint, save_checkpoint
@@ -105,16 +104,16 @@ def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks, vali
     engine = _set_up(job, rows.answer, total)
     try:
         batcher = Batcher(job, rows, place)
-        validator = _validator(job, batcher, validation)
+        validator = None if validation is None else Validation(batcher, validation)
         with without_dropout(engine.module):
-            compare_with_transformers(engine, batcher, job)
-            proof = prove_weights(engine, batcher, job.condition)
+            compare_with_transformers(engine, batcher)
+            proof = prove_weights(engine, batcher)
         resumed = load_checkpoint(engine, place, run.checkpoints(name), _identity(job, place))
         if place.rank == 0:
             condition_config(job.sweep, job.condition, job.base).write(run.condition_config(name))
             drop_lines_after(resumed.step, run.metric_log(name))
         ready = time.monotonic()
-        validating = _steps(engine, job, batcher, hooks, resumed, total, validator)
+        validating = _steps(engine, batcher, hooks, resumed, total, validator)
         trained = time.monotonic()
         with without_dropout(engine.module):
             probes = probe(engine, batcher)
@@ -129,28 +128,16 @@ def _train_condition(job: Job, rows: TokenRows, place: Place, hooks: Hooks, vali
     dist.barrier()
 
 
-def _validator(job: Job, batcher: Batcher, rows: TokenRows | None) -> Validation | None:
-    """What judges the model on papers of validation, with the weights of the training's own mix."""
-    if rows is None:
-        return None
-    steps = validation_steps(job.sweep.train, len(batcher.rows.accept), len(rows.accept), job.condition.lora)
-    return Validation(
-        Batcher(job, rows, batcher.place), steps, job.condition, batcher.weights, job.sweep.loss.format_weight
-    )
-
-
 def _identity(job: Job, place: Place) -> dict[str, Any]:
     """What is trained: a checkpoint of anything else is not resumed from."""
-    data = finished_data(job.run).fingerprint
     weights: dict[str, Any] = {}
-    if (
-        job.condition.lora and place.rank == 0
-    ):  # adapters mean nothing on another base; rank 0 writes and judges the record
+    # Adapters mean nothing on another base; rank 0 writes and judges the record.
+    if job.condition.lora and place.rank == 0:
         weights["weights"] = base_fingerprint(base_of(job.base))
         if is_adapter(job.base):
             weights["start"] = weights_fingerprint(Path(job.base))
     return weights | {
-        "data": data,
+        "data": finished_data(job.run).fingerprint,
         "base": job.base,
         "sweep": job.sweep.fingerprint(),
         "world": place.world,
@@ -159,16 +146,11 @@ def _identity(job: Job, place: Place) -> dict[str, Any]:
 
 
 def _steps(
-    engine: Any,
-    job: Job,
-    batcher: Batcher,
-    hooks: Hooks,
-    resumed: Resumed,
-    total: int,
-    validator: Validation | None,
+    engine: Any, batcher: Batcher, hooks: Hooks, resumed: Resumed, total: int, validator: Validation | None
 ) -> float:
     """The optimizer steps after those resumed from, to `total`; how many seconds of it went into validation."""
-    train, run, name, place, validating = job.sweep.train, job.run, job.name, batcher.place, 0.0
+    job, train, place, validating = batcher.job, batcher.train, batcher.place, 0.0
+    run, name = job.run, job.name
     per_epoch = batches.steps_per_epoch(len(batcher.rows.accept), train.global_batch)
     # The engine averages over ranks and accumulation steps; the loss is already a share of the global sum.
     scale = place.world * train.accumulation

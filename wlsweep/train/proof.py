@@ -11,10 +11,9 @@ import torch
 
 from wlsweep.data.load import TokenRows
 from wlsweep.run.records import ProbeRow
-from wlsweep.spec.condition import Condition
 from wlsweep.train.agreement import measure, refuse_disagreement
 from wlsweep.train.batcher import Batcher
-from wlsweep.train.job import ConditionFailed, Job
+from wlsweep.train.job import ConditionFailed
 from wlsweep.train.model import run_forward
 
 PROBES = 8
@@ -29,7 +28,7 @@ def _first_of_each_class(rows: TokenRows, count: int) -> tuple[list[int], list[i
     return np.flatnonzero(rows.accept)[:count].tolist(), np.flatnonzero(~rows.accept)[:count].tolist()
 
 
-def prove_weights(engine: Any, batcher: Batcher, condition: Condition) -> dict[str, float]:
+def prove_weights(engine: Any, batcher: Batcher) -> dict[str, float]:
     """Measure, through the engine, that the loss of a sample of each class is multiplied by its weight and no other.
 
     Returns:
@@ -38,24 +37,21 @@ def prove_weights(engine: Any, batcher: Batcher, condition: Condition) -> dict[s
     Raises:
         ConditionFailed: if a ratio is not the weight that the condition declares.
     """
-    found: dict[str, float] = {}
-    accepts, rejects = _first_of_each_class(batcher.rows, 1)
-    for label, picked, expected in (
-        ("accept", accepts, batcher.weights[0]),
-        ("reject", rejects, batcher.weights[1]),
-    ):
+    name, found = batcher.job.name, dict[str, float]()
+    picks = _first_of_each_class(batcher.rows, 1)
+    for label, picked, expected in zip(("accept", "reject"), picks, batcher.weights, strict=True):
         with torch.no_grad():
             weighted = run_forward(engine, batcher.of(picked, 1, batcher.weights), 0.0).loss.item()
             plain = run_forward(engine, batcher.of(picked, 1, (1.0, 1.0)), 0.0).loss.item()
         if plain < SMALLEST_LOSS:
             raise ConditionFailed(
-                f"{condition.name}: the base model is so sure of an {label} sample (loss {plain:g}) that the effect of "
+                f"{name}: the base model is so sure of an {label} sample (loss {plain:g}) that the effect of "
                 "its weight cannot be measured; nothing was trained"
             )
         found[label] = weighted / plain
         if not abs(found[label] / expected - 1) < PROOF_TOLERANCE:
             raise ConditionFailed(
-                f"{condition.name}: the loss of an {label} sample is {found[label]:.4f} times the unweighted one, "
+                f"{name}: the loss of an {label} sample is {found[label]:.4f} times the unweighted one, "
                 f"declared is {expected:.4f}; nothing was trained. This is a defect of the loss, please report it"
             )
     return found
@@ -78,9 +74,9 @@ _COMPARED: set[tuple[str, str, str, bool]] = set()
 """Base models, with attention and dtype, whose forward pass this process has compared with transformers' own."""
 
 
-def compare_with_transformers(engine: Any, batcher: Batcher, job: Job) -> None:
+def compare_with_transformers(engine: Any, batcher: Batcher) -> None:
     """Compare the forward pass that is trained with transformers' own, once a process and base model; collective."""
-    sweep = job.sweep
+    job, sweep = batcher.job, batcher.job.sweep
     key = (job.base, sweep.model.attention, sweep.train.dtype, job.condition.lora > 0)
     if key in _COMPARED:
         return

@@ -9,7 +9,6 @@ tokens/s. What is gathered are the papers' own numbers, so the result depends on
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from math import ceil
 from typing import Any
 
@@ -19,8 +18,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from wlsweep.data.load import TokenRows
 from wlsweep.run.metric_log import VALIDATION
 from wlsweep.spec.condition import Condition
+from wlsweep.spec.validation import validation_steps
 from wlsweep.train import batches
 from wlsweep.train.batcher import Batcher
 from wlsweep.train.lora import without_dropout
@@ -32,32 +33,20 @@ from wlsweep.train.zero3 import release_gathered
 class Validation:
     """The papers of validation, cut into micro-batches once."""
 
-    def __init__(
-        self,
-        batcher: Batcher,
-        steps: Collection[int],
-        condition: Condition,
-        weights: tuple[float, float],
-        format_weight: float,
-    ) -> None:
-        """
-        Args:
-            batcher: of the papers of validation.
-            steps: optimizer steps, counted from 1, after which to validate.
-            condition: gives the kind of loss.
-            weights: of an Accept and of a Reject sample, as the condition trains with.
-            format_weight: of the part of the loss that carries no weight.
-        """
-        self.batcher, self.steps, self.condition = batcher, frozenset(steps), condition
-        self.weights, self.format_weight = weights, format_weight
-        rows, place = batcher.rows, batcher.place
-        passes = ceil(len(rows.accept) / (place.world * batcher.train.micro_batch))
+    def __init__(self, training: Batcher, rows: TokenRows) -> None:
+        """Papers of validation for a training, whose loss judges them: with the weights of its own mix."""
+        job, place, train = training.job, training.place, training.train
+        self.batcher, self.weights = Batcher(job, rows, place), training.weights
+        steps = validation_steps(train, len(training.rows.accept), len(rows.accept), job.condition.lora)
+        self.steps = frozenset(steps)
+        """Optimizer steps, counted from 1, after which to validate."""
+        passes = ceil(len(rows.accept) / (place.world * train.micro_batch))
         everything = np.arange(len(rows.accept), dtype=np.int64)
-        self._own = batches.cut(everything, rows.lengths, place.world, passes, batcher.packed)[place.rank]
+        self._own = batches.cut(everything, rows.lengths, place.world, passes, training.packed)[place.rank]
 
     def __call__(self, engine: Any) -> dict[str, float]:
         """Judge the model as it is now; collective, the same on every rank. `validation_metrics` has the keys."""
-        accept = self.batcher.rows.accept
+        accept, job = self.batcher.rows.accept, self.batcher.job
         scores = torch.zeros(3, len(accept), device=self.batcher.place.device, dtype=torch.float64)
         with torch.no_grad(), without_dropout(engine.module):
             for numbers in self._own:
@@ -67,7 +56,8 @@ class Validation:
         release_gathered(engine)
         dist.all_reduce(scores)  # each paper is one rank's, the others add zeros
         truth = torch.from_numpy(accept.astype(np.float64)).to(scores.device)
-        return validation_metrics(AnswerScores(*scores), truth, self.condition, self.weights, self.format_weight)
+        format_weight = job.sweep.loss.format_weight
+        return validation_metrics(AnswerScores(*scores), truth, job.condition, self.weights, format_weight)
 
 
 def validation_metrics(
