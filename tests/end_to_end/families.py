@@ -25,8 +25,8 @@ CONFIG = Predict(gpus_per_engine=0, cpus_per_engine=1, dtype="float32", answer_t
 
 def train(folder):
     from tests.train.layouts import CONDITION, let_go, micro_batches
-    from wlsweep.train.agreement import measure, refuse_disagreement
     from wlsweep.train.model import run_forward
+    from wlsweep.train.proof import measure_agreement, refuse_disagreement
     from wlsweep.train.zero3 import build_engine, export_model, join_group
 
     torch.set_num_threads(1)
@@ -42,7 +42,7 @@ def train(folder):
         settings = train_config(place.world, 4, False)
         engine = build_engine(base, CONDITION, settings, rows.answer, attention_of(family), STEPS)
         first, second = micro_batches(rows, np.arange(8), place, settings.accumulation)
-        refuse_disagreement(measure(engine, first), str(base), family, "fp32")
+        refuse_disagreement(measure_agreement(engine, first), str(base), family, "fp32")
         for _ in range(2):
             for batch in (first, second):
                 engine.backward(run_forward(engine, batch, 1.0).loss * settings.accumulation)

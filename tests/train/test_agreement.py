@@ -13,9 +13,9 @@ from wlsweep.errors import SharedFailure
 from wlsweep.spec.condition import Condition
 from wlsweep.train import model as model_module
 from wlsweep.train import patches
-from wlsweep.train.agreement import measure, refuse_disagreement
 from wlsweep.train.head import compute_in_float32
 from wlsweep.train.model import AnswerModel, collate
+from wlsweep.train.proof import measure_agreement, refuse_disagreement
 
 PACKED = [f for f in FAMILIES if attention_of(f) == "sdpa" and "sliding_window" not in FAMILIES[f][1]]
 ANSWER = AnswerTokens(prefix=(5,), accept=7, reject=8, suffix=(6,), reject_suffix=(9, 6))
@@ -36,7 +36,7 @@ def batch(packed=False):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_forward_pass_of_each_family_is_that_of_transformers(family):
     model = answer_model(tiny(family, 256, 2), attention_of(family))
-    found = measure(model, batch())
+    found = measure_agreement(model, batch())
     assert found.head < 1e-6 and found.body < 1e-4
     refuse_disagreement(found, "base", family, "fp32")
 
@@ -44,7 +44,7 @@ def test_the_forward_pass_of_each_family_is_that_of_transformers(family):
 @pytest.mark.parametrize("family", PACKED)
 def test_packed_rows_have_the_forward_pass_of_transformers(family):
     model = answer_model(tiny(family, 256, 2), "packed")
-    found = measure(model, batch(packed=True))
+    found = measure_agreement(model, batch(packed=True))
     assert found.head < 1e-6 and found.body < 1e-4
     assert model.lm.config._attn_implementation == "packed"
 
@@ -53,7 +53,7 @@ def test_packed_rows_have_the_forward_pass_of_transformers(family):
 def test_comparing_leaves_the_model_as_it_was(family):
     model = answer_model(tiny(family, 256, 2), attention_of(family))
     forwards = {name: vars(m).get("forward") for name, m in model.lm.named_modules()}
-    measure(model, batch())
+    measure_agreement(model, batch())
     assert {name: vars(m).get("forward") for name, m in model.lm.named_modules()} == forwards
     assert not model.plain and not model.lm.lm_head._forward_hooks
 
@@ -68,7 +68,7 @@ SCALED = {
 def test_logits_that_a_family_scales_are_scaled_in_training_too(kind):
     sizes = {**SIZES, "vocab_size": 256, "eos_token_id": 2, "bos_token_id": 1, **SCALED[kind]}
     torch.manual_seed(0)
-    found = measure(
+    found = measure_agreement(
         answer_model(AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)), "sdpa"), batch()
     )
     assert found.head < 1e-6 and found.body < 1e-4
@@ -79,7 +79,7 @@ def test_a_transform_of_logits_that_is_not_known_is_refused_before_a_step(family
     model = answer_model(tiny(family, 256, 2), attention_of(family))
     monkeypatch.setattr(model_module, "after_head", lambda config, logits: logits)
     with pytest.raises(SharedFailure, match=r"do something to the logits .*docs/models\.md"):
-        refuse_disagreement(measure(model, batch()), "base", "gemma2", "bf16")
+        refuse_disagreement(measure_agreement(model, batch()), "base", "gemma2", "bf16")
 
 
 def test_a_body_that_is_not_the_one_of_transformers_is_refused_before_a_step():
@@ -95,7 +95,7 @@ def test_a_body_that_is_not_the_one_of_transformers_is_refused_before_a_step():
     wrong.__func__ = type("_", (), {"__module__": "wlsweep.train.patches.last_layer"})
     last.forward = wrong
     with pytest.raises(SharedFailure, match="is not the one of transformers"):
-        refuse_disagreement(measure(model, batch()), "base", "qwen2", "fp32")
+        refuse_disagreement(measure_agreement(model, batch()), "base", "qwen2", "fp32")
 
 
 @needs_smollm2
@@ -104,6 +104,6 @@ def test_the_forward_pass_of_a_real_pretrained_model_is_that_of_transformers(dty
     lm = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=dtype)
     if dtype == torch.bfloat16:
         compute_in_float32(lm.lm_head)
-    found = measure(answer_model(lm, "packed"), batch(packed=True))
+    found = measure_agreement(answer_model(lm, "packed"), batch(packed=True))
     assert found.head < 1e-6 and found.body < (1e-3 if dtype == torch.float32 else 0.5)
     refuse_disagreement(found, str(FOLDER), "llama", "fp32" if dtype == torch.float32 else "bf16")

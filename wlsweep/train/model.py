@@ -90,7 +90,7 @@ class AnswerModel(nn.Module):
         super().__init__()
         self.lm, self.condition, self.answer = lm, condition, answer
         self.plain = False
-        """Whether the forward pass is transformers' own, to be compared with (`wlsweep.train.agreement`)."""
+        """Whether the forward pass is transformers' own, to be compared with (`wlsweep.train.proof`)."""
         setup = patches.Setup(gpu=torch.cuda.is_available(), layers=len(lm.model.layers))
         self.short = "last_layer" in patches.apply("answers", setup, lm)  # its last layer takes `places`
 

@@ -4,17 +4,17 @@ declared and that the forward pass is transformers' own, after the last what the
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from wlsweep.data.load import TokenRows
+from wlsweep.errors import SharedFailure
 from wlsweep.run.records import ProbeRow
-from wlsweep.train.agreement import measure, refuse_disagreement
 from wlsweep.train.batcher import Batcher
 from wlsweep.train.job import ConditionFailed
-from wlsweep.train.model import run_forward
+from wlsweep.train.model import MicroBatch, run_forward
 
 PROBES = 8
 """Training rows of each class on which the trained model's own scores are kept, to check every later copy of it."""
@@ -22,6 +22,11 @@ SMALLEST_LOSS = 1e-20
 """Below it a loss is too near to underflow for a ratio."""
 PROOF_TOLERANCE = 1e-3
 """Largest relative deviation of a measured loss ratio from gamma (float32 rounding is far below it)."""
+HEAD_TOLERANCE = 1e-3
+"""Largest relative difference of logits made from the same hidden states; both are float32."""
+BODY_TOLERANCE = {"fp32": 0.01, "bf16": 0.5}
+"""Largest difference of a label's log-probability (natural log units). In float32 the two passes differ by 1e-5, in bf16 by
+0.1 to 0.26 (135M parameters, other kernels); leaving a logit cap or scale out moved it by up to 3.6."""
 
 
 def _first_of_each_class(rows: TokenRows, count: int) -> tuple[list[int], list[int]]:
@@ -70,6 +75,58 @@ def probe(engine: Any, batcher: Batcher) -> list[ProbeRow]:
     return [ProbeRow(row=i, logprob_accept=a, logprob_reject=r) for i, (a, r) in zip(numbers, labels, strict=True)]
 
 
+class Agreement(NamedTuple):
+    """How far the forward pass that is trained is from transformers' own.
+
+    An `AnswerModel` runs the decoder and the LM head by itself: it computes logits at the answer's positions alone, packs
+    rows, shortens the last layer, and does what the family does to logits after the head. If it left out something that a
+    family does, another model would be trained than the one that vLLM serves, and nobody would notice until prediction.
+    """
+
+    head: float
+    """Largest difference of logits made from the same hidden states, relative to the largest logit."""
+    body: float
+    """Largest difference of a label's log-probability, natural log units."""
+
+
+def measure_agreement(engine: Any, batch: MicroBatch) -> Agreement:
+    """Both forward passes on the same rows; collective where the engine is DeepSpeed's.
+
+    Args:
+        engine: an `AnswerModel`, or the engine around one.
+        batch: a few rows.
+    """
+    model = getattr(engine, "module", engine)
+    with torch.no_grad():
+        ours = run_forward(engine, batch, 0.0).label_logprobs
+        model.plain = True
+        try:
+            theirs, head = engine(*batch, 0.0)
+        finally:
+            model.plain = False
+    return Agreement(float(head), float((ours - theirs).abs().max()))
+
+
+def refuse_disagreement(found: Agreement, base: str, family: str, dtype: str) -> None:
+    """Refuse to train a model whose forward pass is not transformers' own.
+
+    Raises:
+        SharedFailure: with the difference.
+    """
+    if not found.head <= HEAD_TOLERANCE:
+        raise SharedFailure(
+            f"{base}: models of type {family!r} do something to the logits after the LM head that wlsweep does not know "
+            f"(from the same hidden states they differ by {found.head:.1%} of the largest); nothing was trained. Use a "
+            "model of a family that docs/models.md lists"
+        )
+    if not found.body <= BODY_TOLERANCE[dtype]:
+        raise SharedFailure(
+            f"{base}: the forward pass that would be trained is not the one of transformers for type {family!r} (label "
+            f"log-probabilities differ by {found.body:.3f}, at most {BODY_TOLERANCE[dtype]} in {dtype}); nothing was "
+            "trained. Use a model of a family that docs/models.md lists"
+        )
+
+
 _COMPARED: set[tuple[str, str, str, bool]] = set()
 """Base models, with attention and dtype, whose forward pass this process has compared with transformers' own."""
 
@@ -84,6 +141,6 @@ def compare_with_transformers(engine: Any, batcher: Batcher) -> None:
         int(numbers[np.argmin(batcher.rows.lengths[numbers])])
         for numbers in (np.flatnonzero(batcher.rows.accept), np.flatnonzero(~batcher.rows.accept))
     )
-    found = measure(engine, batcher.of([accept, reject], 2, (1.0, 1.0)))
+    found = measure_agreement(engine, batcher.of([accept, reject], 2, (1.0, 1.0)))
     refuse_disagreement(found, job.base, engine.module.lm.config.model_type, sweep.train.dtype)
     _COMPARED.add(key)
