@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from types import MethodType
 from typing import Any, Literal, NamedTuple
 
 from wlsweep.errors import WlsweepError
@@ -58,7 +59,7 @@ class Patch(NamedTuple):
     test: str
     """Fails without the patch."""
     remove_when: str
-    wanted: Callable[[Setup], bool]
+    wanted: Callable[[Setup], bool] = lambda _: True
     optional: bool = True
     """Whether results are right without it."""
 
@@ -100,7 +101,6 @@ PATCHES = (
         gain="12 % of a forward and backward pass of 1.8M parameters in float32, 16 % in bf16; 9 to 17 % of the activations",
         test="tests/train/patches/test_norm.py",
         remove_when="torch.nn.functional.rms_norm is one kernel on CPUs, forward and backward",
-        wanted=lambda s: True,
     ),
     Patch(
         "compiled",
@@ -146,7 +146,6 @@ PATCHES = (
         gain="16 % of a forward and backward pass of SmolLM2-135M in bf16; 14 % of its adapted layers in float32 (AMD)",
         test="tests/train/patches/test_adapter.py",
         remove_when="PEFT scales inside and adds in place",
-        wanted=lambda s: True,
     ),
     Patch(
         "refresh",
@@ -190,7 +189,6 @@ PATCHES = (
         gain="memory, and the time between conditions, that grew with the number of conditions",
         test="tests/train/test_zero3.py",
         remove_when="engine.destroy() empties them",
-        wanted=lambda s: True,
         optional=False,
     ),
 )
@@ -211,6 +209,18 @@ def apply(at: Moment, setup: Setup, target: Any = None) -> list[str]:
     wanted = [p for p in PATCHES if p.at == at and p.wanted(setup) and _is_there(p)]
     check_versions(wanted)
     return [p.name for p in wanted if import_module(f"{__name__}.{p.name}").apply(target, setup)]
+
+
+def replace_forward(modules: Iterable[Any], forward: Callable[..., Any]) -> bool:
+    """Give modules another `forward`, so that hooks on them (ZeRO's, gradient checkpointing) still run.
+
+    Returns:
+        whether there are any.
+    """
+    found = list(modules)
+    for module in found:
+        module.forward = MethodType(forward, module)
+    return bool(found)
 
 
 @contextmanager

@@ -9,15 +9,14 @@ layer's output. On CPUs the products are oneDNN's where PyTorch's BLAS is slow (
 
 from __future__ import annotations
 
-import types
 from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 
-from wlsweep.train.patches import Setup
-from wlsweep.train.patches.onednn import pays
+from wlsweep.train.patches import Setup, replace_forward
+from wlsweep.train.patches.onednn import pays, times_transposed
 
 
 class _Down(torch.autograd.Function):
@@ -62,56 +61,36 @@ class _Up(torch.autograd.Function):
 
 
 def _times_transposed(rows: Tensor, weight: Tensor, onednn: bool) -> Tensor:
-    if not onednn:
-        return nn.functional.linear(rows, weight)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, None, "none", [], "")
-    return out
+    return times_transposed(rows, weight) if onednn else nn.functional.linear(rows, weight)
 
 
 def _plus_times_transposed(output: Tensor, rows: Tensor, weight: Tensor, onednn: bool) -> Tensor:
     if not onednn:
         return torch.addmm(output.flatten(0, -2), rows.flatten(0, -2), weight.t()).view_as(output)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(rows, output, weight, None, "add")
-    return out
+    return torch.ops.mkldnn._linear_pointwise.binary(rows, output, weight, None, "add")  # type: ignore[no-any-return]
 
 
 def _down(self: nn.Linear, x: Tensor, scaling: float, onednn: bool) -> Tensor:
-    out: Tensor = _Down.apply(x, self.weight, scaling, onednn)  # type: ignore[no-untyped-call]
-    return out
+    return _Down.apply(x, self.weight, scaling, onednn)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _up(self: nn.Linear, inner: Tensor, output: Tensor, onednn: bool) -> Tensor:
-    out: Tensor = _Up.apply(inner, self.weight, output, onednn)  # type: ignore[no-untyped-call]
-    return out
+    return _Up.apply(inner, self.weight, output, onednn)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def _with_onednn(self: Any, x: Tensor) -> Tensor:
-    return _adapted(self, x, True)
-
-
-def _without_onednn(self: Any, x: Tensor) -> Tensor:
-    return _adapted(self, x, False)
-
-
-def _adapted(layer: Any, x: Tensor, onednn: bool) -> Tensor:
-    (name,) = layer.active_adapters
-    inner = layer.lora_A[name](layer.lora_dropout[name](x), layer.scaling[name], onednn)
-    out: Tensor = layer.lora_B[name](inner, layer.base_layer(x), onednn)
-    return out
+def _adapted(self: Any, x: Tensor) -> Tensor:
+    (name,) = self.active_adapters
+    inner = self.lora_A[name](self.lora_dropout[name](x), self.scaling[name], self.by_onednn)
+    return self.lora_B[name](inner, self.base_layer(x), self.by_onednn)  # type: ignore[no-any-return]
 
 
 def apply(model: nn.Module, setup: Setup) -> bool:
-    """Make every adapter of a linear layer compute so.
-
-    The `forward` of the layer and of both factors is replaced, so that hooks on all three (ZeRO's) still run.
-    """
+    """Make every adapter of a linear layer compute so; the `forward` of the layer and of both factors is replaced."""
     # Padded micro-batches come in many sizes, and for each oneDNN first makes a kernel.
     onednn = not setup.gpu and (setup.packed or setup.dtype == "bf16") and pays()
-    forward = _with_onednn if onednn else _without_onednn
     adapted: list[Any] = [module for module in model.modules() if type(module) is Linear]
     for module in adapted:
-        module.forward = types.MethodType(forward, module)
-        for factors, own in ((module.lora_A, _down), (module.lora_B, _up)):
-            for factor in factors.values():
-                factor.forward = types.MethodType(own, factor)
-    return bool(adapted)
+        module.by_onednn = onednn
+        replace_forward(module.lora_A.values(), _down)
+        replace_forward(module.lora_B.values(), _up)
+    return replace_forward(adapted, _adapted)

@@ -8,7 +8,6 @@ compiled, never modules, so that ZeRO's hooks see nothing of it.
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import SiLUActivation
 
-from wlsweep.train.patches import Setup
+from wlsweep.train.patches import Setup, replace_forward
 from wlsweep.train.patches.norm import NORMS
 
 
@@ -61,8 +60,7 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(x, up)
-        out: Tensor = compiled(gate)(x, up)
-        return out
+        return compiled(gate)(x, up)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,29 +83,25 @@ class _Norm(torch.autograd.Function):
 
 
 def _gated(self: Any, x: Tensor) -> Tensor:
-    out: Tensor = self.down_proj(_Gate.apply(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-untyped-call]
-    return out
+    gated = _Gate.apply(self.gate_proj(x), self.up_proj(x))  # type: ignore[no-untyped-call]
+    return self.down_proj(gated)  # type: ignore[no-any-return]
 
 
 def _normed(self: Any, hidden_states: Tensor) -> Tensor:
-    out: Tensor = _Norm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
-    return out
+    return _Norm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def apply(model: nn.Module, _setup: Setup) -> bool:
     """Compile the gate of every gated MLP with SiLU, and the norms that `wlsweep.train.patches.norm` knows.
 
-    The `forward` of those modules is replaced; the linear layers in them keep theirs, with ZeRO's hooks.
+    The linear layers in them keep their `forward`, with ZeRO's hooks.
     """
-    silu = (nn.SiLU, SiLUActivation)
-    gates: list[Any] = [m for m in model.modules() if isinstance(getattr(m, "act_fn", None), silu) and _is_gated(m)]
-    norms: list[Any] = [m for m in model.modules() if type(m) in NORMS]
-    for module in gates:
-        module.forward = types.MethodType(_gated, module)
-    for module in norms:
-        module.forward = types.MethodType(_normed, module)
-    return bool(gates or norms)
+    gates = replace_forward((m for m in model.modules() if _is_gated(m)), _gated)
+    norms = replace_forward((m for m in model.modules() if type(m) in NORMS), _normed)
+    return gates or norms
 
 
 def _is_gated(module: nn.Module) -> bool:
-    return all(isinstance(getattr(module, name, None), nn.Module) for name in ("gate_proj", "up_proj", "down_proj"))
+    return isinstance(getattr(module, "act_fn", None), (nn.SiLU, SiLUActivation)) and all(
+        isinstance(getattr(module, name, None), nn.Module) for name in ("gate_proj", "up_proj", "down_proj")
+    )

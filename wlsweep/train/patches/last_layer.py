@@ -7,7 +7,6 @@ saves nearly one layer of the model: a third of a tiny one, 3 % of 28 layers.
 
 from __future__ import annotations
 
-import types
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, rotate_h
 
 from wlsweep.train.model import AnswerPlaces
 from wlsweep.train.packed import as_kernel_likes
-from wlsweep.train.patches import Setup
+from wlsweep.train.patches import Setup, replace_forward
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -63,12 +62,8 @@ def _forward(self: Any, hidden_states: Tensor, *args: Any, places: AnswerPlaces 
 
 
 def apply(lm: nn.Module, _setup: Setup) -> bool:
-    """Make the last layer of a Qwen2 model take `places`; another architecture keeps its own.
-
-    Its `forward` is replaced, so that hooks on the module (ZeRO's, gradient checkpointing) still run.
-    """
+    """Make the last layer of a Qwen2 model take `places`; another architecture keeps its own."""
     last: Any = lm.model.layers[-1]  # type: ignore[union-attr, index]
     if type(last) is not Qwen2DecoderLayer or last.self_attn.sliding_window is not None:
         return False
-    last.forward = types.MethodType(_forward, last)
-    return True
+    return replace_forward([last], _forward)

@@ -7,7 +7,6 @@ more than autograd's (`tests/train/patches/test_norm.py`). What it saves of a tr
 
 from __future__ import annotations
 
-import types
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from transformers.models.phi3.modeling_phi3 import Phi3RMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from wlsweep.train.patches import Setup
+from wlsweep.train.patches import Setup, replace_forward
 
 NORMS = (Qwen2RMSNorm, Qwen3RMSNorm, LlamaRMSNorm, MistralRMSNorm, Phi3RMSNorm)
 """Classes that compute the same: weight * (x / rms in float32, rounded). Gemma's multiply by 1 + weight, in float32."""
@@ -50,16 +49,9 @@ class _Norm(torch.autograd.Function):
 
 
 def _forward(self: Any, hidden_states: Tensor) -> Tensor:
-    out: Tensor = _Norm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
-    return out
+    return _Norm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def apply(model: nn.Module, _setup: Setup) -> bool:
-    """Make every norm of these classes compute in few passes; other architectures keep theirs.
-
-    Their `forward` is replaced, so that hooks on the modules (ZeRO's) still run.
-    """
-    norms: list[Any] = [module for module in model.modules() if type(module) in NORMS]
-    for module in norms:
-        module.forward = types.MethodType(_forward, module)
-    return bool(norms)
+    """Make every norm of these classes compute in few passes; other architectures keep theirs."""
+    return replace_forward((m for m in model.modules() if type(m) in NORMS), _forward)

@@ -8,14 +8,13 @@ processors differ by float32 rounding.
 
 from __future__ import annotations
 
-import types
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wlsweep.train.patches import Setup
+from wlsweep.train.patches import Setup, replace_forward
 
 
 class _Linear(torch.autograd.Function):
@@ -25,26 +24,26 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(inputs, weight)
         ctx.has_bias = bias is not None
-        return _times_transposed(inputs, weight, bias)
+        return times_transposed(inputs, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (gradient,), (inputs, weight) = gradients, ctx.saved_tensors
         rows = gradient.flatten(0, -2)
-        to_inputs = _times_transposed(gradient, weight.t()) if ctx.needs_input_grad[0] else None
+        to_inputs = times_transposed(gradient, weight.t()) if ctx.needs_input_grad[0] else None
         wanted = ctx.needs_input_grad  # not of a frozen layer's
-        to_weight = _times_transposed(rows.t(), inputs.flatten(0, -2).t()) if wanted[1] else None
+        to_weight = times_transposed(rows.t(), inputs.flatten(0, -2).t()) if wanted[1] else None
         return to_inputs, to_weight, rows.sum(0) if ctx.has_bias and wanted[2] else None
 
 
-def _times_transposed(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def times_transposed(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """inputs weight^T + bias by oneDNN."""
     out: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
     return out
 
 
 def _forward(self: nn.Linear, inputs: Tensor) -> Tensor:
-    out: Tensor = _Linear.apply(inputs, self.weight, self.bias)  # type: ignore[no-untyped-call]
-    return out
+    return _Linear.apply(inputs, self.weight, self.bias)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def pays() -> bool:
@@ -56,18 +55,10 @@ def pays() -> bool:
 
 
 def apply(model: nn.Module, _setup: Setup) -> bool:
-    """Make every linear layer of a float32 model on a CPU compute with oneDNN, where that is faster.
-
-    Their `forward` is replaced, so that hooks on the modules (ZeRO's) still run.
-    """
-    if not pays():
-        return False
-    use_onednn(model)
-    return True
+    """Make every linear layer of a float32 model on a CPU compute with oneDNN, where that is faster."""
+    return pays() and use_onednn(model)
 
 
-def use_onednn(model: nn.Module) -> None:
+def use_onednn(model: nn.Module) -> bool:
     """The same, whether it is faster or not."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            module.forward = types.MethodType(_forward, module)  # type: ignore[method-assign]
+    return replace_forward((m for m in model.modules() if isinstance(m, nn.Linear)), _forward)
