@@ -94,72 +94,61 @@ class AnswerModel(nn.Module):
         setup = patches.Setup(gpu=torch.cuda.is_available(), layers=len(lm.model.layers))
         self.short = "last_layer" in patches.apply("answers", setup, lm)  # its last layer takes `places`
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        prompt_lengths: Tensor,
-        answers: Tensor,
-        accept: Tensor,
-        weights: Tensor,
-        present: Tensor,
-        samples: int,
-        positions: Tensor | None,
-        boundaries: Tensor | None,
-        longest: int,
-        counted: Tensor | None,
-        format_weight: float,
-    ) -> tuple[Tensor, ...]:
-        """The fields of a `MicroBatch` in, those of a `Forward` out, as plain tensors: ZeRO's hooks look for them."""
+    def forward(self, *fields: Any) -> tuple[Tensor, ...]:
+        """The fields of a `MicroBatch` and the format's weight in, those of a `Forward` out; plain tensors, which ZeRO's
+        hooks look for."""
+        batch, format_weight = MicroBatch(*fields[:-1]), fields[-1]
         if self.plain:
-            return self._plain_forward(input_ids, prompt_lengths, boundaries)
-        width = answers.shape[1]
-        columns = (prompt_lengths - 1).unsqueeze(1) + torch.arange(width, device=prompt_lengths.device)
-        if boundaries is None:
-            begins = torch.arange(len(answers), device=columns.device) * input_ids.shape[1]
+            return self._plain_forward(batch)
+        rows, width = batch.answers.shape
+        columns = (batch.prompt_lengths - 1).unsqueeze(1) + torch.arange(width, device=batch.answers.device)
+        more: dict[str, Any] = {}
+        if batch.boundaries is None:
+            begins = torch.arange(rows, device=columns.device) * batch.input_ids.shape[1]
             places = AnswerPlaces(columns + begins.unsqueeze(1), columns, torch.zeros_like(begins))
         else:
-            begins = boundaries[: len(answers)].long()
+            begins = batch.boundaries[:rows].long()
             places = AnswerPlaces(columns + begins.unsqueeze(1), columns + begins.unsqueeze(1), begins)
-        more = {} if boundaries is None else {"boundaries": boundaries, "longest": longest}
-        more |= {"places": places} if self.short else {}
-        hidden = self.lm.model(input_ids=input_ids, position_ids=positions, use_cache=False, **more).last_hidden_state
+            more = {"boundaries": batch.boundaries, "longest": batch.longest}
+        if self.short:
+            more["places"] = places
+        hidden = self.lm.model(
+            input_ids=batch.input_ids, position_ids=batch.positions, use_cache=False, **more
+        ).last_hidden_state
         picked = hidden if self.short else hidden.flatten(0, 1)[places.token]
         logits = after_head(self.lm.config, self.lm.lm_head(picked).float())
-        scores = score_answers(logits, answers, self.answer, counted)
-        parts = sample_loss(scores, accept, self.condition)
-        loss = global_loss(parts, weights, present, samples, format_weight)
+        scores = score_answers(logits, batch.answers, self.answer, batch.counted)
+        parts = sample_loss(scores, batch.accept, self.condition)
+        loss = global_loss(parts, batch.weights, batch.present, batch.samples, format_weight)
         with torch.no_grad():
             at_decision = torch.log_softmax(logits[:, len(self.answer.prefix)], dim=-1)
             labels = at_decision[:, [self.answer.accept, self.answer.reject]]
         return (loss, *(s.detach() for s in scores), labels)
 
-    def _plain_forward(
-        self, input_ids: Tensor, prompt_lengths: Tensor, boundaries: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _plain_forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Label log-probabilities by transformers' own forward pass, one row at a time, and how far its logits are from
         `after_head` on the same hidden states, relative to the largest."""
         heard: list[Tensor] = []
         listening = self.lm.lm_head.register_forward_hook(lambda module, args, out: heard.append(out))
         attention = self.lm.config._attn_implementation
-        if boundaries is not None:
+        if batch.boundaries is not None:
             self.lm.set_attn_implementation("sdpa")
         try:
             with patches.suspended(self.lm):
-                labels = [
-                    self._plain_logits(input_ids, boundaries, row, int(n)) for row, n in enumerate(prompt_lengths)
-                ]
+                labels = [self._plain_logits(batch, row) for row in range(len(batch.answers))]
         finally:
             listening.remove()
-            if boundaries is not None:
+            if batch.boundaries is not None:
                 self.lm.set_attn_implementation(attention)
         exact, found = torch.cat(labels), torch.cat([h[:, -1].float() for h in heard])
         head = (after_head(self.lm.config, found) - exact).abs().max() / exact.abs().max()
         return exact.log_softmax(-1)[:, [self.answer.accept, self.answer.reject]], head
 
-    def _plain_logits(self, input_ids: Tensor, boundaries: Tensor | None, row: int, prompt: int) -> Tensor:
+    def _plain_logits(self, batch: MicroBatch, row: int) -> Tensor:
         """[1, vocabulary] float32 at the decision position of a row."""
-        ids = input_ids[row] if boundaries is None else input_ids[0, int(boundaries[row]) :]
-        ids = ids[None, : prompt + len(self.answer.prefix)]
+        begins = batch.boundaries
+        ids = batch.input_ids[row] if begins is None else batch.input_ids[0, int(begins[row]) :]
+        ids = ids[None, : int(batch.prompt_lengths[row]) + len(self.answer.prefix)]
         logits: Tensor = self.lm(input_ids=ids, use_cache=False, logits_to_keep=1).logits
         return logits[:, -1].float()
 
