@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import io
-import json
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -79,18 +78,6 @@ def tensor_parallel(ranks: int) -> dict[str, Any]:
     return {"tensor_parallel_size": ranks, "distributed_executor_backend": "mp"} if ranks > 1 else {}
 
 
-def memory_share(config: Predict) -> float:
-    """The share of each GPU's memory that an engine may take now, by what is free on the GPUs that this process sees.
-
-    Raises:
-        WlsweepError: if too little is free for any engine.
-    """
-    share = share_of_free(config.memory_share, gpu_memory())
-    if share < config.memory_share:
-        print(f"predict.memory_share = {config.memory_share}: {share} of the GPU is free, and is taken", flush=True)
-    return share
-
-
 def share_of_free(wanted: float, cards: Sequence[GpuMemory]) -> float:
     """The wanted share, or what is free of the fullest card: vLLM refuses to start with a larger one.
 
@@ -117,20 +104,27 @@ class Engine:
     """A loaded engine; `use` a checkpoint, then `score` prompts."""
 
     def __init__(self, checkpoint: Path, config: Predict, longest: int, answer: AnswerTokens, **options: Any) -> None:
-        """`options` are further arguments of `vllm.LLM`."""
+        """`options` are further arguments of `vllm.LLM`.
+
+        Raises:
+            WlsweepError: if too little of a GPU's memory is free.
+        """
         from vllm import LLM, SamplingParams
 
         self.config, self.answer, self.longest = config, answer, longest
-        on_cpu = config.gpus_per_engine == 0
-        sizes: dict[str, Any] = (
-            {"kv_cache_memory_bytes": _CPU_KV_CACHE, "enforce_eager": True, "max_num_seqs": 256}
-            if on_cpu
-            else {"gpu_memory_utilization": memory_share(config), **tensor_parallel(config.gpus_per_engine)}
-        )
+        sizes: dict[str, Any]
+        if config.gpus_per_engine == 0:
+            sizes = {"kv_cache_memory_bytes": _CPU_KV_CACHE, "enforce_eager": True, "max_num_seqs": 256}
+        else:
+            wanted, share = config.memory_share, share_of_free(config.memory_share, gpu_memory())
+            if share < wanted:
+                print(f"predict.memory_share = {wanted}: {share} of the GPU is free, and is taken", flush=True)
+            sizes = {"gpu_memory_utilization": share, **tensor_parallel(config.gpus_per_engine)}
+        longest_answer = max(config.answer_tokens, answer.length)
         self.llm = LLM(
             str(checkpoint),
             dtype=config.dtype,
-            max_model_len=longest + max(config.answer_tokens, answer.length),
+            max_model_len=longest + longest_answer,
             seed=0,
             enable_prefix_caching=True,
             worker_extension_cls="wlsweep.predict.worker.SwapWorker",
@@ -152,7 +146,6 @@ class Engine:
             "flat_logprobs": True,
             "skip_clone": True,
         }
-        longest_answer = max(config.answer_tokens, answer.length)
         self._generate = SamplingParams(max_tokens=longest_answer, stop_token_ids=[answer.end], **shared)
         self._decide = SamplingParams(max_tokens=1, **shared)
 
@@ -283,9 +276,7 @@ class _RowCount(tqdm):  # type: ignore[misc]
     monitor_interval = 0  # no thread
 
     def __init__(self, on_rows: Callable[[int, int], None], *args: Any, **options: Any) -> None:
-        self.on_rows: Callable[[int, int], None] | None = (
-            None if args else on_rows
-        )  # given rows, it counts the queueing
+        self.on_rows = None if args else on_rows  # given rows, it counts the queueing
         self.told = 0
         super().__init__(*args, **options, file=io.StringIO(), mininterval=ROWS_S, leave=False)
 
@@ -301,11 +292,12 @@ def _at(adapters: Sequence[Any] | None, places: Sequence[int]) -> list[Any] | No
 
 def _tensor_names(checkpoint: Path) -> set[str]:
     """Names of all tensors in a checkpoint's safetensors files, read from their headers."""
+    from safetensors import safe_open
+
     names: set[str] = set()
     for path in checkpoint.glob("*.safetensors"):
-        with path.open("rb") as f:
-            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-        names |= set(header) - {"__metadata__"}
+        with safe_open(path, "np") as f:
+            names |= set(f.keys())
     return names
 
 
