@@ -12,6 +12,7 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -125,51 +126,48 @@ class Mlflow(Client):
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         from mlflow import MlflowClient
 
-        self.client = MlflowClient()
-        self._experiment: str | None = None
-        self._parent: str | None = None
+        self.client, self.folder = MlflowClient(), str(run.root.resolve())
 
-    @property
+    @cached_property
     def experiment(self) -> str:
         """The id of the sweep's experiment, which is made if there is none."""
-        if self._experiment is None:
-            name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or self.sweep
-            found = self.client.get_experiment_by_name(name)
-            self._experiment = found.experiment_id if found else self.client.create_experiment(name)
-        return self._experiment
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or self.sweep
+        found = self.client.get_experiment_by_name(name)
+        return str(found.experiment_id if found else self.client.create_experiment(name))
+
+    @cached_property
+    def parent(self) -> str:
+        """The id of the sweep's own run, which is made if there is none."""
+        run_id = self._find(self.sweep)
+        if run_id is None:
+            run_id = self._create(self.sweep, {})
+            self.client.set_terminated(run_id)  # it only holds the others, until there is a report
+        return run_id
 
     def begin(self, name: str, config: Mapping[str, Any], known: str | None) -> str:
         """A run below the sweep's own, which is found again by its tag."""
-        folder = str(self.run.root.resolve())
-        self._parent = self._parent or self._find(folder, self.sweep)
-        if self._parent is None:
-            self._parent = self._create(folder, self.sweep, {})
-            self.client.set_terminated(self._parent)  # it only holds the others, until there is a report
+        from mlflow.entities import Param
+
         if name == self.sweep:
-            return self._parent
-        run_id = known or self._find(folder, name)
+            return self.parent
+        run_id = known or self._find(name)
         if run_id is None:
-            run_id = self._create(folder, name, {"mlflow.parentRunId": self._parent})
-            self._parameters(run_id, config)
+            run_id = self._create(name, {"mlflow.parentRunId": self.parent})
+            flat = [Param(key, str(value)[:500]) for key, value in flattened(config).items()]
+            for at in range(0, len(flat), self.PARAMETERS):
+                self.client.log_batch(run_id, params=flat[at : at + self.PARAMETERS])
         self.client.update_run(run_id, status="RUNNING")
         return run_id
 
-    def _create(self, folder: str, name: str, tags: Mapping[str, str]) -> str:
-        tags = {**tags, "wlsweep.folder": folder, "wlsweep.name": name}
+    def _create(self, name: str, tags: Mapping[str, str]) -> str:
+        tags = {**tags, "wlsweep.folder": self.folder, "wlsweep.name": name}
         return str(self.client.create_run(self.experiment, run_name=name, tags=tags).info.run_id)
 
-    def _find(self, folder: str, name: str) -> str | None:
-        quoted = folder.replace("'", "\\'")
+    def _find(self, name: str) -> str | None:
+        quoted = self.folder.replace("'", "\\'")
         query = f"tags.`wlsweep.name` = '{name}' and tags.`wlsweep.folder` = '{quoted}'"
         found = self.client.search_runs([self.experiment], query, max_results=1)
         return str(found[0].info.run_id) if found else None
-
-    def _parameters(self, run_id: str, config: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        flat = [Param(key, str(value)[:500]) for key, value in flattened(config).items()]
-        for at in range(0, len(flat), self.PARAMETERS):
-            self.client.log_batch(run_id, params=flat[at : at + self.PARAMETERS])
 
     def log(self, run_id: str, lines: Sequence[Line]) -> None:
         """Metrics at their steps, many in one request."""

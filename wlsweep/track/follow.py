@@ -196,10 +196,9 @@ class _Tracker:
         seen = (stat.st_mtime_ns, stat.st_size, after)
         if self._read.get(name) == seen:
             return []
-        found: list[Line] = []
-        for line in _whole_lines(log):
-            if (step := int(line["step"])) > after:
-                found.append((step, _as_logged(line)))
+        found: list[Line] = [
+            (step, _as_logged(line)) for line in _whole_lines(log) if (step := int(line["step"])) > after
+        ]
         if not found:
             self._read[name] = seen
         return found
@@ -223,12 +222,10 @@ def _whole_lines(log: Path) -> Iterator[dict[str, Any]]:
 
 
 def _entries(run: RunDir) -> list[dict[str, Any]]:
-    if not run.metrics_json.is_file():
-        return []
     try:
         found = read_json(run.metrics_json)
     except WlsweepError:
-        return []  # being replaced
+        return []  # not there yet, or being replaced
     return list(found) if isinstance(found, list) else []
 
 

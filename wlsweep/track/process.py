@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from wlsweep.errors import WlsweepError
 from wlsweep.run.layout import RunDir, read_json
@@ -102,28 +102,19 @@ def follow(run: RunDir, fingerprint: str, trackers: Sequence[Tracker]) -> dict[s
         with hold(run.tracking_lease, "tracking") as mine:
             follower: Follower | None = None
             while not over:
-                over = _told_to_end(LOOK_S * max(1, follower.looked_at if follower else 1))
+                pause = LOOK_S * max(1, follower.looked_at if follower else 1)
+                over = bool(select.select([sys.stdin], [], [], pause)[0])  # the launch said `end`, or is gone
                 if not mine:
                     break
-                if follower is None and _is_ours(run, fingerprint):
+                if (
+                    follower is None
+                    and run.sweep_json.is_file()
+                    and read_json(run.sweep_json).get("fingerprint") == fingerprint  # not another configuration's
+                ):
                     follower = Follower(run, trackers)
                 if follower is not None:
                     failed = follower.send(last=over)
     return failed
-
-
-def _told_to_end(seconds: float) -> bool:
-    """Whether the launch said `end`, or is gone, within some seconds."""
-    ready, _, _ = select.select([sys.stdin], [], [], seconds)
-    return bool(ready)
-
-
-def _is_ours(run: RunDir, fingerprint: str) -> bool:
-    """Whether the run's record is there, and not that of another configuration."""
-    if not run.sweep_json.is_file():
-        return False
-    record: dict[str, Any] = read_json(run.sweep_json)
-    return record.get("fingerprint") == fingerprint
 
 
 def main(arguments: Sequence[str]) -> int:
