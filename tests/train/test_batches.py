@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from wlsweep.data.mix import MixCount, draw
 from wlsweep.train.batches import (
     cut,
-    epoch_order,
     global_batch_rows,
     order_keys,
     steps_per_epoch,
@@ -73,9 +72,9 @@ def test_two_ranks_share_a_batch_as_evenly_as_rows_sorted_by_length_can_be_share
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
-    assert epoch_order(50, 0, 0).tolist() == epoch_order(50, 0, 0).tolist()
-    assert epoch_order(50, 0, 0).tolist() != epoch_order(50, 0, 1).tolist()
-    assert epoch_order(50, 0, 0).tolist() != epoch_order(50, 1, 0).tolist()
+    assert global_batch_rows(0, 50, 50, 0).tolist() == global_batch_rows(0, 50, 50, 0).tolist()
+    assert global_batch_rows(0, 50, 50, 0).tolist() != global_batch_rows(1, 50, 50, 0).tolist()
+    assert global_batch_rows(0, 50, 50, 0).tolist() != global_batch_rows(0, 50, 50, 1).tolist()
 
 
 def test_micro_batches_hold_rows_of_similar_length():
@@ -131,7 +130,9 @@ def test_papers_that_two_mixes_share_stand_at_the_same_fraction_of_the_epoch():
         return np.mean([abs(half[key] - eighth[key]) for key in shared])
 
     assert apart(lambda keys, accept: stratified_order(keys, accept, 1, 0)) < 0.02
-    assert apart(lambda keys, accept: epoch_order(len(keys), 1, 0)) > 0.2, "a shuffle of row numbers, for comparison"
+    assert apart(lambda keys, accept: global_batch_rows(0, len(keys), len(keys), 1)) > 0.2, (
+        "a shuffle of row numbers, for comparison"
+    )
 
 
 def test_repetitions_of_a_paper_have_places_of_their_own():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,11 +26,6 @@ ORDER = "stratified"
 def steps_per_epoch(rows: int, global_batch: int) -> int:
     """Optimizer steps of one pass; the last batch may be smaller than the others, no row is dropped."""
     return math.ceil(rows / global_batch)
-
-
-def epoch_order(rows: int, seed: int, epoch: int) -> IntArray:
-    """A permutation of 0..rows-1 that depends on its arguments alone."""
-    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(rows)
 
 
 def order_keys(row_ids: Sequence[str]) -> npt.NDArray[np.uint64]:
@@ -80,10 +76,10 @@ def _hashed(keys: npt.NDArray[np.uint64], seed: int, epoch: int) -> npt.NDArray[
 
 
 def global_batch_rows(step: int, rows: int, global_batch: int, seed: int) -> IntArray:
-    """Row numbers of optimizer step `step`, counted from 0 over all epochs."""
-    per_epoch = steps_per_epoch(rows, global_batch)
-    epoch, at = divmod(step, per_epoch)
-    return epoch_order(rows, seed, epoch)[at * global_batch : (at + 1) * global_batch]
+    """Row numbers of optimizer step `step`, counted from 0 over all epochs, of which seed and number decide the order."""
+    epoch, at = divmod(step, steps_per_epoch(rows, global_batch))
+    order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(rows)
+    return order[at * global_batch : (at + 1) * global_batch]
 
 
 def cut(
@@ -144,10 +140,7 @@ def _even_ends(lengths: IntArray, parts: int, most: int, most_rows: int, packed:
             found.append(at)
         return np.array(found) if at == len(lengths) else None
 
-    low, high = int(lengths[0]) - 1, most  # low is too little: the longest row alone has more
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if ends(middle) is not None else (middle, high)
-    found = ends(high)
+    limits = range(int(lengths[0]), most)  # less than the longest row is too little
+    found = ends(int(lengths[0]) + bisect_left(limits, True, key=lambda limit: ends(limit) is not None))
     assert found is not None
     return found
