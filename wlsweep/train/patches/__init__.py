@@ -206,7 +206,9 @@ def apply(at: Moment, setup: Setup, target: Any = None) -> list[str]:
     Raises:
         WlsweepError: if a library is installed in another version than the one that the patch was written for.
     """
-    wanted = [p for p in PATCHES if p.at == at and p.wanted(setup) and _is_there(p)]
+    wanted = [
+        p for p in PATCHES if p.at == at and p.wanted(setup) and (not p.optional or find_spec(f"{__name__}.{p.name}"))
+    ]
     check_versions(wanted)
     return [p.name for p in wanted if import_module(f"{__name__}.{p.name}").apply(target, setup)]
 
@@ -258,11 +260,6 @@ def check_versions(patches: Iterable[Patch] = PATCHES, installed: Callable[[str]
             f"parts of other libraries are replaced in one exact version: {each}. To use another version, run the tests "
             "that wlsweep/train/patches/__init__.py names with it, and change the version there"
         )
-
-
-def _is_there(patch: Patch) -> bool:
-    """Whether the file is there; one that results need must be."""
-    return not patch.optional or find_spec(f"{__name__}.{patch.name}") is not None
 
 
 def _installed(patch: Patch, installed: Callable[[str], str]) -> tuple[str, str] | None:

@@ -21,15 +21,13 @@ from wlsweep.train.patches import Setup, replace_forward
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding; x is [rows, heads, tokens, head size], cos and sin [rows or 1, tokens, head size]."""
-    out: Tensor = x * cos.unsqueeze(1) + rotate_half(x) * sin.unsqueeze(1)
-    return out
+    return x * cos.unsqueeze(1) + rotate_half(x) * sin.unsqueeze(1)  # type: ignore[no-any-return]
 
 
 def _forward(self: Any, hidden_states: Tensor, *args: Any, places: AnswerPlaces | None = None, **kwargs: Any) -> Tensor:
     """[rows, answer tokens, width]; without `places` what the layer does anyway."""
     if places is None:
-        out: Tensor = type(self).forward(self, hidden_states, *args, **kwargs)
-        return out
+        return type(self).forward(self, hidden_states, *args, **kwargs)  # type: ignore[no-any-return]
     attention, (cos, sin) = self.self_attn, kwargs["position_embeddings"]
     sequences, length, _ = hidden_states.shape
     rows, answer = places.token.shape
@@ -57,8 +55,7 @@ def _forward(self: Any, hidden_states: Tensor, *args: Any, places: AnswerPlaces 
     )
     out = attention.o_proj(out.to(queries.dtype).transpose(1, 2).reshape(rows, answer, -1))
     residual = hidden_states.flatten(0, 1)[places.token] + out
-    found: Tensor = residual + self.mlp(self.post_attention_layernorm(residual))
-    return found
+    return residual + self.mlp(self.post_attention_layernorm(residual))  # type: ignore[no-any-return]
 
 
 def apply(lm: nn.Module, _setup: Setup) -> bool:

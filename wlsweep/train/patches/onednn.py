@@ -38,8 +38,7 @@ class _Linear(torch.autograd.Function):
 
 def times_transposed(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """inputs weight^T + bias by oneDNN."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
-    return out
+    return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")  # type: ignore[no-any-return]
 
 
 def _forward(self: nn.Linear, inputs: Tensor) -> Tensor:
@@ -56,9 +55,4 @@ def pays() -> bool:
 
 def apply(model: nn.Module, _setup: Setup) -> bool:
     """Make every linear layer of a float32 model on a CPU compute with oneDNN, where that is faster."""
-    return pays() and use_onednn(model)
-
-
-def use_onednn(model: nn.Module) -> bool:
-    """The same, whether it is faster or not."""
-    return replace_forward((m for m in model.modules() if isinstance(m, nn.Linear)), _forward)
+    return pays() and replace_forward((m for m in model.modules() if isinstance(m, nn.Linear)), _forward)
