@@ -89,7 +89,6 @@ def load_checkpoint(engine: Any, place: Place, folder: Path, of: dict[str, Any])
         return Resumed(0, None)
     whole = all(p.requires_grad for p in engine.module.parameters())  # frozen parameters are not in a checkpoint
     _, state = engine.load_checkpoint(str(folder / choice[0]), tag="zero3", load_module_strict=whole)
-    metered = (
-        folder / choice[0] / f"metered_{place.rank}.json"
-    )  # checkpoints at logged steps may lack it: nothing is summed
+    # Checkpoints at logged steps may lack it: nothing is summed.
+    metered = folder / choice[0] / f"metered_{place.rank}.json"
     return Resumed(int(state["step"]), read_json(metered) if metered.is_file() else None)

@@ -15,6 +15,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +161,7 @@ def _steps(
     dropout = bool(job.condition.lora and train.lora and train.lora.dropout)
     ask_every = 1  # steps between questions whether to stop; every rank must ask at the same ones
     logged = resumed.step
-    log = run.metric_log(name).open("a", encoding="utf-8") if place.rank == 0 else None
-    try:
+    with run.metric_log(name).open("a", encoding="utf-8") if place.rank == 0 else nullcontext() as log:
         for step in range(resumed.step, total):
             lr = engine.get_lr()[0]
             for i, (batch, tokens) in enumerate(batcher.step(step)):
@@ -200,9 +200,6 @@ def _steps(
                 pace.saved(began)
             if stop and done < total:
                 raise Stopped(f"{name} stopped at step {done} of {total}")
-    finally:
-        if log is not None:
-            log.close()
     return validating
 
 
@@ -218,10 +215,6 @@ def _judged(name: str, validator: Validation, engine: Any, meter: Meter) -> tupl
     return found, spent
 
 
-def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-
-
 def _record(
     job: Job,
     rows: TokenRows,
@@ -233,6 +226,8 @@ def _record(
     run, name = job.run, job.name
     lines = read_metric_log(run.metric_log(name))
     tail = lines[-max(1, len(lines) // 4) :]
+    on_gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
     TrainedRecord(
         condition=ConditionEntry(**job.condition.as_dict()),
         sweep_fingerprint=job.sweep.fingerprint(),
@@ -249,7 +244,7 @@ def _record(
             [b for line in tail if (b := line.bce_by_class) is not None]
             or [b for line in tail if (b := line.bce) is not None]
         ),
-        trained_on=TrainedOn(host=platform.node(), device=_device(), workers=job.sweep.train.workers),
+        trained_on=TrainedOn(host=platform.node(), device=device, workers=job.sweep.train.workers),
         probe=probes,
         model=ModelRecord(
             fingerprint=weights_fingerprint(run.model(name)),

@@ -83,7 +83,10 @@ def _refuse_unknown(lm: nn.Module, targets: list[str]) -> None:
 
 def _load(lm: Any, start: Path) -> None:
     own = {name: p for name, p in lm.named_parameters() if p.requires_grad}
-    found = {_own_name(name): tensor for name, tensor in load_file(start / WEIGHTS).items()}
+    found = {
+        name.removeprefix(_PREFIX).replace(".weight", f".{_NAME}.weight"): tensor  # its name in the model
+        for name, tensor in load_file(start / WEIGHTS).items()
+    }
     there, here = read_json(start / CONFIG), lm.peft_config[_NAME]
     same_scale = there["lora_alpha"] * here.r == here.lora_alpha * there["r"]
     if not same_scale or {n: p.shape for n, p in own.items()} != {n: t.shape for n, t in found.items()}:
@@ -93,11 +96,6 @@ def _load(lm: Any, start: Path) -> None:
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(found[name])
-
-
-def _own_name(name: str) -> str:
-    """A parameter's name in the model, from that in PEFT's file."""
-    return name.removeprefix(_PREFIX).replace(".weight", f".{_NAME}.weight")
 
 
 def for_adapters(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,9 +124,8 @@ def write_adapter(lm: Any, state: Mapping[str, Tensor], base: str, to: Path) -> 
     config = LoraConfig(**lm.peft_config[_NAME].to_dict())
     config.base_model_name_or_path = base
     config.inference_mode = True
-    config.target_modules = sorted(
-        config.target_modules or ()
-    )  # a set, which Python would write in another order each time
+    # A set, which Python would write in another order each time.
+    config.target_modules = sorted(config.target_modules or ())
     config.save_pretrained(str(to))
     write_base(to, base)
 

@@ -51,8 +51,7 @@ def main() -> None:
     from wlsweep.train.zero3 import join_group
 
     place = join_group()
-    gpus, cpus = (1, sweep.train.cpus_per_worker) if sweep.train.gpu else (0, sweep.train.cpus_per_worker)
-    meter = UsageMeter(run.usage, "group", "train", gpus, cpus, place.rank)
+    meter = UsageMeter(run.usage, "group", "train", int(sweep.train.gpu), sweep.train.cpus_per_worker, place.rank)
     hooks = Hooks(lambda line: print(json.dumps(line), flush=True), meter.wrote_checkpoint)
     with hold(run.lease(condition.name), "torchrun") if place.rank == 0 else nullcontext(True) as mine:
         if not mine:
