@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wlsweep.train.pace import FREE_S, LONGEST_SHARE, CheckpointPace
+from wlsweep.train.checkpoint import FREE_S, LONGEST_SHARE, CheckpointPace
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""Resume checkpoints: what a killed training goes on from.
+"""Resume checkpoints: what a killed training goes on from, and how often one is worth its time.
 
 Each rank writes its own shard; the record that rank 0 writes last makes the checkpoint whole.
 """
@@ -6,19 +6,27 @@ Each rank writes its own shard; the record that rank 0 writes last makes the che
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch.distributed as dist
 
 from wlsweep.errors import WlsweepError
 from wlsweep.run.layout import read_json, write_json
-from wlsweep.train.zero3 import Place
+
+if TYPE_CHECKING:
+    from wlsweep.train.zero3 import Place
 
 RECORD = "training.json"
 """In a checkpoint: what was being trained, and `FILES`."""
 FILES = "files"
 """Bytes of each file of a checkpoint: after a power cut files may be shorter than what was written to them."""
+LONGEST_SHARE = 0.03
+"""Share of the time that may go into checkpoints."""
+FREE_S = 1.0
+"""A checkpoint of so few seconds is always made."""
 
 
 class Resumed(NamedTuple):
@@ -92,3 +100,25 @@ def load_checkpoint(engine: Any, place: Place, folder: Path, of: dict[str, Any])
     # Checkpoints at logged steps may lack it: nothing is summed.
     metered = folder / choice[0] / f"metered_{place.rank}.json"
     return Resumed(int(state["step"]), read_json(metered) if metered.is_file() else None)
+
+
+class CheckpointPace:
+    """Says whether a checkpoint that is due by its step is worth its time; rank 0 asks, for all ranks.
+
+    One of 7B parameters is 91 GB: 91 s at 1 GB/s, and `train.checkpoint_every` steps may take five minutes. So the cost of
+    the last one is measured, and one that would come too soon is left out.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.cost = 0.0
+        self.ended = clock()
+
+    def is_worth_it(self) -> bool:
+        """Whether enough was computed since the last checkpoint for its cost to stay below `LONGEST_SHARE`."""
+        return self.cost <= FREE_S or self.clock() - self.ended >= self.cost / LONGEST_SHARE
+
+    def saved(self, began: float) -> None:
+        """A checkpoint was made that began at this time of the clock."""
+        self.ended = self.clock()
+        self.cost = self.ended - began

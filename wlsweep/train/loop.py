@@ -41,12 +41,11 @@ from wlsweep.run.records import (
 )
 from wlsweep.train import batches
 from wlsweep.train.batcher import Batcher
-from wlsweep.train.checkpoint import Resumed, load_checkpoint, save_checkpoint
+from wlsweep.train.checkpoint import CheckpointPace, Resumed, load_checkpoint, save_checkpoint
 from wlsweep.train.job import ConditionFailed, Hooks, Job, OutOfMemory, Stopped, what_to_lower
 from wlsweep.train.lora import seed_dropout, without_dropout
 from wlsweep.train.meter import Meter
 from wlsweep.train.model import run_forward
-from wlsweep.train.pace import CheckpointPace
 from wlsweep.train.proof import compare_with_transformers, probe, prove_weights
 from wlsweep.train.validation import Validation
 from wlsweep.train.zero3 import Place, build_engine, export_model, release
