@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import tempfile
 import weakref
 from pathlib import Path
@@ -102,25 +103,15 @@ def qwen2_config(a: Architecture, **more: Any) -> Qwen2Config:
     )
 
 
-def write_model(a: Architecture, folder: Path) -> None:
-    """Random weights in a shape."""
-    from transformers import Qwen2ForCausalLM
-
-    torch.manual_seed(0)
-    Qwen2ForCausalLM(qwen2_config(a)).to(torch.bfloat16).save_pretrained(folder)
-
-
-def sweep_for(workers: int, dtype: str, checkpointing: bool | int, micro: int, cutoff: int, gpu: bool) -> Sweep:
+def sweep_for(
+    workers: int, dtype: str, checkpointing: bool | int, micro: int, cutoff: int, gpu: bool, offload: bool = False
+) -> Sweep:
     """A sweep with this layout; it has adapters, for a condition that asks for them."""
     demo = load_sweep("demo_lora")
     layout = {"workers": workers, "micro_batch": micro, "global_batch": 2 * micro * workers, "gpu": gpu}
-    train = {**demo.train.model_dump(), **layout, "dtype": dtype, "gradient_checkpointing": checkpointing, "lora": {}}
-    return demo.model_copy(
-        update={
-            "train": Train.model_validate(train),
-            "data": demo.data.model_copy(update={"cutoff": cutoff}),
-        }
-    )
+    memory = {"dtype": dtype, "gradient_checkpointing": checkpointing, "offload_optimizer": offload, "lora": {}}
+    train = Train.model_validate(demo.train.model_dump() | layout | memory)
+    return demo.model_copy(update={"train": train, "data": demo.data.model_copy(update={"cutoff": cutoff})})
 
 
 def formula(a: Architecture, sweep: Sweep, lora: int) -> Memory:
@@ -201,7 +192,10 @@ def main() -> None:
     dist.init_process_group("nccl" if on_gpu else "gloo")
     base = Path(tempfile.gettempdir()) / f"wlsweep-live-{os.environ.get('MASTER_PORT', '0')}"
     if dist.get_rank() == 0:
-        write_model(shape, base)
+        from transformers import Qwen2ForCausalLM
+
+        torch.manual_seed(0)
+        Qwen2ForCausalLM(qwen2_config(shape)).to(torch.bfloat16).save_pretrained(base)
     dist.barrier()
     sweep = sweep_for(
         dist.get_world_size(),
@@ -210,15 +204,12 @@ def main() -> None:
         arguments.micro,
         arguments.cutoff,
         on_gpu,
+        arguments.offload,
     )
-    train = sweep.train.model_copy(update={"offload_optimizer": arguments.offload})
-    sweep = sweep.model_copy(update={"train": train})
     found = measure(shape, base, sweep, arguments.lora)
     every: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(every, found)
     if dist.get_rank() == 0:
-        import shutil
-
         shutil.rmtree(base)
         arguments.out.write_text(json.dumps(every, indent=1))
     dist.destroy_process_group()
