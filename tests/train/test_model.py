@@ -137,7 +137,7 @@ def test_a_packed_row_does_not_see_the_others():
 
 
 def test_on_a_cpu_without_bf16_products_packed_attention_computes_in_float32(monkeypatch):
-    monkeypatch.setattr("wlsweep.train.row_attention.pays", lambda: False)
+    monkeypatch.setattr("wlsweep.train.packed.bf16_pays", lambda: False)
     q, k, v = (torch.randn(1, heads, 90, 32, dtype=torch.bfloat16) for heads in (4, 2, 2))
     form = {"scaling": 0.2, "boundaries": torch.tensor([0, 40, 41, 90], dtype=torch.int32), "longest": 49}
     found, _ = packed_attention(torch.nn.Identity(), q, k, v, None, **form)

@@ -4,12 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from wlsweep.train import row_attention
-from wlsweep.train.packed import packed_attention
+from wlsweep.train import packed
+from wlsweep.train.packed import bf16_pays, packed_attention, row_attention
 
-pytestmark = pytest.mark.skipif(
-    not row_attention.pays(), reason="this processor has no bf16 products (avx512_bf16 or amx_bf16)"
-)
+pytestmark = pytest.mark.skipif(not bf16_pays(), reason="this processor has no bf16 products (avx512_bf16 or amx_bf16)")
 
 
 def exact(q, k, v):
@@ -35,7 +33,7 @@ def test_it_is_as_near_to_the_exact_values_as_the_float32_kernel(tokens, heads):
     gradient = torch.randn(1, heads[0], tokens, 64).bfloat16()
     true = passed(exact, [x.double() for x in inputs], gradient)
     theirs = passed(kernel, inputs, gradient)
-    ours = passed(lambda q, k, v: row_attention.row_attention(q, k, v, 0.125), inputs, gradient)
+    ours = passed(lambda q, k, v: row_attention(q, k, v, 0.125), inputs, gradient)
     for got, other, value in zip(ours, theirs, true, strict=True):
         if tokens == 1:  # one token attends to itself alone, whatever its query and key are
             assert (got - value).abs().max() < 0.02
@@ -45,7 +43,7 @@ def test_it_is_as_near_to_the_exact_values_as_the_float32_kernel(tokens, heads):
 
 def test_the_precision_of_other_products_is_left_as_it_was():
     before = torch.backends.mkldnn.matmul.fp32_precision
-    row_attention.row_attention(*(torch.randn(1, 2, 40, 16).bfloat16() for _ in range(3)), 0.25)
+    row_attention(*(torch.randn(1, 2, 40, 16).bfloat16() for _ in range(3)), 0.25)
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
@@ -53,6 +51,6 @@ def test_long_rows_go_to_the_kernel_with_the_same_result_to_rounding(monkeypatch
     q, k, v = (torch.randn(1, heads, 90, 32).bfloat16() for heads in (4, 2, 2))
     form = {"scaling": 0.2, "boundaries": torch.tensor([0, 40, 41, 90], dtype=torch.int32), "longest": 49}
     short, _ = packed_attention(torch.nn.Identity(), q, k, v, None, **form)
-    monkeypatch.setattr(row_attention, "LONGEST", 0)
+    monkeypatch.setattr(packed, "LONGEST", 0)
     long, _ = packed_attention(torch.nn.Identity(), q, k, v, None, **form)
     assert not torch.equal(short, long) and torch.allclose(short.float(), long.float(), atol=0.03)
