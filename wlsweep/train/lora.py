@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from wlsweep.errors import SharedFailure, WlsweepError
 from wlsweep.run.adapter import CONFIG, WEIGHTS, write_base
 from wlsweep.run.layout import read_json
-from wlsweep.spec.adapters import LIVE
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.train_section import Lora
 
@@ -96,16 +95,6 @@ def _load(lm: Any, start: Path) -> None:
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(found[name])
-
-
-def for_adapters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """DeepSpeed's configuration for an engine that trains float32 parameters on a base of any dtype.
-
-    Its mixed precision would make the adapters bf16, too. Without it every parameter keeps the dtype that it has.
-    """
-    kept = {k: v for k, v in config.items() if k not in ("bf16", "data_types", "communication_data_type")}
-    few = {"stage3_max_live_parameters": LIVE, "stage3_max_reuse_distance": LIVE}
-    return {**kept, "zero_optimization": {**kept["zero_optimization"], **few}}
 
 
 def write_adapter(lm: Any, state: Mapping[str, Tensor], base: str, to: Path) -> None:

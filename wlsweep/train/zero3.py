@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.run.adapter import base_fingerprint, base_of
+from wlsweep.spec.adapters import LIVE
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.cost import BUCKET, SUB_GROUP
 from wlsweep.spec.train_section import Train
@@ -93,8 +94,8 @@ def stays_gathered(train: Train, parameters: int) -> bool:
     return parameters < SMALL or (train.workers == 1 and not train.gpu and parameters < ALONE)
 
 
-def zero3_config(train: Train, parameters: int) -> dict[str, Any]:
-    """DeepSpeed's configuration for a model of so many parameters."""
+def zero3_config(train: Train, parameters: int, adapters: bool = False) -> dict[str, Any]:
+    """DeepSpeed's configuration for a model of so many parameters, or for an engine that trains adapters on it."""
     gathered = stays_gathered(train, parameters)
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": train.micro_batch,
@@ -118,7 +119,10 @@ def zero3_config(train: Train, parameters: int) -> dict[str, Any]:
     }
     if train.offload_optimizer:
         config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": train.gpu}
-    if train.dtype == "bf16":
+    if adapters:
+        # They are float32, and mixed precision would make them bf16, too; without it every parameter keeps its dtype.
+        config["zero_optimization"] |= {"stage3_max_live_parameters": LIVE, "stage3_max_reuse_distance": LIVE}
+    elif train.dtype == "bf16":
         config["bf16"] = {"enabled": True}
         # Otherwise micro-batches and ranks are summed in bf16, whose 8 bits lose what accumulation adds.
         config["data_types"] = {"grad_accum_dtype": "fp32"}
@@ -159,10 +163,10 @@ def build_engine(
     set_up_kernels(train)
     start, base = base, base_of(base)
     parameters = parameter_count(base)
-    config = zero3_config(train, parameters)
     if condition.lora and dist.get_rank() == 0:
         base_fingerprint(base)  # what cannot be hashed is found before the training, not after it
-    keep_alive = HfDeepSpeedConfig(config)  # while it lives, from_pretrained partitions what it loads
+    # While it lives, from_pretrained partitions what it loads.
+    keep_alive = HfDeepSpeedConfig(zero3_config(train, parameters))
     lm = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.bfloat16 if train.dtype == "bf16" else torch.float32, attn_implementation=attention
     )
@@ -170,7 +174,6 @@ def build_engine(
     if condition.lora:
         assert train.lora is not None
         lora.add_adapters(lm, condition, train.lora, Path(start) if start != base else None)
-        config = lora.for_adapters(config)
     gathered = stays_gathered(train, parameters)
     setup = patches.Setup(
         torch.cuda.is_available(),
@@ -194,6 +197,7 @@ def build_engine(
         trained, lr=train.peak_lr(condition.lora), weight_decay=train.weight_decay, fused=True
     )
     schedule = get_cosine_schedule_with_warmup(optimizer, round(train.warmup_ratio * total_steps), total_steps)
+    config = zero3_config(train, parameters, adapters=condition.lora > 0)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
     patches.apply("engine", setup, engine)
     return engine
