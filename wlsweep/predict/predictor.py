@@ -91,19 +91,17 @@ class Predictor:
 
     def _ready(self, model: Path, probe: Sequence[Probe]) -> Engine:
         """The engine with this model's weights; a swap that fails its proof gets a fresh engine, once."""
-        if isinstance(self.engine, AdapterEngine):
-            self._end()
-        if self.engine is not None:
+        if self.engine is not None and not isinstance(self.engine, AdapterEngine):
             try:
                 self.engine.use(model, probe)
                 return self.engine
             except SwapFailed:
                 traceback.print_exc()
-                self._end()
                 return self._fresh(model, probe)
         return self._fresh(model, probe)
 
     def _fresh(self, model: Path, probe: Sequence[Probe]) -> Engine:
+        self._end()
         with self.meter.during("start"):
             self.engine = Engine(model, self.sweep.predict, self.sweep.data.cutoff, self.test.answer)
         self.engine.use(model, probe)
