@@ -1,8 +1,4 @@
-"""A gradient that is larger than DeepSpeed's bucket is reduced piece by piece.
-
-DeepSpeed turns it to float32 as a whole first: 4 bytes for each parameter of the LM head and of the embeddings, the largest
-of a model (7B: 2.2 GB each), and on CPUs as much again for what is received.
-"""
+"""A gradient that is larger than DeepSpeed's bucket is reduced piece by piece, not turned to float32 as a whole first."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Gradients of CPU ranks go straight to the rank that keeps them, and those of a single rank nowhere.
-
-Gloo's reduce-scatter is an all-reduce of which each rank keeps its share: twice the bytes, and a third of the speed. Of a
-single rank DeepSpeed joins all gradients, divides them by 1 and passes them round: three passes over memory for nothing.
-"""
+"""Gradients of CPU ranks go straight to the rank that keeps them, and those of a single rank nowhere."""
 
 from __future__ import annotations
 
