@@ -380,6 +380,7 @@ def look(folder: str) -> None:
     from wlsweep.predict.stage import ModelWait
     from wlsweep.run.status import RunStatus
     from wlsweep.run.status_table import status_table
+    from wlsweep.track.clients import CLIENTS
     from wlsweep.track.follow import Follower
 
     root, nowhere = Path(folder), Mock(**{"begin.side_effect": lambda name, config, id_: name})
@@ -392,7 +393,8 @@ def look(folder: str) -> None:
         threading.Timer(60, training.unlink).start()
         ModelWait(str(root), [c.name for c in conditions], training, False)("baseline_gamma1.0_prop1_2_seed9")
 
-    follower = Follower(run, ["tensorboard"], lambda tracker, run, sweep: nowhere)
+    CLIENTS["tensorboard"] = lambda run, sweep: nowhere
+    follower = Follower(run, ["tensorboard"])
     sys.stdout = StringIO()
 
     def status() -> None:

@@ -13,7 +13,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,7 @@ class Sent:
 class Follower:
     """What the trackers of one run have, and how they get the rest."""
 
-    def __init__(
-        self,
-        run: RunDir,
-        trackers: Sequence[Tracker],
-        make: Callable[[Tracker, RunDir, str], Client] = lambda tracker, run, sweep: CLIENTS[tracker](run, sweep),
-    ) -> None:
+    def __init__(self, run: RunDir, trackers: Sequence[Tracker]) -> None:
         self.run = run
         record = read_json(run.sweep_json)
         self.sweep: str = record["sweep"]["name"]
@@ -61,7 +56,7 @@ class Follower:
             "versions": record.get("provenance", {}).get("versions"),
             "run_directory": str(run.root.resolve()),
         }
-        self.trackers = [_Tracker(self, tracker, make) for tracker in trackers]
+        self.trackers = [_Tracker(self, tracker) for tracker in trackers]
 
     def send(self, last: bool = False) -> dict[str, str]:
         """Send to each tracker what it does not have yet; with `last`, also close what is open and try at once.
@@ -80,9 +75,8 @@ class Follower:
 class _Tracker:
     """One tracker: its client, what it has, and its failures."""
 
-    def __init__(self, follower: Follower, name: Tracker, make: Callable[[Tracker, RunDir, str], Client]) -> None:
+    def __init__(self, follower: Follower, name: Tracker) -> None:
         self.follower, self.name, self.run = follower, name, follower.run
-        self._make = make
         self._client: Client | None = None
         self._file = self.run.tracking / f"{name}.json"
         self.sent = {k: Sent(**v) for k, v in read_json(self._file).items()} if self._file.is_file() else {}
@@ -180,7 +174,7 @@ class _Tracker:
 
     def _client_now(self) -> Client:
         if self._client is None:
-            self._client = self._make(self.name, self.run, self.follower.sweep)
+            self._client = CLIENTS[self.name](self.run, self.follower.sweep)
         return self._client
 
     def _keep(self) -> None:
