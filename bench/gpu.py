@@ -77,7 +77,7 @@ def write_model(a: Architecture, folder: Path) -> None:
     """Random weights, and a tokenizer that splits like Qwen2.5's (a smaller vocabulary; the embedding has the full one)."""
     from transformers import Qwen2ForCausalLM
 
-    from wlsweep.train.live_memory import qwen2_config
+    from wlsweep.train.tiny_base_model import qwen2_config
 
     tokenizer = build(paragraphs(500, seed=1), vocab=min(a.vocab, 16_000))
     config = qwen2_config(

@@ -24,10 +24,10 @@ from wlsweep.spec.config import load_sweep
 from wlsweep.spec.cost import FULL, GIB, logit_bytes
 from wlsweep.spec.plan import make_plan, smallest_gpu
 from wlsweep.spec.train_section import Lora, Model
-from wlsweep.train.live_memory import qwen2_config
 from wlsweep.train.lora import add_adapters
 from wlsweep.train.model import AnswerModel, collate, run_forward
 from wlsweep.train.patches import Setup, apply
+from wlsweep.train.tiny_base_model import qwen2_config
 from wlsweep.train.zero3 import recompute_layers
 
 NAMED = ["q_proj", "down_proj"]

@@ -30,9 +30,9 @@ from wlsweep.spec.cost import (
 )
 from wlsweep.spec.plan import make_plan
 from wlsweep.train import live_memory
-from wlsweep.train.live_memory import qwen2_config
 from wlsweep.train.model import AnswerModel, collate, run_forward
 from wlsweep.train.patches import Setup, apply
+from wlsweep.train.tiny_base_model import qwen2_config
 from wlsweep.train.zero3 import recompute_layers
 
 

@@ -9,8 +9,7 @@ from wlsweep.data.tokenise import chat_messages
 from wlsweep.spec.architecture import architecture
 from wlsweep.spec.config import load_sweep
 from wlsweep.spec.train_section import TinyBase
-from wlsweep.train.live_memory import qwen2_config
-from wlsweep.train.tiny_base_model import train_tokenizer
+from wlsweep.train.tiny_base_model import qwen2_config, train_tokenizer
 from wlsweep.train.zero3 import SMALL, stays_gathered, zero3_config
 
 OFFICIAL = (

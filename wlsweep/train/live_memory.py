@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -35,9 +35,6 @@ from wlsweep.spec.condition import Condition
 from wlsweep.spec.config import Sweep, load_sweep
 from wlsweep.spec.cost import Memory, training_memory
 from wlsweep.spec.train_section import Train
-
-if TYPE_CHECKING:
-    from transformers import Qwen2Config
 
 TOKENS = AnswerTokens(prefix=(1, 2, 3), accept=10, reject=11, suffix=(4, 5))
 ANSWER = TOKENS.ids(True)
@@ -85,22 +82,6 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Begin a new peak; returns the last."""
         found, self.peak = self.peak, self.total
         return found
-
-
-def qwen2_config(a: Architecture, **more: Any) -> Qwen2Config:
-    """transformers' configuration of a model of that shape; `more` are its other fields."""
-    from transformers import Qwen2Config
-
-    return Qwen2Config(
-        vocab_size=a.vocab,
-        hidden_size=a.width,
-        intermediate_size=a.mlp,
-        num_hidden_layers=a.layers,
-        num_attention_heads=a.heads,
-        num_key_value_heads=a.kv_heads,
-        tie_word_embeddings=a.tied,
-        **more,
-    )
 
 
 def sweep_for(
@@ -193,6 +174,8 @@ def main() -> None:
     base = Path(tempfile.gettempdir()) / f"wlsweep-live-{os.environ.get('MASTER_PORT', '0')}"
     if dist.get_rank() == 0:
         from transformers import Qwen2ForCausalLM
+
+        from wlsweep.train.tiny_base_model import qwen2_config
 
         torch.manual_seed(0)
         Qwen2ForCausalLM(qwen2_config(shape)).to(torch.bfloat16).save_pretrained(base)

@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from wlsweep.data.row_files import RowFiles
 from wlsweep.data.rows import Row, read_rows
 from wlsweep.data.tokenise import chat_messages, find_answer_tokens
+from wlsweep.spec.architecture import Architecture
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.task import ICLR, Task
 from wlsweep.spec.train_section import TinyBase
@@ -120,16 +121,27 @@ def teach(
         torch.set_num_threads(threads)
 
 
-def _architecture(config: TinyBase, vocab: int, longest: int, tokenizer: Any) -> Qwen2Config:
+def qwen2_config(a: Architecture, **more: Any) -> Qwen2Config:
+    """transformers' configuration of a model of that shape; `more` are its other fields."""
     return Qwen2Config(
-        vocab_size=-(-vocab // 64) * 64,
-        hidden_size=config.width,
-        intermediate_size=2 * config.width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=max(1, config.heads // 2),
+        vocab_size=a.vocab,
+        hidden_size=a.width,
+        intermediate_size=a.mlp,
+        num_hidden_layers=a.layers,
+        num_attention_heads=a.heads,
+        num_key_value_heads=a.kv_heads,
+        tie_word_embeddings=a.tied,
+        **more,
+    )
+
+
+def _architecture(config: TinyBase, vocab: int, longest: int, tokenizer: Any) -> Qwen2Config:
+    kv_heads = max(1, config.heads // 2)
+    return qwen2_config(
+        Architecture(
+            -(-vocab // 64) * 64, config.width, 2 * config.width, config.layers, config.heads, kv_heads, False
+        ),
         max_position_embeddings=max(4096, 2 * longest),
-        tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
