@@ -53,10 +53,10 @@ FIRST_KEYS = (
 )
 
 MADE_UP = """
-    colour: Literal["grey", "red"] = field(
-        default="grey",
-        metadata=axis(words({"red": "red"}), "Colour of the papers.", baseline_keeps=True, first_stage_keeps=True),
-    )
+    colour: Annotated[
+        Literal["grey", "red"],
+        Axis(words({"red": "red"}), "Colour of the papers.", baseline_keeps=True, first_stage_keeps=True),
+    ] = "grey"
 """
 USE = """
 import dataclasses, importlib.util, json, sys
@@ -86,7 +86,7 @@ print(json.dumps({
 
 def test_an_axis_added_in_one_place_has_conditions_names_that_parse_back_and_a_plan(tmp_path):
     source = Path(inspect.getfile(axes)).read_text()
-    before_seed = source.index("    seed: int = field(")
+    before_seed = source.index("    seed: Annotated[")
     (tmp_path / "axes.py").write_text(source[:before_seed] + MADE_UP.lstrip("\n") + source[before_seed:])
     space = re.sub(r"(?s)\[\[grid\]\].*", "", Path("search_spaces/demo.toml").read_text())
     grid = (

@@ -4,10 +4,10 @@ A field says everything about its axis: type, default, its part of a condition's
 means. Grid blocks and their schema, conditions, names and the parser of names, records in JSON, the order of the grid
 and `docs/configuration.md` are derived from it. For example, the optimizer would become an axis by
 
-    optimizer: Literal["adamw", "sgd"] = field(
-        default="adamw",
-        metadata=axis(words({"sgd": "sgd"}), "The optimizer.", baseline_keeps=True, first_stage_keeps=True),
-    )
+    optimizer: Annotated[
+        Literal["adamw", "sgd"],
+        Axis(words({"sgd": "sgd"}), "The optimizer.", baseline_keeps=True, first_stage_keeps=True),
+    ] = "adamw"
 
 Fields stand in the order of their parts in a name. A field with a default adds its part only where the value differs,
 so that an added axis leaves every existing name as it is.
@@ -19,8 +19,8 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 
 Variant = Literal["baseline", "accept", "reject"]
 LossKind = Literal["binary", "sequence", "decision_token"]
@@ -66,31 +66,32 @@ class Record(NamedTuple):
 class Axis:
     """One axis, as `Axes` declares it."""
 
-    attribute: str
-    """Its field of a condition."""
-    key: str
-    """Its key in `[[grid]]` and in records."""
-    type: Any
-    """Type of a value."""
-    default: Any
-    """`dataclasses.MISSING` where a grid block must give values."""
     part: NamePart
     meaning: str
     """One sentence for the reference of the configuration."""
-    check: Callable[[Any], str | None]
+    check: Callable[[Any], str | None] = lambda value: None
     """Why a value cannot be used, or None."""
-    record: Record | None
-    order: int
+    key: str = ""
+    """Its key in `[[grid]]` and in records; the field's name where none is given."""
+    record: Record | None = None
+    order: int = 1
     """Place in the grid's order: an axis with a smaller number varies more slowly; equal ones as they are declared."""
-    baseline_keeps: bool
+    baseline_keeps: bool = False
     """Whether a condition is compared with the baseline of its own value (else with that of the default value)."""
-    first_stage_keeps: bool
+    first_stage_keeps: bool = False
     """Whether the first stage of a two-stage condition has the condition's own value (else the default)."""
+    # Taken from the field:
+    attribute: str = ""
+    """Its field of a condition."""
+    type: Any = None
+    """Type of a value."""
+    default: Any = None
+    """None where a grid block must give values."""
 
     @property
     def required(self) -> bool:
         """Whether every grid block gives values, so that every name has this axis' part."""
-        return self.default is dataclasses.MISSING
+        return self.default is None
 
     def in_name(self, value: Any) -> bool:
         """Whether a name has a part for this value."""
@@ -117,32 +118,6 @@ class Axis:
     def _reads_back(self, value: Any) -> bool:
         text = self.part.write(value)
         return re.fullmatch(self.part.pattern, text) is not None and bool(self.part.read(text) == value)
-
-
-def axis(
-    part: NamePart,
-    meaning: str,
-    *,
-    check: Callable[[Any], str | None] = lambda value: None,
-    key: str | None = None,
-    record: Record | None = None,
-    order: int = 1,
-    baseline_keeps: bool = False,
-    first_stage_keeps: bool = False,
-) -> dict[str, Any]:
-    """The metadata of a field of `Axes`; the arguments are the fields of `Axis`."""
-    return {
-        "axis": {
-            "part": part,
-            "meaning": meaning,
-            "check": check,
-            "key": key,
-            "record": record,
-            "order": order,
-            "baseline_keeps": baseline_keeps,
-            "first_stage_keeps": first_stage_keeps,
-        }
-    }
 
 
 def _read_share(value: object) -> int:
@@ -215,99 +190,98 @@ def _check_rank(rank: int) -> str | None:
 class Axes:
     """One value of every axis. `Condition` adds what is computed from them."""
 
-    variant: Variant = field(
-        metadata=axis(
+    variant: Annotated[
+        Variant,
+        Axis(
             words({v: v for v in get_args(Variant)}),
             "Whose loss gamma multiplies: that of `accept` or of `reject` papers, or nobody's (`baseline`).",
-        )
-    )
-    gamma: float = field(
-        metadata=axis(
-            decimals("gamma", 1),
-            "Weight on the variant's class, > 0, one decimal; the baseline has 1.",
-            check=_check_gamma,
-        )
-    )
-    k: int = field(
-        metadata=axis(
+        ),
+    ]
+    gamma: Annotated[
+        float,
+        Axis(
+            decimals("gamma", 1), "Weight on the variant's class, > 0, one decimal; the baseline has 1.", _check_gamma
+        ),
+    ]
+    k: Annotated[
+        int,
+        Axis(
             integer("prop1_"),
             'Share of accepts in the training data, written `"1/k"`.',
-            check=_check_share,
+            _check_share,
             key="proportion",
             record=Record(lambda k: f"1/{k}", _read_share),
             order=0,
-        )
-    )
-    loss: LossKind = field(
-        default="binary",
-        metadata=axis(
+        ),
+    ]
+    loss: Annotated[
+        LossKind,
+        Axis(
             words({"sequence": "sequence", "decision_token": "decision_token"}),
             "What the weighted loss is: `binary` cross-entropy of the two labels at the decision position, token "
             "cross-entropy of the whole answer (`sequence`), or with the weight on the `decision_token` only; see "
             "`wlsweep.train.loss`.",
             first_stage_keeps=True,
         ),
-    )
-    focal: float = field(
-        default=0.0,
-        metadata=axis(decimals("focal", 1), "Focusing exponent of the focal loss; 0 is none.", check=_check_focal),
-    )
-    smoothing: float = field(
-        default=0.0,
-        metadata=axis(decimals("smooth", 2), "Label smoothing in [0, 0.5); 0 is none.", check=_check_smoothing),
-    )
-    balance: Balance = field(
-        default="none",
-        metadata=axis(
+    ] = "binary"
+    focal: Annotated[
+        float, Axis(decimals("focal", 1), "Focusing exponent of the focal loss; 0 is none.", _check_focal)
+    ] = 0.0
+    smoothing: Annotated[
+        float, Axis(decimals("smooth", 2), "Label smoothing in [0, 0.5); 0 is none.", _check_smoothing)
+    ] = 0.0
+    balance: Annotated[
+        Balance,
+        Axis(
             words({"inverse": "inverse", "effective": "effective"}),
             "Class weights from the training counts, multiplied with gamma: `inverse` frequency or `effective` number "
             "of samples.",
         ),
-    )
-    two_stage: bool = field(
-        default=False,
-        metadata=axis(
+    ] = "none"
+    two_stage: Annotated[
+        bool,
+        Axis(
             words({True: "twostage"}),
             "Fine-tune with gamma 1 on the same mix first, then with the condition's weights; all conditions that "
             "start from the same first stage share it.",
         ),
-    )
-    lora: int = field(
-        default=0,
-        metadata=axis(
+    ] = False
+    lora: Annotated[
+        int,
+        Axis(
             integer("lora"),
             "Kind of fine-tuning: `full`, or low-rank adapters on a frozen base: `lora`, with the rank of `[train.lora]`, "
             "or `lora64`, with a rank of its own.",
-            check=_check_rank,
+            _check_rank,
             key="finetuning",
             record=Record(lambda rank: f"lora{rank}" if rank else "full", _read_finetuning),
             baseline_keeps=True,
             first_stage_keeps=True,
         ),
-    )
-    seed: int = field(
-        default=0,
-        metadata=axis(
+    ] = 0
+    seed: Annotated[
+        int,
+        Axis(
             integer("seed"),
             "Seed of the order of training rows.",
-            check=_check_seed,
+            _check_seed,
             baseline_keeps=True,
             first_stage_keeps=True,
         ),
-    )
+    ] = 0
 
 
-def _declared(cls: type[Axes]) -> tuple[Axis, ...]:
-    types = get_type_hints(cls)
+def _declared() -> tuple[Axis, ...]:
+    hints = get_type_hints(Axes, include_extras=True)
     found = []
-    for f in dataclasses.fields(cls):
-        given = dict(f.metadata["axis"])
-        key = given.pop("key") or f.name
-        found.append(Axis(attribute=f.name, key=key, type=types[f.name], default=f.default, **given))
+    for f in dataclasses.fields(Axes):
+        values, axis = get_args(hints[f.name])
+        default = None if f.default is dataclasses.MISSING else f.default
+        found.append(dataclasses.replace(axis, attribute=f.name, key=axis.key or f.name, type=values, default=default))
     return tuple(found)
 
 
-AXES: tuple[Axis, ...] = _declared(Axes)
+AXES: tuple[Axis, ...] = _declared()
 """Every axis, in the order of names."""
 GRID_ORDER: tuple[Axis, ...] = tuple(sorted(AXES, key=lambda a: a.order))
 """Every axis in the order of the grid: the last varies fastest."""
