@@ -222,7 +222,7 @@ def test_a_trial_run_takes_its_rows_from_the_same_sides_of_the_real_one(files, m
     data = data_of(files, **({"source": str(files / "train.jsonl")} if split else {}))
     real, trial = RunDir(tmp_path / "runs" / "real"), RunDir(tmp_path / "runs" / "trial")
     prepare_data(sweep_of(data), real, model)
-    record = prepare_data(sweep_of(data), trial, model, limit=12)
+    record = prepare_data(sweep_of({**data, "limit": 12}), trial, model)
     assert record["limit"] == 12 and record["source"]["rows"] == 12
     assert record["test"]["rows"] == 12 and abs(record["test"]["accepts"] - 6) <= 1
     assert set(load_test(trial).row_ids) < set(load_test(real).row_ids)
@@ -232,20 +232,20 @@ def test_a_trial_run_takes_its_rows_from_the_same_sides_of_the_real_one(files, m
 
 def test_a_trial_run_scales_a_literal_table(files, run, model):
     table = {"1/2": [40, 40], "1/8": [10, 70]}
-    sweep = sweep_of(data_of(files, resampling="table", table=table), (2, 8))
-    assert prepare_data(sweep, run, model)["mixes"]["1/8"]["rejects"] == 70
+    data = data_of(files, resampling="table", table=table)
+    assert prepare_data(sweep_of(data, (2, 8)), run, model)["mixes"]["1/8"]["rejects"] == 70
     trial = RunDir(run.root.parent / "trial")
-    mixes = prepare_data(sweep, trial, model, limit=16)["mixes"]
+    mixes = prepare_data(sweep_of({**data, "limit": 16}, (2, 8)), trial, model)["mixes"]
     assert [(mixes[m]["accepts"], mixes[m]["rejects"]) for m in ("1/2", "1/8")] == [(8, 8), (2, 14)]
 
 
 @pytest.mark.parametrize("limit", [None, 16])
 def test_the_plan_counts_what_the_stage_draws(files, run, model, limit):
     for n, data in enumerate((data_of(files), data_of(files, source=str(files / "train.jsonl")))):
-        sweep = sweep_of(data)
-        counts = source_counts(sweep, limit)
-        record = prepare_data(sweep, RunDir(run.root.parent / str(n)), model, limit=limit)
-        planned = planned_mixes(sweep, counts, limit)
+        sweep = sweep_of({**data, "limit": limit})
+        counts = source_counts(sweep)
+        record = prepare_data(sweep, RunDir(run.root.parent / str(n)), model)
+        planned = planned_mixes(sweep, counts.stock)
         assert {f"1/{k}": (c.accepts, c.rejects) for k, c in planned.items()} == {
             name: (m["accepts"], m["rejects"]) for name, m in record["mixes"].items()
         }
@@ -255,7 +255,7 @@ def test_the_plan_counts_what_the_stage_draws(files, run, model, limit):
 def test_a_table_is_planned_without_a_source_and_a_plan_imports_no_engine():
     script = (
         "import sys; from wlsweep.spec.config import load_sweep; from wlsweep.data.sources import *; "
-        "s = load_sweep('search_spaces/iclr19.toml'); c = source_counts(s); print(c.stock, planned_mixes(s, c)[8]); "
+        "s = load_sweep('search_spaces/iclr19.toml'); c = source_counts(s); print(c.stock, planned_mixes(s, c.stock)[8]); "
         "print([m for m in ('torch', 'transformers', 'ray', 'pandas') if m in sys.modules])"
     )
     out = subprocess.run(
@@ -441,8 +441,8 @@ def test_validation_papers_are_in_no_mix_no_test_set_and_not_under_the_base_and_
 ):
     write_lines(files / "pool.jsonl", corpus(0, 40, "p"))
     more = {k: str(files / v) if str(v).endswith("jsonl") else v for k, v in VALIDATED[kind].items()}
-    sweep = sweep_of(data_of(files, **more, validation_share=0.25))
-    record = prepare_data(sweep, run, model, limit=limit)
+    sweep = sweep_of(data_of(files, **more, validation_share=0.25, limit=limit))
+    record = prepare_data(sweep, run, model)
     validation, test = load_validation(run), set(load_test(run).row_ids)
     held_out, mixes = set(validation.row_ids), {k: set(load_mix(run, k).row_ids) for k in (2, 3, 4, 8)}
     rows = limit or (16 if kind == "split" else 20)  # a quarter of 64 or 80
@@ -451,21 +451,21 @@ def test_validation_papers_are_in_no_mix_no_test_set_and_not_under_the_base_and_
     assert not held_out & test and not any(held_out & mix for mix in mixes.values())
     assert not any(row_id.startswith("p") for row_id in held_out), "papers of a pool are extra training rows"
     assert not held_out & {r.row_id for r in read_rows(base_rows(sweep, run))}
-    counts = source_counts(sweep, limit)
+    counts = source_counts(sweep)
     assert (counts.validation_accepts, counts.validation_rejects) == (rows // 2, rows // 2)
     assert counts.stock.total == record["source"]["rows"]
-    planned = planned_mixes(sweep, counts, limit)
+    planned = planned_mixes(sweep, counts.stock)
     assert {f"1/{k}": (c.accepts, c.rejects) for k, c in planned.items()} == {
         name: (m["accepts"], m["rejects"]) for name, m in record["mixes"].items()
     }
-    assert prepare_data(sweep, run, model, limit=limit) == record
+    assert prepare_data(sweep, run, model) == record
 
 
 def test_a_trial_run_validates_on_papers_of_the_real_runs_validation(files, run, model):
-    sweep = sweep_of(data_of(files, validation_share=0.4))
-    prepare_data(sweep, run, model)
+    data = data_of(files, validation_share=0.4)
+    prepare_data(sweep_of(data), run, model)
     trial = RunDir(run.root.parent / "trial")
-    prepare_data(sweep, trial, model, limit=8)
+    prepare_data(sweep_of({**data, "limit": 8}), trial, model)
     assert set(load_validation(trial).row_ids) < set(load_validation(run).row_ids)
     assert not set(load_mix(trial, 2).row_ids) & set(load_validation(run).row_ids)
 
@@ -502,8 +502,9 @@ def test_damaged_validation_papers_are_one_error(files, run, model, damage):
 
 
 def test_too_few_validation_rows_of_a_class_are_refused_by_plan_and_stage_before_anything_is_written(files, run, model):
-    sweep = sweep_of(data_of(files, validation_share=0.1))
-    for refuse in (lambda: source_counts(sweep), lambda: prepare_data(sweep, run, model, limit=8)):
+    data = data_of(files, validation_share=0.1)
+    trial = sweep_of({**data, "limit": 8})
+    for refuse in (lambda: source_counts(sweep_of(data)), lambda: prepare_data(trial, run, model)):
         with pytest.raises(WlsweepError, match=r"0\.1 of 40 accepts and 40 rejects leaves 4 and 4 for validation"):
             refuse()
     assert not run.root.exists()

@@ -19,46 +19,37 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from wlsweep.data.mix import Drawn, MixCount, draw, plan_counts, scale_table
+from wlsweep.data.mix import draw
 from wlsweep.data.prepared import Part, Parts, data_record, fingerprint_of, test_table, validation_table
 from wlsweep.data.row_files import RowFiles, row_files, state_of
 from wlsweep.data.rows import read_rows, to_sharegpt
-from wlsweep.data.sources import Inputs, data_notes, data_shapes, find_inputs, refuse_one_class
-from wlsweep.data.split import check_disjoint, limit_rows, split_off_test, split_off_validation
+from wlsweep.data.sources import Inputs, find_inputs, planned_mixes, refuse_one_class, shapes_and_notes
+from wlsweep.data.split import limit_rows, refuse_shared, split_off_test, split_off_validation
 from wlsweep.data.token_table import FORMAT, TableKey, TokenTable, ensure_table
 from wlsweep.data.tokenise import tokenizer_hash
 from wlsweep.errors import WlsweepError
 from wlsweep.run.columns import MANIFEST
-from wlsweep.run.data_record import (
-    DataRecord,
-    FileState,
-)
+from wlsweep.run.data_record import DataRecord, FileState
 from wlsweep.run.layout import RunDir, atomic_file
 from wlsweep.run.records import TrainedRecord
 from wlsweep.spec.config import Sweep
-from wlsweep.spec.task import Words
-
-
-def _silent(_: str) -> None:
-    return None
+from wlsweep.spec.task import Task
 
 
 def prepare_data(
     sweep: Sweep,
     run: RunDir,
     model_path: Path | str,
-    on_progress: Callable[[str], None] = _silent,
-    limit: int | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> DataRecord:
     """Make the data of a run, or find it made: reads the source once, then not at all while nothing changes.
 
     Args:
-        sweep: the search space.
+        sweep: the search space. In a trial run (`data.limit`) test rows are a subset of the real test set, training rows of
+            the real training set.
         run: where manifests, truth and record go; token tables go to its cache.
         model_path: folder of the base model, for its tokenizer.
         on_progress: hears one line at a time, shortfalls of the policy among them.
-        limit: rows of every set, for a trial run; test rows are a subset of the real test set, training rows of the
-            real training set.
 
     Returns:
         What `data.json` holds.
@@ -70,8 +61,9 @@ def prepare_data(
     """
     inputs = find_inputs(sweep.data, run.cache, sweep.task)
     earlier = DataRecord.find(run.data_json)
-    states = _states(inputs, earlier)
-    identity = _identity(sweep, states, tokenizer_hash(model_path), limit)
+    known = earlier.files if earlier else {}
+    states = {role: state_of(files, known.get(role)) for role, files in inputs.named.items()}
+    identity = _identity(sweep, states, tokenizer_hash(model_path))
     ks = sorted({c.k for c in sweep.conditions})
     if earlier is not None and earlier.identity == identity and _whole(run, earlier, ks):
         return earlier
@@ -80,23 +72,25 @@ def prepare_data(
         _refuse_other_data(run, [n for n in names if earlier.identity.get(n) != identity.get(n)])
     else:
         _refuse_other_data(run, _trained_on_others(run, identity))
-    parts = _tokenised(sweep, inputs, identity, limit, model_path, run.cache, on_progress)
-    words = sweep.task.words
-    _check_leakage(parts, inputs, words)
-    refuse_one_class("the test set", parts.test.accepts, len(parts.test.rows) - parts.test.accepts, words)
-    table = scale_table(sweep.data.table, limit, sweep.data.validation_share)
-    counts = plan_counts(sweep.data.resampling, ks, parts.stock, table, words)
-    read = data_notes(sweep, run.cache)
-    mixes = {k: _draw(parts, count, sweep.data.seed) for k, count in counts.items()}
-    shapes = data_shapes(sweep, run.cache)
-    record = data_record(sweep, limit, read, shapes, states, identity, parts, counts, mixes)
+    parts = _tokenised(sweep, inputs, identity, model_path, run.cache, on_progress)
+    words, seed = sweep.task.words, sweep.data.seed
+    # What has no file of its own was split off the training rows.
+    refuse_shared({role: (p.keys, inputs.named.get(role, inputs.train)) for role, p in parts.named.items()}, words)
+    refuse_one_class("the test set", *parts.test.counts, words)
+    pool = (parts.pool.ids(True), parts.pool.ids(False)) if parts.pool else ()
+    mixes = {
+        k: (count, draw(parts.train.ids(True), parts.train.ids(False), count, seed, *pool))
+        for k, count in planned_mixes(sweep, parts.stock).items()
+    }
+    shapes, read = shapes_and_notes(sweep)
+    record = data_record(sweep, read, shapes, states, identity, parts, mixes)
     if earlier is not None:
         both = sorted(set(earlier.mixes) & set(record.mixes))
         _refuse_other_data(run, [f"mix {n}" for n in both if earlier.mixes[n] != record.mixes[n]])
     for line in (*(f"{role} rows: {shape}" for role, shape in shapes.items()), *record.notes):
         on_progress(line)
     run.data_json.unlink(missing_ok=True)  # from here until it is written again the stage is not finished
-    for k, drawn in mixes.items():
+    for k, (_, drawn) in mixes.items():
         with atomic_file(run.manifest(k)) as temporary:
             pq.write_table(pa.table([drawn.row_ids, drawn.multiplicity], schema=MANIFEST), temporary)
     with atomic_file(run.test_parquet) as temporary:
@@ -134,12 +128,7 @@ def base_rows(sweep: Sweep, run: RunDir) -> RowFiles:
     return row_files(path)
 
 
-def _states(inputs: Inputs, earlier: DataRecord | None) -> dict[str, FileState]:
-    known = earlier.files if earlier else {}
-    return {role: state_of(files, known.get(role)) for role, files in inputs.named.items()}
-
-
-def _identity(sweep: Sweep, states: Mapping[str, FileState], tokenizer: str, limit: int | None) -> dict[str, JsonValue]:
+def _identity(sweep: Sweep, states: Mapping[str, FileState], tokenizer: str) -> dict[str, JsonValue]:
     """What decides the rows of every mix and their tokens; the proportions of the grid are no part of it."""
     data = sweep.data
     return {
@@ -151,7 +140,7 @@ def _identity(sweep: Sweep, states: Mapping[str, FileState], tokenizer: str, lim
         "table": {name: list(counts) for name, counts in data.table.items()} if data.table else None,
         "seed": data.seed,
         "test_share": None if "test" in states else data.test_share,
-        "limit": limit,
+        "limit": data.limit,
         # unnamed in data from before there was a choice:
         **({} if data.system == "keep" else {"system": data.system}),
         **({"task": list(sweep.task.identity)} if sweep.task.identity else {}),
@@ -182,22 +171,25 @@ def _held_out(
 
 def _held_out_ids(source: RowFiles, sweep: Sweep, split: bool) -> tuple[set[str], ...]:
     """The ids of `_held_out`, from the files themselves."""
-    index = [(row.row_id, row.label == sweep.task.positive) for row in read_rows(source, sweep.task)]
-    ids = [row_id for row_id, _ in index]
-    marked = _held_out(ids, np.array([a for _, a in index], dtype=bool), sweep, split)
-    return tuple({ids[i] for i in np.flatnonzero(m)} for m in marked)
+    ids, accept = _index(source, sweep.task)
+    return tuple({ids[i] for i in np.flatnonzero(m)} for m in _held_out(ids, accept, sweep, split))
+
+
+def _index(source: RowFiles, task: Task) -> tuple[list[str], NDArray[np.bool_]]:
+    """The ids of a set, and whether each has the positive label."""
+    index = [(row.row_id, row.label == task.positive) for row in read_rows(source, task)]
+    return [row_id for row_id, _ in index], np.array([accept for _, accept in index], dtype=bool)
 
 
 def _tokenised(
     sweep: Sweep,
     inputs: Inputs,
     identity: Mapping[str, JsonValue],
-    limit: int | None,
     model: Path | str,
     cache: Path,
     on_progress: Callable[[str], None],
 ) -> Parts:
-    data = sweep.data
+    data, limit = sweep.data, sweep.data.limit
     split = inputs.test is None
     selection = "" if limit is None else f"limit={limit} seed={data.seed}" + (f" share={data.test_share}" * split)
     if limit is not None and data.validation_share:
@@ -212,14 +204,14 @@ def _tokenised(
         """Ids of a trial run: of each side of the split where there is one, so that all are those of the real run."""
         if limit is None:
             return None
-        index = [(row.row_id, row.label == sweep.task.positive) for row in read_rows(source, sweep.task)]
-        sides = [[p for p in index if p[0] in ids] for ids in held_out]
-        sides.append([p for p in index if not any(p[0] in ids for ids in held_out)])
-        ids: set[str] = set()
-        for side in sides:
-            kept = limit_rows([i for i, _ in side], np.array([a for _, a in side], dtype=bool), limit, data.seed)
-            ids |= {side[n][0] for n in np.flatnonzero(kept)}
-        return ids
+        ids, accept = _index(source, sweep.task)
+        # 0: in no held-out set, 1: in the first, ...
+        side_of = np.array([next((n for n, held in enumerate(held_out, 1) if i in held), 0) for i in ids])
+        found: set[str] = set()
+        for side in (np.flatnonzero(side_of == n) for n in range(len(held_out) + 1)):
+            kept = limit_rows([ids[i] for i in side], accept[side], limit, data.seed)
+            found |= {ids[i] for i in side[kept]}
+        return found
 
     pool = None
     if inputs.pool is not None:
@@ -237,25 +229,6 @@ def _tokenised(
         of_test = table("test", inputs.test, True, chosen(inputs.test))
         test = Part(of_test, np.arange(len(of_test)))
     return Parts(Part(train, np.flatnonzero(~is_test & ~is_validation)), test, pool, validation)
-
-
-def _check_leakage(parts: Parts, inputs: Inputs, words: Words) -> None:
-    train, test = f"train ({inputs.train})", f"test ({inputs.test or inputs.train})"
-    check_disjoint(parts.train.keys, parts.test.keys, train, test, words)
-    if parts.validation is not None:
-        validation = f"validation ({inputs.train})"
-        check_disjoint(parts.validation.keys, parts.test.keys, validation, test, words)
-        check_disjoint(parts.train.keys, parts.validation.keys, train, validation, words)
-        if parts.pool is not None:
-            check_disjoint(parts.pool.keys, parts.validation.keys, f"pool ({inputs.pool})", validation, words)
-    if parts.pool is not None:
-        check_disjoint(parts.pool.keys, parts.test.keys, f"pool ({inputs.pool})", test, words)
-        check_disjoint(parts.pool.keys, parts.train.keys, f"pool ({inputs.pool})", train, words)
-
-
-def _draw(parts: Parts, count: MixCount, seed: int) -> Drawn:
-    pool = (parts.pool.ids(True), parts.pool.ids(False)) if parts.pool else ((), ())
-    return draw(parts.train.ids(True), parts.train.ids(False), count, seed, *pool)
 
 
 def _refuse_other_data(run: RunDir, changed: Sequence[str]) -> None:

@@ -45,9 +45,10 @@ class Part(NamedTuple):
         return [self.table.row_ids[i] for i in self.rows if self.table.accept[i] == accept]
 
     @property
-    def accepts(self) -> int:
-        """Rows of the positive class."""
-        return int(self.table.accept[self.rows].sum())
+    def counts(self) -> tuple[int, int]:
+        """Rows of the positive and of the other class."""
+        accepts = int(self.table.accept[self.rows].sum())
+        return accepts, len(self.rows) - accepts
 
 
 class Parts(NamedTuple):
@@ -61,39 +62,39 @@ class Parts(NamedTuple):
     @property
     def stock(self) -> Stock:
         """What mixes are drawn from."""
-        pool = (self.pool.accepts, len(self.pool.rows) - self.pool.accepts) if self.pool else (0, 0)
-        return Stock(self.train.accepts, len(self.train.rows) - self.train.accepts, *pool)
+        return Stock(*self.train.counts, *(self.pool.counts if self.pool else ()))
+
+    @property
+    def named(self) -> dict[str, Part]:
+        """Those that there are, by role."""
+        return {role: part for role, part in self._asdict().items() if part is not None}
 
 
 def data_record(
     sweep: Sweep,
-    limit: int | None,
     read: Sequence[str],
     shapes: dict[str, str],
     states: Mapping[str, FileState],
     identity: dict[str, JsonValue],
     parts: Parts,
-    counts: Mapping[int, MixCount],
-    mixes: Mapping[int, Drawn],
+    mixes: Mapping[int, tuple[MixCount, Drawn]],
 ) -> DataRecord:
     """What `data.json` holds.
 
     Args:
         sweep: the search space.
-        limit: rows of every set in a trial run.
         read: notes on what is not read of the files.
         shapes: how each set is written, by role.
         states: the files that were read, by role.
         identity: what decides rows and tokens.
         parts: the sets.
-        counts: rows of each mix, by k.
-        mixes: what was drawn for it.
+        mixes: rows of each mix and what was drawn for it, by k.
     """
     accepts = set(parts.train.ids(True)) | set(parts.pool.ids(True) if parts.pool else ())
 
     def source(role: str, part: Part) -> SourceRecord:
-        state, a, n = states.get(role, states["train"]), part.accepts, len(part.rows)
-        return SourceRecord(path=state.path, sha256=state.sha256, rows=n, accepts=a, rejects=n - a)
+        state, (a, r) = states.get(role, states["train"]), part.counts
+        return SourceRecord(path=state.path, sha256=state.sha256, rows=a + r, accepts=a, rejects=r)
 
     def mix(count: MixCount, drawn: Drawn) -> MixRecord:
         distinct = sum(row_id in accepts for row_id in drawn.row_ids)
@@ -107,23 +108,24 @@ def data_record(
             short_by=ClassCounts(accepts=count.short_accepts, rejects=count.short_rejects),
         )
 
-    named = {"train": parts.train, "test": parts.test, **({"pool": parts.pool} if parts.pool else {})}
-    named |= {"validation": parts.validation} if parts.validation else {}
+    named = parts.named
+    sources = {role: source(role, part) for role, part in named.items()}
+    counts = {k: count for k, (count, _) in mixes.items()}
     return DataRecord(
         fingerprint=fingerprint_of(identity),
         identity=identity,
         files=dict(states),
-        source=source("train", parts.train),
-        test=source("test", parts.test),
-        pool=source("pool", parts.pool) if parts.pool else None,
-        validation=source("validation", parts.validation) if parts.validation else None,
+        source=sources["train"],
+        test=sources["test"],
+        pool=sources.get("pool"),
+        validation=sources.get("validation"),
         split_off="test" not in states,
         resampling=sweep.data.resampling,
         cutoff=sweep.data.cutoff,
         system=sweep.data.system,
         seed=sweep.data.seed,
-        limit=limit,
-        mixes={f"1/{k}": mix(count, mixes[k]) for k, count in counts.items()},
+        limit=sweep.data.limit,
+        mixes={f"1/{k}": mix(*found) for k, found in mixes.items()},
         shapes=shapes,
         notes=[*read, *sweep.data.notes, *shortfalls(sweep.data.resampling, counts, parts.stock, sweep.task.words)],
         truncated={name: _truncation(part) for name, part in named.items()},

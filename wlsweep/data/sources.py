@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ from wlsweep.data.mix import MixCount, Stock, plan_counts, scale_table
 from wlsweep.data.row_files import RowFiles, is_file, recorded_files, row_files, sets_in
 from wlsweep.data.rows import notes_on, read_rows, shape_text
 from wlsweep.data.split import (
-    check_disjoint,
     limited_counts,
     refuse_impossible_share,
+    refuse_shared,
     test_count,
     validation_counts,
 )
@@ -92,7 +92,7 @@ def recorded_sets(record: DataRecord) -> list[RowFiles]:
     return [recorded_files(state, columns) for state in record.files.values()]
 
 
-def source_counts(sweep: Sweep, limit: int | None = None) -> SourceCounts:
+def source_counts(sweep: Sweep) -> SourceCounts:
     """Count rows without tokenising: reads files (one pass each), synthetic papers and tables are counted unread.
 
     Raises:
@@ -102,40 +102,41 @@ def source_counts(sweep: Sweep, limit: int | None = None) -> SourceCounts:
     test: tuple[int, int] | None
     if data.synthetic is not None:
         train, test = _balanced(data.synthetic.train_rows), _balanced(data.synthetic.test_rows)
-        return _limited(Stock(*train), test, sweep, limit, "synthetic")
+        return _limited(Stock(*train), test, sweep, "synthetic")
     if data.source is None and data.table is not None:
         best = max(data.table.values(), key=lambda counts: counts[0])
-        return _limited(Stock(*best), None, sweep, limit, "table")
+        return _limited(Stock(*best), None, sweep, "table")
     inputs = find_inputs(data, Path())
-    keys = {role: _keys(files, sweep.task) for role, files in inputs.named.items()}
-    _refuse_shared(inputs, keys, sweep.task.words)
-    train = _counts(keys["train"])
-    if inputs.test is not None:
-        test = _counts(keys["test"])
-    else:
+    keys, counts = {}, {}
+    for role, files in inputs.named.items():
+        rows = [(row.row_id, row.row_hash, row.label == sweep.task.positive) for row in read_rows(files, sweep.task)]
+        keys[role], accepts = [row[:2] for row in rows], sum(row[2] for row in rows)
+        counts[role] = accepts, len(rows) - accepts
+    refuse_shared({role: (keys[role], files) for role, files in inputs.named.items()}, sweep.task.words)
+    train, test = counts["train"], counts.get("test")
+    if test is None:
         refuse_impossible_share(data.test_share)
         test = test_count(train[0], data.test_share), test_count(train[1], data.test_share)
         train = train[0] - test[0], train[1] - test[1]
     refuse_one_class("the test set", *test, sweep.task.words)
-    pool = _counts(keys["pool"]) if "pool" in keys else (0, 0)
-    return _limited(Stock(*train, *pool), test, sweep, limit, "files")
+    return _limited(Stock(*train, *counts.get("pool", (0, 0))), test, sweep, "files")
 
 
-def planned_mixes(sweep: Sweep, counts: SourceCounts, limit: int | None = None) -> dict[int, MixCount]:
-    """Rows of every proportion of the sweep, by k: what the data stage will draw.
+def planned_mixes(sweep: Sweep, stock: Stock) -> dict[int, MixCount]:
+    """Rows of every proportion of the sweep, by k: what the data stage draws.
 
     Raises:
         WlsweepError: if the policy cannot give them.
     """
-    table = scale_table(sweep.data.table, limit, sweep.data.validation_share)
-    return plan_counts(sweep.data.resampling, {c.k for c in sweep.conditions}, counts.stock, table, sweep.task.words)
+    table = scale_table(sweep.data.table, sweep.data.limit, sweep.data.validation_share)
+    return plan_counts(sweep.data.resampling, {c.k for c in sweep.conditions}, stock, table, sweep.task.words)
 
 
-def _limited(stock: Stock, test: tuple[int, int] | None, sweep: Sweep, limit: int | None, origin: str) -> SourceCounts:
+def _limited(stock: Stock, test: tuple[int, int] | None, sweep: Sweep, origin: str) -> SourceCounts:
     """Counts after validation has got its share of the training rows, and then the limit of each set."""
     validation = validation_counts(stock.accepts, stock.rejects, sweep.data.validation_share, sweep.task.words)
     stock = stock._replace(accepts=stock.accepts - validation[0], rejects=stock.rejects - validation[1])
-    if limit is not None:
+    if (limit := sweep.data.limit) is not None:
         validation = limited_counts(*validation, limit)
         kept = limited_counts(stock.accepts, stock.rejects, limit)
         pool = limited_counts(stock.pool_accepts, stock.pool_rejects, limit)
@@ -146,32 +147,6 @@ def _limited(stock: Stock, test: tuple[int, int] | None, sweep: Sweep, limit: in
 
 def _balanced(rows: int) -> tuple[int, int]:
     return (rows + 1) // 2, rows // 2
-
-
-Keys = list[tuple[str, str, bool]]
-"""(row id, row hash, whether it has the positive label) of every row."""
-
-
-def _keys(files: RowFiles, task: Task) -> Keys:
-    return [(row.row_id, row.row_hash, row.label == task.positive) for row in read_rows(files, task)]
-
-
-def _counts(keys: Keys) -> tuple[int, int]:
-    accepts = sum(accept for *_, accept in keys)
-    return accepts, len(keys) - accepts
-
-
-def _refuse_shared(inputs: Inputs, keys: Mapping[str, Keys], words: Words) -> None:
-    """Refuse items in two of the sets, as the data stage does."""
-    for first, second in (("train", "test"), ("pool", "test"), ("pool", "train")):
-        if first in keys and second in keys:
-            check_disjoint(
-                [key[:2] for key in keys[first]],
-                [key[:2] for key in keys[second]],
-                f"{first} ({inputs.named[first]})",
-                f"{second} ({inputs.named[second]})",
-                words,
-            )
 
 
 def refuse_one_class(name: str, accepts: int, rejects: int, words: Words = ICLR.words) -> None:
@@ -188,22 +163,14 @@ def refuse_one_class(name: str, accepts: int, rejects: int, words: Words = ICLR.
         )
 
 
-def data_notes(sweep: Sweep, cache: Path) -> list[str]:
-    """What a user should know of how the files of a sweep are read, a line each; nothing of synthetic papers."""
-    if sweep.data.synthetic is not None or sweep.data.source is None:
-        return []
-    return list(
-        dict.fromkeys(
-            line for files in find_inputs(sweep.data, cache).named.values() for line in notes_on(files, sweep.task)
-        )
-    )
-
-
-def data_shapes(sweep: Sweep, cache: Path) -> dict[str, str]:
-    """How each set is written, by role, such as `OpenAI messages (JSON Lines)`; nothing of synthetic papers."""
-    if sweep.data.synthetic is not None or sweep.data.source is None:
-        return {}
-    return {role: shape_text(files) for role, files in find_inputs(sweep.data, cache).named.items()}
+def shapes_and_notes(sweep: Sweep) -> tuple[dict[str, str], list[str]]:
+    """How each set is written, by role, such as `OpenAI messages (JSON Lines)`, and what a user should know of how the files
+    of a sweep are read, a line each; nothing of synthetic papers."""
+    if sweep.data.source is None:
+        return {}, []
+    named = find_inputs(sweep.data, Path()).named
+    notes = dict.fromkeys(line for files in named.values() for line in notes_on(files, sweep.task))
+    return {role: shape_text(files) for role, files in named.items()}, list(notes)
 
 
 _UNCLEAR = re.compile(

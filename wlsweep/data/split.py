@@ -7,7 +7,7 @@ file or of the stages, and a row that is added moves at most a few others across
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 
 import numpy as np
@@ -67,10 +67,11 @@ def split_off_test(
         WlsweepError: if the share is 0 or 1, or a class has fewer than two rows.
     """
     refuse_impossible_share(share)
-    for name, n in ((words.positives, int(accept.sum())), (words.negatives, int((~accept).sum()))):
+    counts = int(accept.sum()), int((~accept).sum())
+    for name, n in zip((words.positives, words.negatives), counts, strict=True):
         if n < 2:
             raise WlsweepError(f"{n} {name} in the source: too few to split off a test set; at least 2")
-    return _share_of_each_class(ids, accept, share, seed, "test")
+    return _mark(ids, accept, (test_count(counts[0], share), test_count(counts[1], share)), seed, "test")
 
 
 def split_off_validation(
@@ -91,10 +92,8 @@ def split_off_validation(
     Raises:
         WlsweepError: if a class gets fewer than `FEWEST_VALIDATION`.
     """
-    validation_counts(int(accept.sum()), int((~accept).sum()), share, words)
-    if not share:
-        return np.zeros(len(ids), dtype=bool)
-    return _share_of_each_class(ids, accept, share, seed, "validation")
+    counts = validation_counts(int(accept.sum()), int((~accept).sum()), share, words)
+    return _mark(ids, accept, counts, seed, "validation")
 
 
 def validation_counts(accepts: int, rejects: int, share: float, words: Words = ICLR.words) -> tuple[int, int]:
@@ -118,13 +117,13 @@ def validation_counts(accepts: int, rejects: int, share: float, words: Words = I
     return found
 
 
-def _share_of_each_class(
-    ids: Sequence[str], accept: NDArray[np.bool_], share: float, seed: int, purpose: str
+def _mark(
+    ids: Sequence[str], accept: NDArray[np.bool_], counts: tuple[int, int], seed: int, purpose: str
 ) -> NDArray[np.bool_]:
+    """Mark so many rows of each class, the positive one first: those that come first in `keyed_order`."""
     marked = np.zeros(len(ids), dtype=bool)
-    for of_class in (np.flatnonzero(accept), np.flatnonzero(~accept)):
-        order = keyed_order([ids[i] for i in of_class], seed, purpose)
-        marked[of_class[order[: test_count(len(of_class), share)]]] = True
+    for of_class, n in zip((np.flatnonzero(accept), np.flatnonzero(~accept)), counts, strict=True):
+        marked[of_class[keyed_order([ids[i] for i in of_class], seed, purpose)[:n]]] = True
     return marked
 
 
@@ -148,12 +147,33 @@ def limit_rows(ids: Sequence[str], accept: NDArray[np.bool_], limit: int, seed: 
     """
     if limit < 2:
         raise WlsweepError(f"a limit of {limit} rows cannot hold both classes; give 2 or more")
-    classes = np.flatnonzero(accept), np.flatnonzero(~accept)
-    kept = np.zeros(len(ids), dtype=bool)
-    for of_class, n in zip(classes, limited_counts(len(classes[0]), len(classes[1]), limit), strict=True):
-        order = keyed_order([ids[i] for i in of_class], seed, "limit")
-        kept[of_class[order[:n]]] = True
-    return kept
+    return _mark(ids, accept, limited_counts(int(accept.sum()), int((~accept).sum()), limit), seed, "limit")
+
+
+_APART = (
+    ("train", "test"),
+    ("validation", "test"),
+    ("train", "validation"),
+    ("pool", "validation"),
+    ("pool", "test"),
+    ("pool", "train"),
+)
+
+
+def refuse_shared(sets: Mapping[str, tuple[Iterable[tuple[str, str]], object]], words: Words) -> None:
+    """Refuse an item in two sets of a sweep.
+
+    Args:
+        sets: by role: (row id, row hash) of every row, and the files that hold them, for the message.
+        words: of the task, for the message.
+
+    Raises:
+        WlsweepError: as `check_disjoint`.
+    """
+    for first, second in _APART:
+        if first in sets and second in sets:
+            (keys, files), (others, other_files) = sets[first], sets[second]
+            check_disjoint(keys, others, f"{first} ({files})", f"{second} ({other_files})", words)
 
 
 def check_disjoint(

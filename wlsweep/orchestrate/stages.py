@@ -97,7 +97,7 @@ def _base(launch: Launch, note: Callable[[str], None]) -> str:
 def _prepare(launch: Launch, base: str, note: Callable[[str], None]) -> None:
     from wlsweep.data.prepare import prepare_data
 
-    prepare_data(launch.sweep, launch.run, Path(base), note, limit=launch.sweep.data.limit)
+    prepare_data(launch.sweep, launch.run, Path(base), note)
 
 
 def _plan(launch: Launch) -> None:

@@ -96,7 +96,7 @@ def _rows(sweep: Sweep, site: Site) -> Found:
     for files in inputs.named.values():
         for path in files.files:
             problems += _outside(site, "data", path)
-    planned_mixes(sweep, source_counts(sweep, sweep.data.limit), sweep.data.limit)
+    planned_mixes(sweep, source_counts(sweep).stock)
     if inputs.test is not None:
         train, test = (
             [(row.row_id, row.row_hash) for row in read_rows(files, sweep.task)]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from wlsweep.data.mix import MixCount, shortfalls
-from wlsweep.data.sources import SourceCounts, data_notes, data_shapes, planned_mixes, source_counts
+from wlsweep.data.sources import SourceCounts, planned_mixes, shapes_and_notes, source_counts
 from wlsweep.errors import refuse_all
 from wlsweep.estimate import count, size_text
 from wlsweep.spec import adapters
@@ -48,9 +47,9 @@ def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
     chosen = select(sweep.conditions, only)
     checked = check_model(sweep, sample_rows(sweep), ask_hub=False)
     refuse_all(f"the base model {sweep.model.path} cannot be used:", checked.problems)
-    limit, train = sweep.data.limit, sweep.train
-    counts = _counts(sweep)
-    mixes = planned_mixes(sweep, counts, limit) if counts else {}
+    train, counts = sweep.train, _counts(sweep)
+    mixes = planned_mixes(sweep, counts.stock) if counts else {}
+    shapes, read = shapes_and_notes(sweep)
     shape = architecture(sweep.model)
     conditions = []
     for c in chosen:
@@ -77,11 +76,11 @@ def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
         if counts and counts.test_accepts
         else None,
         "rows_counted_in": counts.origin if counts else None,
-        "shapes": data_shapes(sweep, Path()) if counts else {},
+        "shapes": shapes,
         "notes": [
             *sweep.task.notes,
             *sweep.data.notes,
-            *(data_notes(sweep, Path()) if counts else []),
+            *read,
             *(shortfalls(sweep.data.resampling, mixes, counts.stock, sweep.task.words) if counts else []),
         ],
         "tokens_at_most": tokens,
@@ -138,7 +137,7 @@ def _counts(sweep: Sweep) -> SourceCounts | None:
     data = sweep.data
     if data.source is None and data.synthetic is None and data.table is None:
         return None
-    return source_counts(sweep, data.limit)
+    return source_counts(sweep)
 
 
 class Kind(NamedTuple):
