@@ -16,15 +16,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from wlsweep.data.read_json import array_objects, first_line, line_objects
-from wlsweep.data.read_tables import (
-    arrow_names,
-    arrow_rows,
-    csv_names,
-    csv_rows,
-    delimiter_of,
-    parquet_names,
-    parquet_rows,
-)
+from wlsweep.data.read_tables import csv_names, csv_rows, delimiter_of, table_names, table_rows
 from wlsweep.errors import WlsweepError, short_path
 from wlsweep.files import open_file
 
@@ -67,10 +59,8 @@ def read_objects(path: Path, expected: str, columns: Sequence[str] = ()) -> Iter
         WlsweepError: if the file is missing, unreadable or of no known format.
     """
     kind, _ = format_of(path, expected)
-    if kind == "Parquet":
-        yield from parquet_rows(path, columns)
-    elif kind == "Arrow":
-        yield from arrow_rows(path, columns)
+    if kind in ("Parquet", "Arrow"):
+        yield from table_rows(path, kind, columns)
     elif kind is not None:
         with _unpacked(path) as f:
             if kind == "CSV":
@@ -90,7 +80,7 @@ def column_names(path: Path) -> list[str]:
                 return csv_names(f)
     except WlsweepError:
         return []
-    return parquet_names(path) if kind == "Parquet" else arrow_names(path) if kind == "Arrow" else []
+    return table_names(path, kind) if kind in ("Parquet", "Arrow") else []
 
 
 def format_of(path: Path, expected: str = "rows") -> tuple[Format | None, str]:

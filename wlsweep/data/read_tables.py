@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from wlsweep.data.read_json import LONGEST, BadObjectError, first_line
-from wlsweep.files import open_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,87 +88,53 @@ def _csv_reader(f: BinaryIO) -> tuple[Any, list[str]]:
     return reader, names
 
 
-def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, object]]:
-    """(number from 1, the row's values by column name, or why there are none) of a Parquet file."""
+def table_rows(path: Path, kind: str, columns: Sequence[str]) -> Iterator[tuple[int, object]]:
+    """(number from 1, the row's values by column name, or why there are none) of a Parquet or an Arrow file."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     number = 0
     try:
+        with _table_file(path, kind) as (schema, batches):
+            chosen = [c for c in columns if c in schema.names] if columns else schema.names
+            for number, raw in enumerate(_rows(batches(chosen), _class_names(schema)), 1):  # used where it breaks
+                yield number, raw
+    except (pa.ArrowException, ValueError, OSError) as e:
+        yield number + 1, BadObjectError(f"the {kind} file breaks here ({first_line(e)}); later rows were not read")
+
+
+def table_names(path: Path, kind: str) -> list[str]:
+    """Column names of a Parquet or an Arrow file; empty if it cannot be read."""
+    import pyarrow as pa
+
+    try:
+        with _table_file(path, kind) as (schema, _):
+            return list(schema.names)
+    except (OSError, ValueError, pa.ArrowException):
+        return []
+
+
+@contextmanager
+def _table_file(path: Path, kind: str) -> Iterator[tuple[pa.Schema, Callable[[list[str]], Iterable[pa.RecordBatch]]]]:
+    """Schema, and the batches of some columns. Arrow has two forms: a file, and a stream as `datasets` writes it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if kind == "Parquet":
         with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            chosen = [c for c in columns if c in names] if columns else names
-            classes = _class_names(file.schema_arrow)
-            batches = file.iter_batches(batch_size=_AT_A_TIME, columns=chosen)
-            for number, raw in enumerate(_rows(batches, classes), 1):  # used where it breaks
-                yield number, raw
-    except (pa.ArrowException, ValueError, OSError) as e:
-        yield number + 1, BadObjectError(f"the Parquet file breaks here ({first_line(e)}); later rows were not read")
+            yield file.schema_arrow, lambda columns: file.iter_batches(batch_size=_AT_A_TIME, columns=columns)
+        return
+    with pa.OSFile(str(path)) as f:
+        is_file = f.read(6) == b"ARROW1"
+        f.seek(0)
+        reader = pa.ipc.open_file(f) if is_file else pa.ipc.open_stream(f)
 
+        def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
+            for batch in map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader:
+                chosen = batch.select(columns)
+                chosen.validate(full=True)  # Arrow reads damaged offsets without looking, and would crash later
+                yield chosen
 
-def arrow_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, object]]:
-    """The same of an Arrow file, in either of its forms: a file, or a stream as `datasets` writes it."""
-    import pyarrow as pa
-
-    number = 0
-    try:
-        with pa.OSFile(str(path)) as f:
-            reader = _arrow_reader(f)
-            names = reader.schema.names
-            chosen = [c for c in columns if c in names] if columns else names
-            classes = _class_names(reader.schema)
-            batches = (_checked(batch.select(chosen)) for batch in _arrow_batches(reader))
-            for number, raw in enumerate(_rows(batches, classes), 1):  # used where it breaks
-                yield number, raw
-    except (pa.ArrowException, ValueError, OSError) as e:
-        yield number + 1, BadObjectError(f"the Arrow file breaks here ({first_line(e)}); later rows were not read")
-
-
-def parquet_names(path: Path) -> list[str]:
-    """Column names of a Parquet file; empty if it cannot be read."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with open_file(path) as f:
-            return list(pq.ParquetFile(f).schema_arrow.names)
-    except (OSError, ValueError, pa.ArrowException):
-        return []
-
-
-def arrow_names(path: Path) -> list[str]:
-    """Column names of an Arrow file; empty if it cannot be read."""
-    import pyarrow as pa
-
-    try:
-        with pa.OSFile(str(path)) as f:
-            return list(_arrow_reader(f).schema.names)
-    except (OSError, ValueError, pa.ArrowException):
-        return []
-
-
-def _arrow_reader(f: pa.NativeFile) -> Any:
-    import pyarrow as pa
-
-    is_file = f.read(6) == b"ARROW1"
-    f.seek(0)
-    return pa.ipc.open_file(f) if is_file else pa.ipc.open_stream(f)
-
-
-def _arrow_batches(reader: Any) -> Iterator[pa.RecordBatch]:
-    if hasattr(reader, "num_record_batches"):
-        return (reader.get_batch(i) for i in range(reader.num_record_batches))
-    return iter(reader)
-
-
-def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch, if its offsets lie within it: Arrow reads a damaged file without looking, and would crash later.
-
-    Raises:
-        ArrowException: if they do not.
-    """
-    batch.validate(full=True)
-    return batch
+        yield reader.schema, batches
 
 
 def _rows(batches: Iterable[pa.RecordBatch], classes: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
