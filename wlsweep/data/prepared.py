@@ -14,7 +14,6 @@ from pydantic import JsonValue
 
 from wlsweep.data.mix import Drawn, MixCount, Stock, shortfalls
 from wlsweep.data.token_table import TokenTable
-from wlsweep.data.tokenise import AnswerTokens
 from wlsweep.run.columns import TRUTH, VALIDATION
 from wlsweep.run.data_record import (
     AnswerRecord,
@@ -130,7 +129,7 @@ def data_record(
         notes=[*read, *sweep.data.notes, *shortfalls(sweep.data.resampling, counts, parts.stock, sweep.task.words)],
         truncated={name: _truncation(part) for name, part in named.items()},
         tokens={name: f"tokens/{part.table.folder.name}" for name, part in named.items()},
-        answer=_answer(parts.train.table.answer),
+        answer=AnswerRecord.model_validate(parts.train.table.answer._asdict(), strict=False),
         control_tokens_broken={name: part.table.cleaned for name, part in named.items()},
         tokens_per_row={name: _lengths(part) for name, part in named.items()},
     )
@@ -139,16 +138,6 @@ def data_record(
 def fingerprint_of(identity: Mapping[str, JsonValue]) -> str:
     """Hash of what decides rows and tokens."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
-
-
-def _answer(answer: AnswerTokens) -> AnswerRecord:
-    return AnswerRecord(
-        prefix=list(answer.prefix),
-        accept=answer.accept,
-        reject=answer.reject,
-        suffix=list(answer.suffix),
-        reject_suffix=None if answer.reject_suffix is None else list(answer.reject_suffix),
-    )
 
 
 def _truncation(part: Part) -> Truncation:

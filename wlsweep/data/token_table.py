@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from wlsweep.data.row_files import RowFiles
 from wlsweep.data.rows import Row, read_rows
@@ -190,22 +191,10 @@ def open_table(folder: Path) -> TokenTable:
         lengths=np.concatenate(lengths),
         true_log_odds=table["true_log_odds"].to_pylist(),
         labels=labels,
-        answer=_answer_of(record["answer"]),
+        answer=TypeAdapter(AnswerTokens).validate_python(record["answer"]),
         cleaned=record["cleaned"],
         _values=tuple(values),
         _starts=np.concatenate(starts),
-    )
-
-
-def _answer_of(record: Mapping[str, Any]) -> AnswerTokens:
-    """From a table's record; tables of labels of one token each may lack `reject_suffix`."""
-    other = record.get("reject_suffix")
-    return AnswerTokens(
-        tuple(record["prefix"]),
-        record["accept"],
-        record["reject"],
-        tuple(record["suffix"]),
-        None if other is None else tuple(other),
     )
 
 

@@ -207,7 +207,8 @@ def find_answer_tokens(tokenizer: Any, task: Task = ICLR) -> AnswerTokens:
             f"the tokenizer writes {' and '.join(map(task.answer_with, task.labels))} alike, as {pieces}: no model with "
             "this tokenizer can tell the two labels apart; use another model, or other label texts"
         )
-    same = _common(accept, reject)  # both end with a special token, so neither is the beginning of the other
+    # Both end with a special token, so neither is the beginning of the other.
+    same = next(n for n, (a, r) in enumerate(zip(accept, reject, strict=False)) if a != r)
     after_accept, after_reject = tuple(accept[same + 1 :]), tuple(reject[same + 1 :])
     return AnswerTokens(
         tuple(accept[:same]),
@@ -309,34 +310,20 @@ def _shorter(encoding: Any, text: str, d: _Draft, budget: int) -> int:
     """Characters of the paper for the next attempt: what the budget holds after the tokens behind the paper."""
     start, end = len(d.frame.head), len(text) - len(d.frame.tail)
     behind = 0
-    while behind < len(encoding) and encoding.offsets_of(len(encoding) - 1 - behind)[0] >= end:
+    while behind < len(encoding) and encoding.token_to_chars(len(encoding) - 1 - behind)[0] >= end:
         behind += 1
     last = budget - behind - 1
-    kept = encoding.offsets_of(last)[1] - start if last >= 0 else 1
+    kept = encoding.token_to_chars(last)[1] - start if last >= 0 else 1
     return max(1, min(kept, d.upto - 1))
 
 
-class _Encoding:
-    """A tokenised text: ids now, character offsets of single tokens on demand (lists of all are slow)."""
-
-    def __init__(self, encoding: Any) -> None:
-        self.encoding = encoding
-        self.ids: list[int] = encoding.ids
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def offsets_of(self, token: int) -> tuple[int, int]:
-        found: tuple[int, int] = self.encoding.token_to_chars(token)
-        return found
-
-
-def _encode_batch(tokenizer: Any, texts: list[str]) -> list[_Encoding]:
-    return [_Encoding(e) for e in tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)]
+def _encode_batch(tokenizer: Any, texts: list[str]) -> list[Any]:
+    """An `Encoding` of the tokenizers library for each text: lists of all tokens' offsets, which it also gives, are slow."""
+    return list(tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False))
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:
-    return _encode_batch(tokenizer, [text])[0].ids
+    return list(_encode_batch(tokenizer, [text])[0].ids)
 
 
 def _messages(system: str | None, user: str) -> list[dict[str, str]]:
@@ -353,8 +340,3 @@ def _render(tokenizer: Any, turns: list[dict[str, str]], add_generation_prompt: 
         roles = [t["role"] for t in turns]
         advice = f"; {_OTHER_PLACES}" if "system" in roles else ""
         raise WlsweepError(f"the model's chat template refuses turns {', '.join(roles)}: {e}{advice}") from None
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common start."""
-    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
