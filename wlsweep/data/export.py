@@ -7,9 +7,9 @@ PosixPath('runs/demo/export/baseline_gamma1.0_prop1_2/predictions.jsonl')
 from __future__ import annotations
 
 import json
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -74,18 +74,23 @@ def export_sharegpt(run: RunDir, sweep: Sweep, out: Path) -> list[Path]:
     paths = {name: out / name / "data.json" for name in uses}
     answerer = ""
     with ExitStack() as stack:
-        files = {name: _Array(stack.enter_context(_opened(stack, path))) for name, path in paths.items()}
+        files, rows = {}, Counter[str]()
+        for name, path in paths.items():
+            temporary = stack.enter_context(atomic_file(path))
+            files[name] = stack.enter_context(temporary.open("w", encoding="utf-8", newline="\n"))
         for source in inputs.named.values():
             for row in read_rows(source, sweep.task):
                 answerer = answerer or row.answerer
                 said = place_system(row, sweep.data.system)._replace(answerer=answerer)
                 text = json.dumps(to_sharegpt(said, sweep.task), ensure_ascii=False)
-                for name, of in uses.items():
-                    files[name].add(text, of.get(row.row_id, 0))
+                for name, times in uses.items():
+                    for _ in range(times.get(row.row_id, 0)):
+                        files[name].write((",\n" if rows[name] else "[\n") + text)
+                        rows[name] += 1
         for name, file in files.items():
-            file.end()
-            if file.rows != sum(uses[name].values()):
-                raise WlsweepError(f"{paths[name]}: {file.rows} rows, expected {sum(uses[name].values())}")
+            file.write("\n]\n" if rows[name] else "[]\n")
+            if rows[name] != sum(uses[name].values()):
+                raise WlsweepError(f"{paths[name]}: {rows[name]} rows, expected {sum(uses[name].values())}")
     info = {
         name: {
             "file_name": str(path.relative_to(out)),
@@ -97,25 +102,6 @@ def export_sharegpt(run: RunDir, sweep: Sweep, out: Path) -> list[Path]:
     }
     write_json(out / "dataset_info.json", info)
     return [*paths.values(), out / "dataset_info.json"]
-
-
-def _opened(stack: ExitStack, path: Path) -> TextIO:
-    return stack.enter_context(atomic_file(path)).open("w", encoding="utf-8", newline="\n")
-
-
-class _Array:
-    """A JSON array that is written row by row."""
-
-    def __init__(self, file: TextIO) -> None:
-        self.file, self.rows = file, 0
-
-    def add(self, text: str, times: int) -> None:
-        for _ in range(times):
-            self.file.write(("[\n" if self.rows == 0 else ",\n") + text)
-            self.rows += 1
-
-    def end(self) -> None:
-        self.file.write("\n]\n" if self.rows else "[]\n")
 
 
 def export_jsonl(run: RunDir, only: str | None = None) -> list[Path]:

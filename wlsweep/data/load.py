@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,6 @@ from wlsweep.run.columns import MANIFEST, VALIDATION
 from wlsweep.run.data_record import DataRecord
 from wlsweep.run.layout import RunDir
 from wlsweep.run.predictions import read_parquet, read_truth
-
-AGAIN = "delete {} and run the sweep again: the data stage is made again, what is trained is kept"
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,10 @@ def load_mix(run: RunDir, k: int) -> TokenRows:
     wanted = record.mixes[f"1/{k}"]
     rows = _token_rows(run, [record.tokens[part] for part in ("train", "pool") if part in record.tokens], ids)
     if (found := (int(rows.accept.sum()), int((~rows.accept).sum()))) != (wanted.accepts, wanted.rejects):
-        raise DamagedError(
+        raise _damaged(
+            run,
             f"{run.manifest(k)} has {found[0]} positive and {found[1]} negative rows, {run.data_json} says "
-            f"{wanted.accepts} and {wanted.rejects}; {AGAIN.format(run.data_json)}"
+            f"{wanted.accepts} and {wanted.rejects}",
         )
     return rows
 
@@ -73,17 +73,10 @@ def read_manifest(run: RunDir, k: int) -> dict[str, int]:
         WlsweepError: if the manifest is missing, damaged or unreadable.
     """
     path = run.manifest(k)
-    try:
-        table = read_parquet(path, MANIFEST.names).cast(MANIFEST)
-    except FileNotFoundError:
-        raise DamagedError(f"{path} is missing; {AGAIN.format(run.data_json)}") from None
-    except DamagedError as e:
-        raise DamagedError(f"{e}; {AGAIN.format(run.data_json)}") from None
-    except (pa.ArrowException, ValueError) as e:
-        raise DamagedError(f"{path} is no manifest ({e}); {AGAIN.format(run.data_json)}") from None
+    table = _read(run, path, MANIFEST, "manifest")
     uses = dict(zip(table["row_id"].to_pylist(), table["multiplicity"].to_pylist(), strict=True))
     if len(uses) < len(table) or None in uses or not all(n and n > 0 for n in uses.values()):
-        raise DamagedError(f"{path} is damaged: ids twice, or uses below 1; {AGAIN.format(run.data_json)}")
+        raise _damaged(run, f"{path} is damaged: ids twice, or uses below 1")
     return uses
 
 
@@ -96,22 +89,11 @@ def load_validation(run: RunDir) -> TokenRows | None:
     record = finished_data(run)
     if record.validation is None:
         return None
-    path = run.validation_parquet
-    try:
-        ids = read_parquet(path, VALIDATION.names)["row_id"].to_pylist()
-    except FileNotFoundError:
-        raise DamagedError(f"{path} is missing; {AGAIN.format(run.data_json)}") from None
-    except DamagedError as e:
-        raise DamagedError(f"{e}; {AGAIN.format(run.data_json)}") from None
+    path, papers = run.validation_parquet, record.validation
+    ids = _read(run, path, VALIDATION, "list of papers")["row_id"].to_pylist()
     rows = _token_rows(run, [record.tokens["validation"]], ids)
-    if len(set(ids)) < len(ids) or (int(rows.accept.sum()), len(ids)) != (
-        record.validation.accepts,
-        record.validation.rows,
-    ):
-        raise DamagedError(
-            f"{path} does not hold the {record.validation.rows} papers, each once, that {run.data_json} names; "
-            f"{AGAIN.format(run.data_json)}"
-        )
+    if len(set(ids)) < len(ids) or (int(rows.accept.sum()), len(ids)) != (papers.accepts, papers.rows):
+        raise _damaged(run, f"{path} does not hold the {papers.rows} papers, each once, that {run.data_json} names")
     return rows
 
 
@@ -137,15 +119,29 @@ def finished_data(run: RunDir) -> DataRecord:
     return record
 
 
+def _read(run: RunDir, path: Path, schema: pa.Schema, what: str) -> pa.Table:
+    try:
+        return read_parquet(path, schema.names).cast(schema)
+    except FileNotFoundError:
+        raise _damaged(run, f"{path} is missing") from None
+    except DamagedError as e:
+        raise _damaged(run, str(e)) from None
+    except (pa.ArrowException, ValueError) as e:
+        raise _damaged(run, f"{path} is no {what} ({e})") from None
+
+
+def _damaged(run: RunDir, problem: str) -> DamagedError:
+    return DamagedError(
+        f"{problem}; delete {run.data_json} and run the sweep again: the data stage is made again, what is trained is kept"
+    )
+
+
 def _token_rows(run: RunDir, folders: Sequence[str], ids: Sequence[str]) -> TokenRows:
     tables = [open_table(run.cache / folder) for folder in folders]
     at = {row_id: (table, row) for table in tables for row, row_id in enumerate(table.row_ids)}
     missing = [row_id for row_id in ids if row_id not in at]
     if missing:
-        raise DamagedError(
-            f"{len(missing)} rows of {run.data} are in no token table ({missing[0]!r}, ...); "
-            f"{AGAIN.format(run.data_json)}"
-        )
+        raise _damaged(run, f"{len(missing)} rows of {run.data} are in no token table ({missing[0]!r}, ...)")
     places = [at[row_id] for row_id in ids]
     accept = np.array([table.accept[row] for table, row in places], dtype=bool)
     return TokenRows(

@@ -10,6 +10,7 @@ says so, in counts.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -199,16 +200,13 @@ def _wanted(
 
 
 def _common_total(ks: Sequence[int], stock: Stock) -> int:
-    """The largest total that every 1/k reaches without repetition; both counts grow with it, so bisection finds it."""
-    low, high = 0, stock.total
-    while low < high:
-        total = (low + high + 1) // 2
+    """The largest total that every 1/k reaches without repetition; both counts grow with it."""
+
+    def falls_short(total: int) -> bool:
         counts = [exact_counts(total, k) for k in ks]
-        if all(a <= stock.accepts and r <= stock.rejects for a, r in counts):
-            low = total
-        else:
-            high = total - 1
-    return low
+        return any(a > stock.accepts or r > stock.rejects for a, r in counts)
+
+    return bisect(range(1, stock.total + 1), False, key=falls_short)
 
 
 def _problems(resampling: str, k: int, c: MixCount, stock: Stock, words: Words) -> list[str]:
