@@ -15,11 +15,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from fractions import Fraction
 from typing import Any
 
 from wlsweep.errors import WlsweepError, refuse_all
 from wlsweep.spec.axes import AXES, GRID_ORDER, Axes, Axis
+
+_KEYS = ", ".join(a.key for a in GRID_ORDER)
+_NAME = re.compile("".join(f"(?:_(?P<{a.attribute}>{a.part.pattern})){'' if a.required else '?'}" for a in AXES))
+"""A name with a `_` before it: all axes' parts in order, each a group named after its field; some are in every name."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,6 @@ class Condition(Axes):
     def name(self) -> str:
         """The identity; the inverse of `parse_name`."""
         return "_".join(self._parts(AXES))
-
-    @property
-    def proportion(self) -> Fraction:
-        """Share of accepts in the training data."""
-        return Fraction(1, self.k)
 
     @property
     def proportion_text(self) -> str:
@@ -84,7 +82,7 @@ def condition_from(record: Mapping[str, Any]) -> Condition:
     unknown = sorted(set(record) - {"index", "name"} - {a.key for a in AXES})
     if unknown:
         raise WlsweepError(
-            f"{what} has unknown keys: {', '.join(unknown)}; axes are {_known_axes()}. A newer wlsweep wrote it, or the "
+            f"{what} has unknown keys: {', '.join(unknown)}; axes are {_KEYS}. A newer wlsweep wrote it, or the "
             "file was edited"
         )
     try:
@@ -99,10 +97,6 @@ def condition_from(record: Mapping[str, Any]) -> Condition:
         problems.append(f"its values make {found.name!r}")
     refuse_all(f"{what} is no condition:", problems)
     return found
-
-
-def _known_axes() -> str:
-    return ", ".join(a.key for a in GRID_ORDER)
 
 
 def _value(condition: Axes, axis: Axis) -> Any:
@@ -125,25 +119,13 @@ def problems_of(c: Condition) -> list[str]:
     return found
 
 
-def _name_pattern() -> re.Pattern[str]:
-    """All axes' parts in order, each a group named after its field; the first parts are there in every name."""
-    parts = [
-        f"_(?P<{a.attribute}>{a.part.pattern})" if a.required else f"(?:_(?P<{a.attribute}>{a.part.pattern}))?"
-        for a in AXES
-    ]
-    return re.compile("".join(parts).removeprefix("_"))
-
-
-_NAME = _name_pattern()
-
-
 def parse_name(name: str) -> Condition:
     """The condition that a name stands for.
 
     Raises:
         WlsweepError: if `name` is not exactly what `Condition.name` writes.
     """
-    if m := _NAME.fullmatch(name):
+    if m := _NAME.fullmatch(f"_{name}"):
         found = Condition(**{a.attribute: a.part.read(m[a.attribute]) for a in AXES if m[a.attribute] is not None})
         if found.name == name and not problems_of(found):
             return found
@@ -165,7 +147,7 @@ def expand(blocks: Iterable[Mapping[str, Sequence[Any]]]) -> tuple[Condition, ..
     for b, block in enumerate(blocks):
         unknown = sorted(set(block) - {a.key for a in AXES})
         lacking = [a.key for a in AXES if a.required and not block.get(a.key)]
-        problems += [f"grid block {b}: unknown axis {key!r}; axes are {_known_axes()}" for key in unknown]
+        problems += [f"grid block {b}: unknown axis {key!r}; axes are {_KEYS}" for key in unknown]
         problems += [f"grid block {b}: {key} has no values" for key in lacking]
         if lacking:
             continue

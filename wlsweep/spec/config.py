@@ -57,18 +57,14 @@ def _values_field(axis: Axis) -> Any:
     return Field([axis.default], min_length=1, description=axis.meaning, json_schema_extra=written)
 
 
-class _GridBlock(Section):
-    """One product of axes; the search space is the union of its blocks in file order."""
-
-
 # Its fields are the axes of `wlsweep.spec.axes`, each a list of values.
 if TYPE_CHECKING:
-    GridBlock = _GridBlock
+    GridBlock = Section
 else:
     GridBlock = create_model(
         "GridBlock",
-        __base__=_GridBlock,
-        __doc__=_GridBlock.__doc__,
+        __base__=Section,
+        __doc__="One product of axes; the search space is the union of its blocks in file order.",
         **{a.key: (_values_of(a), _values_field(a)) for a in GRID_ORDER},
     )
 

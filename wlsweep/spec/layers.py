@@ -39,16 +39,12 @@ class Setting(NamedTuple):
     value: Any
 
 
-def read_layers(path: Path) -> dict[str, Any]:
+def read_layers(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A search space file merged over what it extends.
 
     Raises:
         WlsweepError: for a file that cannot be read, and for files that extend each other.
     """
-    return _read(path, ())
-
-
-def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in extended_by:
         raise WlsweepError(f"{path} extends itself by way of {', '.join(map(str, extended_by))}")
     raw = _parse(path)
@@ -62,7 +58,7 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
         found = beside if beside.is_file() else find_file(SEARCH_SPACES, base)
     except WlsweepError as e:
         raise WlsweepError(f"{path}: extends = {base!r}: {e}") from None
-    inherited = _read(found, (*extended_by, path.resolve()))
+    inherited = read_layers(found, (*extended_by, path.resolve()))
     inherited.pop("name", None)
     return merged(inherited, raw)
 
