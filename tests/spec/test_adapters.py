@@ -41,7 +41,9 @@ def test_the_parameters_of_an_adapter_are_those_that_peft_makes(name, targets):
     with torch.device("meta"):
         lm = Qwen2ForCausalLM(qwen2_config(a))
         add_adapters(lm, Condition("accept", 2.0, 2, lora=16), Lora(targets=targets))
-    assert adapter_parameters(a, targets, 16) == sum(p.numel() for p in lm.parameters() if p.requires_grad)
+    train = load_sweep("demo_lora").train.model_copy(update={"lora": Lora(targets=targets)})
+    sweep = load_sweep("demo_lora").model_copy(update={"train": train})
+    assert adapter_parameters(a, sweep, 16) == sum(p.numel() for p in lm.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

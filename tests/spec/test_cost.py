@@ -1,6 +1,7 @@
 """Costs from configuration alone, against the models and the estimator themselves."""
 
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -101,10 +102,11 @@ def test_model_states_agree_with_deepspeeds_own_estimator():
 
     sweep = load_sweep("search_spaces/iclr19.toml")
     a = architecture(sweep.model)
+    largest = max(a.layer_parameters, a.vocab * a.width)
     _, gpu, _ = estimate_zero3_model_states_mem_needs(
-        a.parameters, a.largest_layer, num_gpus_per_node=4, num_nodes=1, cpu_offload=False
+        a.parameters, largest, num_gpus_per_node=4, num_nodes=1, cpu_offload=False
     )
-    gathered = 4 * a.largest_layer  # which is part of `working` here
+    gathered = 4 * largest  # which is part of `working` here
     assert training_memory(a, sweep).model_states + gathered == pytest.approx(gpu, rel=0.01)
 
 
@@ -120,11 +122,11 @@ def test_seven_billion_parameters_need_what_reading_deepspeed_says(workers, low,
 
 
 def test_a_way_to_fit_is_named_only_if_it_fits():
-    a = architecture(seven_b().model)
-    ways = ways_to_fit(a, seven_b(), 0.9 * 40 * 2**30)
+    memory = partial(training_memory, architecture(seven_b().model))
+    ways = ways_to_fit(seven_b(), 0.9 * 40 * 2**30, memory)
     assert ways and ways[0].startswith("train.workers = 8 (23 GiB)")
     assert any("offload_optimizer" in w for w in ways) and not any("cutoff" in w for w in ways)
-    assert ways_to_fit(a, seven_b(), 1 * 2**30) == []
+    assert ways_to_fit(seven_b(), 1 * 2**30, memory) == []
 
 
 def test_the_kind_of_gpu_sets_memory_peak_and_price_and_a_given_number_wins():
@@ -193,9 +195,14 @@ def test_what_is_not_recomputed_shortens_the_time_and_an_mfu_of_ones_own_is_take
     assert hours(second, "budget.mfu=0.38") == hours("budget.mfu=0.38") == hours()
 
 
+def layouts_of(sweep, there):
+    a = architecture(sweep.model)
+    return layouts_that_fit(a, sweep, there, partial(training_memory, a), 3)
+
+
 def test_a_layout_that_fits_is_the_largest_that_does_with_the_formulas_memory():
     a, there = architecture(with_layout().model), 0.9 * 80 * GIB
-    for_rows, for_layers = layouts_that_fit(a, with_layout(), there)
+    for_rows, for_layers = layouts_of(with_layout(), there)
     four, off = (
         training_memory(a, with_layout(**{k: v})) for k, v in (("micro_batch", 4), ("gradient_checkpointing", 0))
     )
@@ -206,17 +213,16 @@ def test_a_layout_that_fits_is_the_largest_that_does_with_the_formulas_memory():
         f"train.gradient_checkpointing = false fits, too ({off.total / GIB:.0f} GiB): 25% less"
     )
     # With two rows: the fewest recomputed layers that fit, and with one layer fewer it would not fit.
-    *_, line = layouts_that_fit(a, with_layout(micro_batch=2), there)
+    *_, line = layouts_of(with_layout(micro_batch=2), there)
     assert line.startswith("train.gradient_checkpointing = 5 fits, too (71 GiB): 20% less")
     assert training_memory(a, with_layout(micro_batch=2, gradient_checkpointing=5)).total <= there
     assert training_memory(a, with_layout(micro_batch=2, gradient_checkpointing=6)).total > there
 
 
 def test_nothing_is_said_of_layouts_that_change_nothing_or_do_not_fit():
-    a = architecture(with_layout().model)
-    assert layouts_that_fit(a, with_layout(micro_batch=4, gradient_checkpointing=False), 0.9 * 141 * GIB) == []
-    assert layouts_that_fit(a, with_layout(), 39 * GIB) == []  # the present layout fills it
-    (alone,) = layouts_that_fit(a, with_layout(workers=1), 0.9 * 200 * GIB)
+    assert layouts_of(with_layout(micro_batch=4, gradient_checkpointing=False), 0.9 * 141 * GIB) == []
+    assert layouts_of(with_layout(), 39 * GIB) == []  # the present layout fills it
+    (alone,) = layouts_of(with_layout(workers=1), 0.9 * 200 * GIB)
     assert "gradient_checkpointing" in alone, "a single rank has nobody to gather from"
 
 

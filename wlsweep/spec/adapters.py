@@ -6,7 +6,6 @@ Names and shapes are those of the families in `wlsweep.spec.architecture`; of ot
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 from wlsweep.spec.architecture import Architecture, architecture
 from wlsweep.spec.config import Sweep
@@ -30,15 +29,16 @@ def linear_layers(a: Architecture) -> dict[str, tuple[int, int]]:
     return {**attention, "o_proj": (q, a.width), **gates, "down_proj": (a.mlp, a.width)}
 
 
-def adapted(a: Architecture, targets: Literal["all-linear"] | list[str]) -> dict[str, tuple[int, int]]:
-    """The linear layers of a decoder layer that get an adapter."""
-    layers = linear_layers(a)
+def adapted(a: Architecture, sweep: Sweep) -> dict[str, tuple[int, int]]:
+    """The linear layers of a decoder layer that get an adapter in a sweep with `[train.lora]`."""
+    assert sweep.train.lora is not None
+    targets, layers = sweep.train.lora.targets, linear_layers(a)
     return layers if targets == "all-linear" else {n: s for n, s in layers.items() if n in targets}
 
 
-def adapter_parameters(a: Architecture, targets: Literal["all-linear"] | list[str], rank: int) -> int:
+def adapter_parameters(a: Architecture, sweep: Sweep, rank: int) -> int:
     """Parameters of one adapter: rank x (inputs + outputs) of each layer that gets one."""
-    return a.layers * rank * sum(i + o for i, o in adapted(a, targets).values())
+    return a.layers * rank * sum(i + o for i, o in adapted(a, sweep).values())
 
 
 def adapter_problems(sweep: Sweep) -> list[str]:
@@ -56,7 +56,7 @@ def adapter_problems(sweep: Sweep) -> list[str]:
             f"train.lora.targets: {', '.join(unknown)}: no linear layer of a {shape.family} model; it has "
             + ", ".join(layers)
         )
-    name, sizes = min(adapted(shape, targets).items(), key=lambda item: min(item[1]), default=("", (0, 0)))
+    name, sizes = min(adapted(shape, sweep).items(), key=lambda item: min(item[1]), default=("", (0, 0)))
     problems += [
         f"finetuning lora{r}: the rank is above the smaller side of {name} ({sizes[0]} x {sizes[1]}), so an adapter "
         f"would be larger than the layer; use a rank of at most {min(sizes)}"
@@ -76,8 +76,7 @@ def training_memory(a: Architecture, sweep: Sweep, rank: int, answer_tokens: int
         answer_tokens: positions at which logits are made.
     """
     train, size = sweep.train, 2 if sweep.train.dtype == "bf16" else 4
-    assert train.lora is not None
-    trained = adapter_parameters(a, train.lora.targets, rank)
+    trained = adapter_parameters(a, sweep, rank)
     # Adapters: values, master values, gradients and both moments.
     states = size * -(-a.parameters // train.workers) + 20 * -(-trained // train.workers)
     kept, one_layer = activation_bytes(a, sweep, rank)
@@ -99,8 +98,7 @@ def activation_bytes(a: Architecture, sweep: Sweep, rank: int) -> tuple[int, int
     and its inner values. Within 12 % of what is measured (`tests/spec/test_adapters.py`).
     """
     train, size = sweep.train, 2 if sweep.train.dtype == "bf16" else 4
-    assert train.lora is not None
-    chosen = adapted(a, train.lora.targets)
+    chosen = adapted(a, sweep)
     tokens = train.micro_batch * sweep.data.cutoff
     heads, kv = a.heads * a.head_size, a.kv_heads * a.head_size
     inner = 4 * rank * len(chosen)
@@ -123,9 +121,9 @@ def activation_bytes(a: Architecture, sweep: Sweep, rank: int) -> tuple[int, int
 def layer_gradients(a: Architecture, sweep: Sweep) -> int:
     """What a layer's backward pass makes: gradients of its MLP, and in bf16 the float32 copy of one adapter's input or
     gradient."""
-    assert sweep.train.lora is not None
-    chosen = adapted(a, sweep.train.lora.targets)
-    copy = 4 * max((max(sizes) for sizes in chosen.values()), default=0) if sweep.train.dtype == "bf16" else 0
+    copy = (
+        4 * max((max(sizes) for sizes in adapted(a, sweep).values()), default=0) if sweep.train.dtype == "bf16" else 0
+    )
     return sweep.train.micro_batch * sweep.data.cutoff * (6 * a.mlp + copy)
 
 
@@ -140,14 +138,12 @@ def _inputs_kept(a: Architecture, chosen: Iterable[str]) -> int:
 
 def training_flops(full: float, a: Architecture, sweep: Sweep, rank: int, tokens: int) -> float:
     """FLOPs that LoRA needs where full fine-tuning needs `full`: no gradients of weights, and the adapters' own."""
-    assert sweep.train.lora is not None
-    return full * 2 / 3 + 6.0 * adapter_parameters(a, sweep.train.lora.targets, rank) * tokens
+    return full * 2 / 3 + 6.0 * adapter_parameters(a, sweep, rank) * tokens
 
 
 def adapter_bytes(a: Architecture, sweep: Sweep, rank: int) -> int:
     """Size of one adapter on disk, in float32."""
-    assert sweep.train.lora is not None
-    return 4 * adapter_parameters(a, sweep.train.lora.targets, rank)
+    return 4 * adapter_parameters(a, sweep, rank)
 
 
 def checkpoint_bytes(a: Architecture, sweep: Sweep, rank: int) -> int:

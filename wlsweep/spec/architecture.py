@@ -97,11 +97,6 @@ class Architecture(NamedTuple):
         embeddings = self.vocab * self.width * (1 if self.tied else 2)
         return embeddings + self.layers * self.layer_parameters + self.width
 
-    @property
-    def largest_layer(self) -> int:
-        """Parameters of the largest module that ZeRO-3 gathers at once."""
-        return max(self.layer_parameters, self.vocab * self.width)
-
     def mean_context(self, tokens: int) -> float:
         """Tokens that a token attends to, on average over a row of so many tokens and over all layers."""
         w = min(self.window, tokens)

@@ -8,7 +8,6 @@ tensor (`wlsweep.train.live_memory`, within 5 %); training FLOPs 6 x parameters 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 from wlsweep.spec.architecture import Architecture
@@ -166,57 +165,50 @@ def logit_bytes(a: Architecture, sweep: Sweep, answer_tokens: int) -> int:
     return 3 * 4 * 2 * sweep.train.micro_batch * answer_tokens * a.vocab
 
 
-def ways_to_fit(
-    a: Architecture, sweep: Sweep, bytes_there: float, memory: Callable[[Sweep], Memory] | None = None
-) -> list[str]:
+def ways_to_fit(sweep: Sweep, bytes_there: float, memory: Callable[[Sweep], Memory]) -> list[str]:
     """Settings, each alone, with which a rank's memory fits, with what it then needs; those first that cost least time.
 
-    `memory` says what a sweep's ranks need; without it that of full fine-tuning.
+    `memory` says what a sweep's ranks need.
     """
-    memory = memory or partial(training_memory, a)
     train = sweep.train
-    changes: list[tuple[str, dict[str, object], dict[str, object]]] = []
+    changes: list[tuple[str, str, int]] = []
     if train.micro_batch > 1:
-        changes.append(("train.micro_batch = 1", {"micro_batch": 1}, {}))
+        changes.append(("train", "micro_batch", 1))
     if not train.gradient_checkpointing:
-        changes.append(("train.gradient_checkpointing = true", {"gradient_checkpointing": True}, {}))
+        changes.append(("train", "gradient_checkpointing", True))
     for workers in (2 * train.workers, 4 * train.workers):
         if train.global_batch % (workers * train.micro_batch) == 0:
-            changes.append((f"train.workers = {workers}", {"workers": workers}, {}))
+            changes.append(("train", "workers", workers))
     if not train.offload_optimizer:
-        changes.append(("train.offload_optimizer = true", {"offload_optimizer": True}, {}))
-    changes.append((f"data.cutoff = {sweep.data.cutoff // 2}", {}, {"cutoff": sweep.data.cutoff // 2}))
+        changes.append(("train", "offload_optimizer", True))
+    changes.append(("data", "cutoff", sweep.data.cutoff // 2))
     found = []
-    for words, of_train, of_data in changes:
-        changed = sweep.model_copy(
-            update={"train": train.model_copy(update=of_train), "data": sweep.data.model_copy(update=of_data)}
-        )
-        needed = memory(changed).total
+    for section, key, value in changes:
+        needed = memory(_changed(sweep, section, **{key: value})).total
         if needed <= bytes_there:
-            found.append(f"{words} ({needed / GIB:.0f} GiB)")
+            found.append(f"{section}.{key} = {str(value).lower()} ({needed / GIB:.0f} GiB)")
     return found
 
 
+def _changed(sweep: Sweep, section: str, **values: object) -> Sweep:
+    """The sweep with other values in one of its sections."""
+    return sweep.model_copy(update={section: getattr(sweep, section).model_copy(update=values)})
+
+
 def layouts_that_fit(
-    a: Architecture, sweep: Sweep, bytes_there: float, memory: Callable[[Sweep], Memory] | None = None, passes: int = 3
+    a: Architecture, sweep: Sweep, bytes_there: float, memory: Callable[[Sweep], Memory], passes: int
 ) -> list[str]:
     """What a rank's memory allows beside its present layout, a line each: the largest micro-batch and what it saves of the
     traffic between several ranks, and the fewest recomputed layers. Empty where nothing would change.
 
     `memory` as for `ways_to_fit`, `passes` as for `executed_flops`.
     """
-    memory = memory or partial(training_memory, a)
-    train = sweep.train
-
-    def needed(**changes: object) -> tuple[Sweep, int]:
-        changed = sweep.model_copy(update={"train": train.model_copy(update=changes)})
-        return changed, memory(changed).total
-
-    found = []
+    train, found = sweep.train, []
     rows = train.global_batch // train.workers
     sizes = [n for n in range(rows, train.micro_batch, -1) if rows % n == 0 and train.workers > 1]
     for size in sizes:
-        changed, total = needed(micro_batch=size)
+        changed = _changed(sweep, "train", micro_batch=size)
+        total = memory(changed).total
         if total <= bytes_there:
             before, after = train.accumulation, changed.train.accumulation
             gathered = 2 * model_bytes(a, sweep) * (1 - 1 / train.workers) / 1e9
@@ -227,9 +219,10 @@ def layouts_that_fit(
             break
     fewest: list[bool | int] = [False, *(n for n in range(a.layers, 1, -1) if _recomputes_less(a, n - 1, n))]
     for every in fewest:
-        changed, total = needed(gradient_checkpointing=every)
         if not _recomputes_less(a, train.gradient_checkpointing, every):
             break
+        changed = _changed(sweep, "train", gradient_checkpointing=every)
+        total = memory(changed).total
         if total <= bytes_there:
             less = 1 - executed_flops(a, changed, 1, passes) / executed_flops(a, sweep, 1, passes)
             found.append(
@@ -280,7 +273,7 @@ def executed_flops(a: Architecture, sweep: Sweep, tokens: int, passes: int = 3) 
 def time_of_recomputing(a: Architecture, sweep: Sweep, passes: int = 3) -> float:
     """Time of a training as its configuration recomputes layers, of that with every layer recomputed, which the MFU of a
     kind of GPU is of; by what is executed (`executed_flops`)."""
-    every = sweep.model_copy(update={"train": sweep.train.model_copy(update={"gradient_checkpointing": True})})
+    every = _changed(sweep, "train", gradient_checkpointing=True)
     return executed_flops(a, sweep, 1, passes) / executed_flops(a, every, 1, passes)
 
 

@@ -47,7 +47,9 @@ def make_plan(sweep: Sweep, only: str | None = None) -> dict[str, Any]:
     chosen = select(sweep.conditions, only)
     checked = check_model(sweep, sample_rows(sweep), ask_hub=False)
     refuse_all(f"the base model {sweep.model.path} cannot be used:", checked.problems)
-    train, counts = sweep.train, _counts(sweep)
+    train, data = sweep.train, sweep.data
+    counted = data.source is not None or data.synthetic is not None or data.table is not None
+    counts = source_counts(sweep) if counted else None
     mixes = planned_mixes(sweep, counts.stock) if counts else {}
     shapes, read = shapes_and_notes(sweep)
     shape = architecture(sweep.model)
@@ -131,13 +133,6 @@ def _validation(
         "every_steps": steps[0] if len(steps) > 1 else None,
         "share_of_training": round(sum(added) / sum(whole), 4),
     }
-
-
-def _counts(sweep: Sweep) -> SourceCounts | None:
-    data = sweep.data
-    if data.source is None and data.synthetic is None and data.table is None:
-        return None
-    return source_counts(sweep)
 
 
 class Kind(NamedTuple):
@@ -228,7 +223,7 @@ def _cost(
         found["assumed"] = {"gpu": sweep.budget.gpu, **gpu._asdict()}
         there = FULL * gpu.memory_gib * GIB
         if memory.total > there:
-            ways = ways_to_fit(shape, sweep, there, fullest.memory)
+            ways = ways_to_fit(sweep, there, fullest.memory)
             advice = f"set {', or '.join(ways)}" if ways else "take larger GPUs or a smaller model"
             warnings.append(
                 f"one worker needs about {memory.total / GIB:.0f} GiB, more than {FULL:.0%} of a GPU's {gpu.memory_gib:g} "
