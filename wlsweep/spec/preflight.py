@@ -11,13 +11,14 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from wlsweep.data.rows import Row
+from wlsweep.data.rows import Row, read_rows
+from wlsweep.data.sources import find_inputs
 from wlsweep.errors import WlsweepError, os_error_text, refuse_all
 from wlsweep.files import kind_of_special, parse_json, read_file
 from wlsweep.spec.adapters import adapter_problems
@@ -90,9 +91,6 @@ def sample_rows(sweep: Sweep) -> list[Row]:
     Raises:
         WlsweepError: if a file is missing or its first rows cannot be used.
     """
-    from wlsweep.data.rows import read_rows
-    from wlsweep.data.sources import find_inputs
-
     if sweep.data.source is None:
         return []
     return list(islice(read_rows(find_inputs(sweep.data, Path()).train, sweep.task), SAMPLE))
@@ -246,7 +244,7 @@ def _missing_files(folder: Path) -> list[str]:
     elif (
         not any(folder.glob("*.safetensors"))
         and not any(folder.glob("pytorch_model*.bin"))
-        and not _in_hub_cache(folder)
+        and not folder.is_relative_to(hub_cache())
     ):
         problems.append(f"{folder} holds no weights (*.safetensors); fetch the model again")
     if not any((folder / f).is_file() for f in ("tokenizer.json", "tokenizer.model", "vocab.json")):
@@ -268,30 +266,24 @@ def _unusable_files(folder: Path) -> list[str]:
     return problems
 
 
-def _in_hub_cache(folder: Path) -> bool:
-    return folder.is_relative_to(hub_cache())
-
-
 def _chat_problems(folder: Path, sweep: Sweep, rows: Sequence[Row]) -> list[str]:
     """What tokenizer, chat template and labels lack: tried with the light tokenizer, and before a refusal with the one that
     training loads."""
     from wlsweep.data.tokenise import load_tokenizer
 
-    if (folder / "tokenizer.json").is_file() and _tried(lambda: _light_tokenizer(folder), sweep, rows) is None:
+    def light() -> Any:
+        # Without torch, which transformers' `AutoTokenizer` imports.
+        from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast.from_pretrained(str(folder))
+
+    if (folder / "tokenizer.json").is_file() and not _tried(light, sweep, rows):
         return []
-    problem = _tried(lambda: load_tokenizer(folder), sweep, rows)
-    return [] if problem is None else [problem]
+    return _tried(lambda: load_tokenizer(folder), sweep, rows)
 
 
-def _light_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder, loaded without torch, which transformers' `AutoTokenizer` imports."""
-    from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast.from_pretrained(str(folder))
-
-
-def _tried(load: Any, sweep: Sweep, rows: Sequence[Row]) -> str | None:
-    """Why chats cannot be made with a tokenizer; None if they can."""
+def _tried(load: Callable[[], Any], sweep: Sweep, rows: Sequence[Row]) -> list[str]:
+    """Why chats cannot be made with a tokenizer."""
     from wlsweep.data.tokenise import find_answer_tokens, place_system, smallest_cutoff
 
     try:
@@ -299,9 +291,9 @@ def _tried(load: Any, sweep: Sweep, rows: Sequence[Row]) -> str | None:
         answer = find_answer_tokens(tokenizer, sweep.task)
         needed = smallest_cutoff(tokenizer, [place_system(row, sweep.data.system) for row in rows], answer)
     except WlsweepError as e:
-        return str(e)
+        return [str(e)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        return f"no tokenizer can be loaded: {type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}"
+        return [f"no tokenizer can be loaded: {type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}"]
     if needed > sweep.data.cutoff:
-        return f"data.cutoff = {sweep.data.cutoff} is too small for these rows; they need at least {needed}"
-    return None
+        return [f"data.cutoff = {sweep.data.cutoff} is too small for these rows; they need at least {needed}"]
+    return []

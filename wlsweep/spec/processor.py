@@ -41,23 +41,19 @@ def cpu_advice(sweep: Sweep) -> list[str]:
             f"emulates them, many times slower than float32. Faster here: --set train.dtype=fp32{predict} (results other "
             "than bf16's, so a run directory of its own)"
         )
-    if train.workers > 1 and _is_large(sweep):
-        shape, cores = architecture(sweep.model), train.workers * train.cpus_per_worker
-        assert shape is not None
+    shape, cores = architecture(sweep.model), train.workers * train.cpus_per_worker
+    if shape is None or shape.parameters <= LARGE:
+        return found
+    if train.workers > 1:
         found.append(
             f"{train.workers} ranks of {train.cpus_per_worker} threads exchange {shape.parameters / 1e6:,.0f}M parameters "
             "in each micro-batch over gloo. One rank with all threads is faster for models of more than a few million: "
             f"--set train.workers=1 --set train.cpus_per_worker={cores}"
         )
-    if train.workers == 1 and train.cpus_per_worker > 1 and train.groups is None and _is_large(sweep):
+    if train.workers == 1 and train.cpus_per_worker > 1 and train.groups is None:
         found.append(
             f"one condition at a time on {train.cpus_per_worker} threads leaves them waiting for each other. Two at a time "
             "with half of the threads each train 1.4 times as many rows a second (SmolLM2-135M's adapters, two cores) and "
             f"take twice the memory: --set train.groups=2 --set train.cpus_per_worker={train.cpus_per_worker // 2}"
         )
     return found
-
-
-def _is_large(sweep: Sweep) -> bool:
-    shape = architecture(sweep.model)
-    return shape is not None and shape.parameters > LARGE
