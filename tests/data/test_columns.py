@@ -14,8 +14,8 @@ from wlsweep.data.row_files import RowFiles
 from wlsweep.data.rows import notes_on, read_rows
 from wlsweep.data.shapes import recognised
 from wlsweep.errors import WlsweepError
-from wlsweep.spec.columns import Columns
 from wlsweep.spec.config import load_sweep
+from wlsweep.spec.data_section import Columns
 from wlsweep.spec.task import Task
 
 PAPERS = [

@@ -13,7 +13,7 @@ from wlsweep.data.rows import notes_on, parse_row, read_rows, shape_text
 from wlsweep.data.shapes import recognised
 from wlsweep.data.token_table import TableKey, ensure_table
 from wlsweep.errors import WlsweepError
-from wlsweep.spec.columns import Columns
+from wlsweep.spec.data_section import Columns
 
 ROWS = [
     chat(f"r{n}", "Accept" if n % 2 else "Reject", f'# Title, "{n}"\n\nText;\t{n} \u2028 é.\n\nMore.', 2020 + n % 3)

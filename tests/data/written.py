@@ -8,7 +8,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wlsweep.spec.columns import Columns
+from wlsweep.spec.data_section import Columns
 
 COLUMNS = Columns(text="paper", instruction="Judge this paper.", label="label", id="key", year="year", system="system")
 """Of `as_table`."""

@@ -19,8 +19,7 @@ from tests.train.made_rows import drawn_rows, make_base
 from tests.train.validated import CASES, STOPPED_AT, split
 from wlsweep.run.layout import RunDir
 from wlsweep.spec.condition import Condition
-from wlsweep.spec.train_section import Train
-from wlsweep.spec.validation import LONGEST_SHARE, validation_share_of_training, validation_steps
+from wlsweep.spec.train_section import LONGEST_SHARE, Train, validation_share_of_training, validation_steps
 from wlsweep.train.loss import AnswerScores
 from wlsweep.train.validation import validation_metrics
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from wlsweep.errors import WlsweepError, refuse_all, short_path
 from wlsweep.files import open_file, parse_json, read_file, refuse_no_file
 from wlsweep.run.data_record import FileState
-from wlsweep.spec.columns import Columns
+from wlsweep.spec.data_section import Columns
 
 _TEXT = ("json", "jsonl", "ndjson", "csv", "tsv")
 ENDINGS = (*(f"{e}{packed}" for e in _TEXT for packed in ("", ".gz", ".zst")), "parquet", "arrow")
@@ -60,7 +60,11 @@ def row_files(path: Path, columns: Columns | None = None) -> RowFiles:
         WlsweepError: if there are none, shards are missing, or one shard of several is given.
     """
     if is_file(path):
-        _refuse_single_shard(path)
+        if (m := _SHARD.fullmatch(path.name)) and int(m["count"]) > 1:
+            raise WlsweepError(
+                f"{path} is one of {int(m['count'])} shards; give them all as {path.parent}/{m['set']}-*-of-{m['count']}."
+                f"{m['ending']} (in quotes), or their folder; to use this one alone, rename it"
+            )
         return RowFiles(path, (path,), columns)
     if "*" in path.name:
         return _shards(path, columns)
@@ -185,14 +189,6 @@ def _refuse_missing(folder: Path, missing: Sequence[Path], count: int) -> None:
         f"{folder} lacks {len(missing)} of {count} shards; fetch them, or write the set again:",
         [f.name for f in missing],
     )
-
-
-def _refuse_single_shard(path: Path) -> None:
-    if (m := _SHARD.fullmatch(path.name)) and int(m["count"]) > 1:
-        raise WlsweepError(
-            f"{path} is one of {int(m['count'])} shards; give them all as {path.parent}/{m['set']}-*-of-{m['count']}."
-            f"{m['ending']} (in quotes), or their folder; to use this one alone, rename it"
-        )
 
 
 def _saved_splits(folder: Path, columns: Columns | None) -> tuple[RowFiles, RowFiles | None]:

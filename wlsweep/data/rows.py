@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 from wlsweep.data.read_files import FORMATS, column_names, format_of, read_objects
 from wlsweep.data.read_json import BadObjectError
 from wlsweep.data.row_files import RowFiles, as_files
-from wlsweep.data.shapes import SHAREGPT, Shape, encodable, excerpt, kind_of, recognised
-from wlsweep.data.table_shape import table_shape, with_columns
+from wlsweep.data.shapes import SHAREGPT, Shape, encodable, excerpt, kind_of, recognised, table_shape, with_columns
 from wlsweep.data.unknown_shapes import unknown_shape
 from wlsweep.errors import WlsweepError, refuse_all
 from wlsweep.spec.task import ICLR, Task

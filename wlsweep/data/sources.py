@@ -10,18 +10,11 @@ from typing import NamedTuple
 from wlsweep.data.mix import MixCount, Stock, plan_counts, scale_table
 from wlsweep.data.row_files import RowFiles, is_file, recorded_files, row_files, sets_in
 from wlsweep.data.rows import notes_on, read_rows, shape_text
-from wlsweep.data.split import (
-    limited_counts,
-    refuse_impossible_share,
-    refuse_shared,
-    test_count,
-    validation_counts,
-)
+from wlsweep.data.split import limited_counts, refuse_impossible_share, refuse_shared, test_count, validation_counts
 from wlsweep.errors import WlsweepError
 from wlsweep.run.data_record import DataRecord
-from wlsweep.spec.columns import Columns
 from wlsweep.spec.config import Sweep
-from wlsweep.spec.data_section import Data
+from wlsweep.spec.data_section import Columns, Data
 from wlsweep.spec.task import ICLR, Task, Words
 
 

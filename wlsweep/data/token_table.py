@@ -29,7 +29,6 @@ from wlsweep.data.rows import Row, read_rows
 from wlsweep.data.tokenise import (
     AnswerTokens,
     CutoffError,
-    SystemTurns,
     find_answer_tokens,
     load_tokenizer,
     place_system,
@@ -38,6 +37,7 @@ from wlsweep.data.tokenise import (
 )
 from wlsweep.errors import WlsweepError
 from wlsweep.run.layout import atomic_folder, read_json, write_json
+from wlsweep.spec.data_section import SystemTurns
 from wlsweep.spec.task import ICLR, Task
 
 FORMAT = 2

@@ -12,13 +12,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wlsweep.data.rows import Row
 from wlsweep.errors import WlsweepError
+from wlsweep.spec.data_section import SystemTurns
 from wlsweep.spec.task import ICLR, Task
 
 _MARK = "\u2402here goes the paper\u2403"
@@ -30,10 +31,6 @@ _OTHER_PLACES = (
     'or data.system = "drop" (no system turn)'
 )
 _TOKENIZER_FILES = ("tokenizer*", "*.jinja", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt")
-
-
-SystemTurns = Literal["keep", "merge", "drop"]
-"""What becomes of the rows' system turns."""
 
 
 class AnswerTokens(NamedTuple):

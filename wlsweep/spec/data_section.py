@@ -1,14 +1,83 @@
-"""The section `[data]` of a search space: where rows come from and how the training sets are drawn."""
+"""The section `[data]` of a search space: where rows come from and how the training sets are drawn; and `[data.columns]`,
+which says what is where if rows are a table and no chats.
+
+[data.columns]
+text = ["title", "abstract"]
+label = "decision"
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, Strict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
-from wlsweep.spec.columns import Columns
 from wlsweep.spec.section import MOST, Count, Section, Seed, Share
+
+
+def cell_text(value: object) -> object:
+    """A plain value as CSV writes it: `1` of 1 and 1.0, `true` of True; anything else as it is."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, int | float) else value
+
+
+Names = Annotated[list[str], Field(min_length=1), BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
+Values = Annotated[
+    list[str],
+    Field(min_length=1),
+    BeforeValidator(lambda v: [cell_text(one) for one in (v if isinstance(v, list | tuple) else [v])]),
+]
+
+
+class Columns(BaseModel):
+    """Which columns hold what, for tables (CSV, TSV, Parquet, Arrow, JSON objects): `text` or `prompt`, and `label`. Of rows
+    that are chats, `id` and `year` alone may be named here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    text: Names | None = None
+    """Columns that make up the paper, such as `["title", "abstract"]`, joined by blank lines. Each row's text is cut at its
+    end where it does not fit."""
+    instruction: str | None = None
+    """What is asked of every `text`: put before it with a blank line, and never cut."""
+    prompt: str | None = None
+    """In place of `text` and `instruction`: a column of whole user turns, whose first paragraph is the instruction."""
+    label: str | None = None
+    """Column of the label: its text, bare or boxed, or one of the values below."""
+    positive: Values | None = None
+    """Values of the label's column that mean the positive label of `[task]`, such as `["accepted", 1]`."""
+    negative: Values | None = None
+    """Values that mean the other label. Any further value is an error."""
+    system: str | None = None
+    """Column of system prompts."""
+    id: str | None = None
+    """Column that identifies a row; without it a hash of the text does."""
+    year: str | None = None
+    """Column of the year, for metrics by year."""
+
+    @property
+    def is_table(self) -> bool:
+        """Whether rows are made of columns; otherwise they are chats."""
+        return self.label is not None
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.is_table:
+            if (self.text is None) == (self.prompt is None):
+                raise ValueError("give one of text (columns of the paper) and prompt (a column of whole user turns)")
+        elif lacking := [n for n in ("text", "prompt", "positive", "system") if getattr(self, n) is not None]:
+            raise ValueError(f"{lacking[0]} needs label, the column that holds the label")
+        if self.instruction is not None and self.text is None:
+            raise ValueError("instruction is put before text, and no text is named")
+        if (self.positive is None) != (self.negative is None):
+            raise ValueError("positive and negative belong together: name the values of both")
+        if both := sorted(set(self.positive or ()) & set(self.negative or ())):
+            raise ValueError(f"{both[0]!r} is named as positive and as negative")
+        return self
 
 
 class SyntheticPapers(Section):
@@ -30,6 +99,9 @@ def system_notes(system: str) -> list[str]:
     """What became of system turns, in words; nothing where they were kept."""
     done = {"merge": "put before the text of the user's turn", "drop": "left out"}
     return [f'system turns are {done[system]} (data.system = "{system}")'] if system in done else []
+
+
+SystemTurns = Literal["keep", "merge", "drop"]
 
 
 class Data(Section):
@@ -62,7 +134,7 @@ class Data(Section):
     """Rows of every set in a trial run (`wlsweep run --limit`); without it all."""
     cutoff: int = Field(4096, ge=8, le=10_000_000)
     """Longest row, in tokens; what does not fit is cut from the end of the paper."""
-    system: Literal["keep", "merge", "drop"] = "keep"
+    system: SystemTurns = "keep"
     """What becomes of the rows' system turns: `keep` gives them to the chat template as such, and a template without a
     system role is refused; `merge` puts their text before the user's; `drop` leaves them out."""
 

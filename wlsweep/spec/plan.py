@@ -30,7 +30,7 @@ from wlsweep.spec.power import power_of, seed_warning
 from wlsweep.spec.preflight import check_model, sample_rows
 from wlsweep.spec.processor import cpu_advice
 from wlsweep.spec.task import Words
-from wlsweep.spec.validation import forward_share, validation_share_of_training, validation_steps
+from wlsweep.spec.train_section import forward_share, validation_share_of_training, validation_steps
 
 ASSUMED_PAPERS = 2024
 """Test papers where none can be counted: those of the ICLR experiment."""

@@ -21,7 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from wlsweep.data.load import TokenRows
 from wlsweep.run.metric_log import VALIDATION
 from wlsweep.spec.condition import Condition
-from wlsweep.spec.validation import validation_steps
+from wlsweep.spec.train_section import validation_steps
 from wlsweep.train import batches
 from wlsweep.train.batcher import Batcher
 from wlsweep.train.lora import without_dropout
