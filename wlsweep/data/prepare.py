@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from wlsweep.data.mix import draw
-from wlsweep.data.prepared import Part, Parts, data_record, fingerprint_of, test_table, validation_table
+from wlsweep.data.prepared import Part, Parts, data_record, fingerprint_of, part_table
 from wlsweep.data.row_files import RowFiles, row_files, state_of
 from wlsweep.data.rows import read_rows, to_sharegpt
 from wlsweep.data.sources import Inputs, find_inputs, planned_mixes, refuse_one_class, shapes_and_notes
@@ -28,7 +28,7 @@ from wlsweep.data.split import limit_rows, refuse_shared, split_off_test, split_
 from wlsweep.data.token_table import FORMAT, TableKey, TokenTable, ensure_table
 from wlsweep.data.tokenise import tokenizer_hash
 from wlsweep.errors import WlsweepError
-from wlsweep.run.columns import MANIFEST
+from wlsweep.run.columns import MANIFEST, TRUTH, VALIDATION
 from wlsweep.run.data_record import DataRecord, FileState
 from wlsweep.run.layout import RunDir, atomic_file
 from wlsweep.run.records import TrainedRecord
@@ -94,11 +94,11 @@ def prepare_data(
         with atomic_file(run.manifest(k)) as temporary:
             pq.write_table(pa.table([drawn.row_ids, drawn.multiplicity], schema=MANIFEST), temporary)
     with atomic_file(run.test_parquet) as temporary:
-        pq.write_table(test_table(parts.test), temporary, compression="zstd")
+        pq.write_table(part_table(parts.test, TRUTH), temporary, compression="zstd")
     run.validation_parquet.unlink(missing_ok=True)
     if parts.validation is not None:
         with atomic_file(run.validation_parquet) as temporary:
-            pq.write_table(validation_table(parts.validation), temporary)
+            pq.write_table(part_table(parts.validation, VALIDATION).sort_by("row_id"), temporary)
     record.write(run.data_json)
     return record
 

@@ -14,7 +14,6 @@ from pydantic import JsonValue
 
 from wlsweep.data.mix import Drawn, MixCount, Stock, shortfalls
 from wlsweep.data.token_table import TokenTable
-from wlsweep.run.columns import TRUTH, VALIDATION
 from wlsweep.run.data_record import (
     AnswerRecord,
     ClassCounts,
@@ -158,20 +157,10 @@ def _lengths(part: Part) -> Lengths:
     return Lengths(mean=float(n.mean()), max=int(n.max()), total=int(n.sum()))
 
 
-def validation_table(validation: Part) -> pa.Table:
-    """The rows of validation, sorted by id, as a mix is: `VALIDATION`."""
-    table = validation.table
-    rows = sorted(
-        (row_id, row_hash, bool(table.accept[i]))
-        for i, (row_id, row_hash) in zip(validation.rows, validation.keys, strict=True)
-    )
-    columns = {"row_id": [r[0] for r in rows], "row_hash": [r[1] for r in rows]}
-    return pa.table(columns | {"label": [table.labels[0 if r[2] else 1] for r in rows]}, schema=VALIDATION)
-
-
-def test_table(test: Part) -> pa.Table:
-    """The truth of the test set, in its order: `TRUTH`."""
-    table, texts = test.table, test.table.texts()
+def part_table(part: Part, schema: pa.Schema) -> pa.Table:
+    """The rows of a set, in its order: `VALIDATION`, or `TRUTH`, for which its texts must have been kept."""
+    table = part.table
+    texts = table.texts() if "prompt" in schema.names else [""] * len(table)
     rows = [
         {
             "row_id": table.row_ids[i],
@@ -182,6 +171,6 @@ def test_table(test: Part) -> pa.Table:
             "true_log_odds": table.true_log_odds[i],
             "prompt": texts[i],
         }
-        for i in test.rows
+        for i in part.rows
     ]
-    return pa.Table.from_pylist(rows, schema=TRUTH)
+    return pa.Table.from_pylist(rows, schema=schema)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,18 +79,14 @@ class TokenTable:
     answer: AnswerTokens
     cleaned: int
     """Rows whose papers spelled control tokens, which were broken up with a space."""
-    _values: tuple[NDArray[np.int32], ...]
-    _starts: NDArray[np.int64]
-    """[n, 2]: batch, and place of the first token in its values."""
+    _prompts: list[NDArray[np.int32]]
 
     def __len__(self) -> int:
         return len(self.row_ids)
 
     def prompt(self, row: int) -> NDArray[np.int32]:
         """int32 [length], a read-only view of the mapped file."""
-        batch, start = self._starts[row]
-        values: NDArray[np.int32] = self._values[int(batch)]
-        return values[start : start + self.lengths[row]]
+        return self._prompts[row]
 
     def texts(self) -> list[str]:
         """The prompts as text; only of tables that were made with them."""
@@ -169,18 +165,13 @@ def open_table(folder: Path) -> TokenTable:
     size = tokens_path.stat().st_size if tokens_path.is_file() else -1
     if size != record["bytes"]:
         raise WlsweepError(f"{tokens_path} has {size} bytes, expected {record['bytes']}; delete {folder} and run again")
-    reader = pa.ipc.open_file(pa.memory_map(str(tokens_path)))
+    table = pa.ipc.open_file(pa.memory_map(str(tokens_path))).read_all()
     positive, negative = record.get("labels", ICLR.labels)  # unnamed in tables from before there was a choice
     labels = (positive, negative)
-    batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-    table = pa.Table.from_batches(batches, schema=TOKENS)
-    values, starts, lengths = [], [], []
-    for number, batch in enumerate(batches):
-        column = batch.column("prompt_ids")
-        offsets = column.offsets.to_numpy()
-        values.append(column.values.to_numpy())
-        lengths.append(np.diff(offsets).astype(np.int32))
-        starts.append(np.stack([np.full(len(column), number), offsets[:-1]], axis=1).astype(np.int64))
+    prompts: list[NDArray[np.int32]] = []
+    for batch in table["prompt_ids"].chunks:
+        values = batch.values.to_numpy()
+        prompts += [values[start:end] for start, end in pairwise(batch.offsets.tolist())]
     return TokenTable(
         folder=folder,
         row_ids=table["row_id"].to_pylist(),
@@ -188,13 +179,12 @@ def open_table(folder: Path) -> TokenTable:
         years=table["year"].to_pylist(),
         accept=np.array([label == labels[0] for label in table["label"].to_pylist()], dtype=bool),
         truncated=np.array(table["truncated"].to_pylist(), dtype=bool),
-        lengths=np.concatenate(lengths),
+        lengths=np.array([len(ids) for ids in prompts], dtype=np.int32),
         true_log_odds=table["true_log_odds"].to_pylist(),
         labels=labels,
         answer=TypeAdapter(AnswerTokens).validate_python(record["answer"]),
         cleaned=record["cleaned"],
-        _values=tuple(values),
-        _starts=np.concatenate(starts),
+        _prompts=prompts,
     )
 
 
