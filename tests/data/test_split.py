@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from wlsweep.data.split import (
     FEWEST_VALIDATION,
-    check_disjoint,
     limit_rows,
     limited_counts,
+    refuse_shared,
     split_off_test,
     split_off_validation,
     validation_counts,
@@ -62,11 +62,16 @@ def test_a_larger_limit_keeps_what_a_smaller_one_kept():
 
 def test_shared_ids_and_shared_texts_are_all_named():
     with pytest.raises(WlsweepError) as error:
-        check_disjoint([("a", "1"), ("b", "2")], [("a", "9"), ("c", "2"), ("d", "4")], "train", "test")
+        refuse_shared(
+            {
+                "train": ([("a", "1"), ("b", "2")], "a.json"),
+                "test": ([("a", "9"), ("c", "2"), ("d", "4")], "b.json"),
+            }
+        )
     assert "id 'a' is in both" in str(error.value)
-    assert "'c' of test has the text of 'b' of train" in str(error.value)
+    assert "'c' of test (b.json) has the text of 'b' of train (a.json)" in str(error.value)
     assert "'d'" not in str(error.value)
-    check_disjoint([("a", "1")], [("b", "2")], "train", "test")
+    refuse_shared({"train": ([("a", "1")], "a.json"), "test": ([("b", "2")], "b.json")})
 
 
 @given(accepts=st.integers(2, 60), rejects=st.integers(2, 60), share=st.floats(0.1, 0.9), seed=st.integers(0, 3))

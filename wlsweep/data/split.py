@@ -7,7 +7,7 @@ file or of the stages, and a row that is added moves at most a few others across
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 
 import numpy as np
@@ -160,50 +160,27 @@ _APART = (
 )
 
 
-def refuse_shared(sets: Mapping[str, tuple[Iterable[tuple[str, str]], object]], words: Words) -> None:
-    """Refuse an item in two sets of a sweep.
+def refuse_shared(sets: Mapping[str, tuple[Sequence[tuple[str, str]], object]], words: Words = ICLR.words) -> None:
+    """Refuse sets of a sweep that share an item.
 
     Args:
         sets: by role: (row id, row hash) of every row, and the files that hold them, for the message.
         words: of the task, for the message.
 
     Raises:
-        WlsweepError: as `check_disjoint`.
+        WlsweepError: listing every id and every identical text that occurs in two sets.
     """
     for first, second in _APART:
-        if first in sets and second in sets:
-            (keys, files), (others, other_files) = sets[first], sets[second]
-            check_disjoint(keys, others, f"{first} ({files})", f"{second} ({other_files})", words)
-
-
-def check_disjoint(
-    first: Iterable[tuple[str, str]],
-    second: Iterable[tuple[str, str]],
-    first_name: str,
-    second_name: str,
-    words: Words = ICLR.words,
-) -> None:
-    """Refuse two sets that share an item.
-
-    Args:
-        first: (row id, row hash) of every row of one set.
-        second: the same of the other.
-        first_name: for the message, such as "train (papers.json)".
-        second_name: for the message.
-        words: of the task, for the message.
-
-    Raises:
-        WlsweepError: listing every id and every identical text that occurs in both.
-    """
-    ids: set[str] = set()
-    by_text: dict[str, str] = {}
-    for row_id, row_hash in first:
-        ids.add(row_id)
-        by_text[row_hash] = row_id
-    problems = []
-    for row_id, row_hash in second:
-        if row_id in ids:
-            problems.append(f"id {row_id!r} is in both")
-        elif row_hash in by_text:
-            problems.append(f"{row_id!r} of {second_name} has the text of {by_text[row_hash]!r} of {first_name}")
-    refuse_all(f"{first_name} and {second_name} share {words.items}; remove them from one of the two:", problems)
+        if first not in sets or second not in sets:
+            continue
+        (keys, files), (others, other_files) = sets[first], sets[second]
+        first_name, second_name = f"{first} ({files})", f"{second} ({other_files})"
+        ids = {row_id for row_id, _ in keys}
+        by_text = {row_hash: row_id for row_id, row_hash in keys}
+        problems = []
+        for row_id, row_hash in others:
+            if row_id in ids:
+                problems.append(f"id {row_id!r} is in both")
+            elif row_hash in by_text:
+                problems.append(f"{row_id!r} of {second_name} has the text of {by_text[row_hash]!r} of {first_name}")
+        refuse_all(f"{first_name} and {second_name} share {words.items}; remove them from one of the two:", problems)

@@ -17,9 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wlsweep.data.rows import read_rows
 from wlsweep.data.sources import find_inputs, planned_mixes, source_counts
-from wlsweep.data.split import check_disjoint
 from wlsweep.errors import WlsweepError
 from wlsweep.slurm.site import Site
 from wlsweep.spec import adapters
@@ -97,12 +95,6 @@ def _rows(sweep: Sweep, site: Site) -> Found:
         for path in files.files:
             problems += _outside(site, "data", path)
     planned_mixes(sweep, source_counts(sweep).stock)
-    if inputs.test is not None:
-        train, test = (
-            [(row.row_id, row.row_hash) for row in read_rows(files, sweep.task)]
-            for files in (inputs.train, inputs.test)
-        )
-        check_disjoint(train, test, f"train ({inputs.train})", f"test ({inputs.test})", sweep.task.words)
     return problems, []
 
 
