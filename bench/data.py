@@ -57,10 +57,9 @@ def _draw_and_write(ids: dict[str, list[str]], stock, out: Path) -> None:
     from wlsweep.run.columns import MANIFEST
 
     for k, count in plan_counts("table", KS, stock, _table(stock.total)).items():
-        drawn = draw(ids["Accept"], ids["Reject"], count, seed=0)
-        pq.write_table(
-            pa.table([drawn.row_ids, drawn.multiplicity], schema=MANIFEST), out / f"manifest_prop1_{k}.parquet"
-        )
+        uses = draw(ids["Accept"], ids["Reject"], count, seed=0)
+        table = pa.table([list(uses), list(uses.values())], schema=MANIFEST)
+        pq.write_table(table, out / f"manifest_prop1_{k}.parquet")
 
 
 def resampling_alone(source: Path, out: Path) -> None:

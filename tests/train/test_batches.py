@@ -113,7 +113,7 @@ def mix(k, rows=2000):
     """(ids, accept) of a mix of 1/k from balanced papers, as the data stage draws it."""
     ids = [[f"{label}-{i}" for i in range(rows // 2)] for label in ("accept", "reject")]
     drawn = draw(*ids, MixCount(rows // k, rows - rows // k, 0, 0), seed=0)
-    listed = [r for r, times in zip(drawn.row_ids, drawn.multiplicity.tolist(), strict=True) for _ in range(times)]
+    listed = [r for r, times in drawn.items() for _ in range(times)]
     return listed, np.array([r.startswith("accept") for r in listed])
 
 

@@ -14,9 +14,6 @@ from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from wlsweep.data.split import keyed_order, limited_counts
 from wlsweep.errors import WlsweepError, refuse_all
 from wlsweep.spec.task import ICLR, Words
@@ -53,15 +50,6 @@ class MixCount(NamedTuple):
     def total(self) -> int:
         """Rows trained on per epoch."""
         return self.accepts + self.rejects
-
-
-class Drawn(NamedTuple):
-    """The rows of one mix."""
-
-    row_ids: list[str]
-    """Sorted, each once."""
-    multiplicity: NDArray[np.int32]
-    """int32 [n], how often each row is trained on per epoch; 1 or more."""
 
 
 def exact_counts(total: int, k: int) -> tuple[int, int]:
@@ -157,8 +145,8 @@ def draw(
     seed: int,
     pool_accept_ids: Sequence[str] = (),
     pool_reject_ids: Sequence[str] = (),
-) -> Drawn:
-    """Draw the rows of one mix.
+) -> dict[str, int]:
+    """Draw the rows of one mix: how often each is trained on per epoch (1 or more), by row id, sorted.
 
     Each class is put in an order that depends on (seed, row id) alone, pool rows after those of the source, and used
     from its start, going round if it is too short. So a smaller count is a sub-multiset of a larger one (the mixes
@@ -185,8 +173,7 @@ def draw(
             raise WlsweepError(f"{n:,} {name} wanted and none there")
         times, extra = divmod(n, len(order)) if n else (0, 0)
         uses |= {row_id: times + (place < extra) for place, row_id in enumerate(order) if times or place < extra}
-    row_ids = sorted(uses)
-    return Drawn(row_ids, np.array([uses[row_id] for row_id in row_ids], dtype=np.int32))
+    return dict(sorted(uses.items()))
 
 
 def _wanted(

@@ -90,9 +90,9 @@ def prepare_data(
     for line in (*(f"{role} rows: {shape}" for role, shape in shapes.items()), *record.notes):
         on_progress(line)
     run.data_json.unlink(missing_ok=True)  # from here until it is written again the stage is not finished
-    for k, (_, drawn) in mixes.items():
+    for k, (_, uses) in mixes.items():
         with atomic_file(run.manifest(k)) as temporary:
-            pq.write_table(pa.table([drawn.row_ids, drawn.multiplicity], schema=MANIFEST), temporary)
+            pq.write_table(pa.table([list(uses), list(uses.values())], schema=MANIFEST), temporary)
     with atomic_file(run.test_parquet) as temporary:
         pq.write_table(part_table(parts.test, TRUTH), temporary, compression="zstd")
     run.validation_parquet.unlink(missing_ok=True)

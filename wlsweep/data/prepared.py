@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from wlsweep.data.mix import Drawn, MixCount, Stock, shortfalls
+from wlsweep.data.mix import MixCount, Stock, shortfalls
 from wlsweep.data.token_table import TokenTable
 from wlsweep.run.data_record import (
     AnswerRecord,
@@ -75,7 +75,7 @@ def data_record(
     states: Mapping[str, FileState],
     identity: dict[str, JsonValue],
     parts: Parts,
-    mixes: Mapping[int, tuple[MixCount, Drawn]],
+    mixes: Mapping[int, tuple[MixCount, Mapping[str, int]]],
 ) -> DataRecord:
     """What `data.json` holds.
 
@@ -86,7 +86,7 @@ def data_record(
         states: the files that were read, by role.
         identity: what decides rows and tokens.
         parts: the sets.
-        mixes: rows of each mix and what was drawn for it, by k.
+        mixes: rows of each mix, and how often each that was drawn for it is used, by k.
     """
     accepts = set(parts.train.ids(True)) | set(parts.pool.ids(True) if parts.pool else ())
 
@@ -94,15 +94,15 @@ def data_record(
         state, (a, r) = states.get(role, states["train"]), part.counts
         return SourceRecord(path=state.path, sha256=state.sha256, rows=a + r, accepts=a, rejects=r)
 
-    def mix(count: MixCount, drawn: Drawn) -> MixRecord:
-        distinct = sum(row_id in accepts for row_id in drawn.row_ids)
+    def mix(count: MixCount, uses: Mapping[str, int]) -> MixRecord:
+        distinct = sum(row_id in accepts for row_id in uses)
         return MixRecord(
             accepts=count.accepts,
             rejects=count.rejects,
             distinct_accepts=distinct,
-            distinct_rejects=len(drawn.row_ids) - distinct,
-            duplicates=count.total - len(drawn.row_ids),
-            most_uses=int(drawn.multiplicity.max()),
+            distinct_rejects=len(uses) - distinct,
+            duplicates=count.total - len(uses),
+            most_uses=max(uses.values()),
             short_by=ClassCounts(accepts=count.short_accepts, rejects=count.short_rejects),
         )
 
