@@ -11,9 +11,6 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from wlsweep.data.load import finished_data, load_validation, read_manifest
 from wlsweep.data.row_files import state_of
 from wlsweep.data.rows import read_rows, to_sharegpt
@@ -117,17 +114,15 @@ def export_jsonl(run: RunDir, only: str | None = None) -> list[Path]:
     done = [c for c in select(status.conditions, only) if status.prediction(c.name)[0].state == "done"]
     if not done:
         raise WlsweepError(f"{run.root}: no condition is predicted yet, so there is nothing to export")
-    truth = read_parquet(run.test_parquet, ["row_id", "prompt", "label"])
-    prompts = truth["prompt"].to_pylist()
-    labels = [status.record.task.answer_with(label) for label in truth["label"].to_pylist()]
+    truth = read_parquet(run.test_parquet, ["row_id", "prompt", "label"]).to_pylist()
     written = []
     for c in done:
-        files = prediction_files(run.prediction(c.name))
-        table = pa.concat_tables([read_parquet(f, ["row_id", "text"]) for f in files])
-        order = pc.index_in(truth["row_id"].combine_chunks(), value_set=table["row_id"].combine_chunks())
-        texts = table["text"].combine_chunks().take(order).to_pylist()
+        tables = [read_parquet(f, ["row_id", "text"]) for f in prediction_files(run.prediction(c.name))]
+        texts = {row["row_id"]: row["text"] for table in tables for row in table.to_pylist()}
         with atomic_file(run.exported(c.name)) as temporary, temporary.open("w", encoding="utf-8") as out:
-            for prompt, text, label in zip(prompts, texts, labels, strict=True):
-                out.write(json.dumps({"prompt": prompt, "predict": text, "label": label}, ensure_ascii=False) + "\n")
+            for row in truth:
+                answer = status.record.task.answer_with(row["label"])
+                said = {"prompt": row["prompt"], "predict": texts[row["row_id"]], "label": answer}
+                out.write(json.dumps(said, ensure_ascii=False) + "\n")
         written.append(run.exported(c.name))
     return written

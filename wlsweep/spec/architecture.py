@@ -7,6 +7,7 @@ the meta device), or counted from the headers of the folder's safetensors files;
 from __future__ import annotations
 
 import math
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -161,8 +162,6 @@ def model_folder(path: str) -> Path | None:
 
 def hub_cache() -> Path:
     """Where huggingface_hub keeps what it downloads, by its own environment variables."""
-    import os
-
     if cache := os.environ.get("HF_HUB_CACHE"):
         return Path(cache)
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
