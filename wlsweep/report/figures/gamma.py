@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from wlsweep.analysis.evaluation_records import MetricName, ModelResult, SeedGroup
 from wlsweep.estimate import Estimate
@@ -16,11 +17,14 @@ from wlsweep.report.figures.style import (
     Figure,
     Layout,
     Trace,
+    axes_of,
     base_layout,
     error_bars,
     gamma_axis,
     mark,
+    name_once,
     panels,
+    scatter,
     share_axis,
     upright,
 )
@@ -109,7 +113,7 @@ def gamma_figure(
     span = [min(gammas) / 1.2, max(gammas) * 1.2]
     data: list[Trace] = []
     for panel, variant in enumerate(("accept", "reject")):
-        axes = {"xaxis": f"x{panel + 1}" if panel else "x", "yaxis": f"y{panel + 1}" if panel else "y"}
+        axes = axes_of(panel)
         for place, (k, kind) in enumerate(lines):
             of_line = [p for p in drawn if p.condition.k == k and family(p.condition) == kind]
             on = [p for p in of_line if p.condition.variant in (variant, "baseline")]
@@ -120,13 +124,9 @@ def gamma_figure(
             if forecasts:
                 data[:0] = [t | axes for t in _expected(on, x, forecasts, k)]
             data.append(_line(on, x, k, f"1/{k} {words.positives}" + (f", {kind}" if kind else ""), bool(kind)) | axes)
-            data += [t | axes for t in (*_stars(on, x, k), *_single_seeds(on, x, k))]
+            data += [t | axes for t in _stars_and_seeds(on, x, k)]
         data += [t | axes for _, e in externals for t in _band(e, span)]
         data += [_flat(*flat, span) | axes for flat in flats]
-    named: set[str] = set()
-    for t in data:
-        t.setdefault("showlegend", t["name"] not in named)
-        named.add(t["name"])
     ends = [*(p.estimate for p in drawn), *(e for _, e in externals)]
     y = share_axis(upright(title), **({"range": _fit(ends)} if zoom else {}))
     half = [f"{words.positives} weigh gamma", f"{words.negatives} weigh gamma"]
@@ -136,7 +136,7 @@ def gamma_figure(
         slug,
         title,
         caption,
-        data,
+        name_once(data),
         base_layout(440) | panels(titles, 2, x_axis, y),
         base_layout(760, legend={"orientation": "h", "y": -0.1, "yanchor": "top"}) | panels(titles, 1, x_axis, y),
         _half(panels(half, 2, x_axis, y), with_legend=not zoom),
@@ -155,104 +155,68 @@ def _half(axes: Layout, with_legend: bool) -> Layout:
 def _line(on: list[Point], x: list[float], k: int, name: str, faint: bool) -> Trace:
     look = mark(k)
     estimates = [p.estimate for p in on]
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "x": x,
-        "y": [e.value for e in estimates],
-        "error_y": error_bars(estimates, color=look.colour),
-        "name": name,
-        "legendgroup": name,
-        "line": {"color": look.colour, "dash": "dot" if faint else look.dash, "width": 1.2 if faint else 2},
-        "marker": {"symbol": look.symbol + ("-open" if faint else ""), "size": 9, "color": look.colour},
-        "customdata": [[p.name, p.estimate.low, p.estimate.high] for p in on],
-        "hovertemplate": "%{customdata[0]}<br>%{y:.1%} (%{customdata[1]:.1%} to %{customdata[2]:.1%})<extra></extra>",
-    }
+    return scatter(
+        "lines+markers",
+        x,
+        [e.value for e in estimates],
+        name,
+        error_y=error_bars(estimates, color=look.colour),
+        legendgroup=name,
+        line={"color": look.colour, "dash": "dot" if faint else look.dash, "width": 1.2 if faint else 2},
+        marker={"symbol": look.symbol + ("-open" if faint else ""), "size": 9, "color": look.colour},
+        customdata=[[p.name, e.low, e.high] for p, e in zip(on, estimates, strict=True)],
+        hovertemplate="%{customdata[0]}<br>%{y:.1%} (%{customdata[1]:.1%} to %{customdata[2]:.1%})<extra></extra>",
+    )
 
 
 def _flat(name: str, value: float, dash: str, colour: str, span: list[float]) -> Trace:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": span,
-        "y": [value, value],
-        "name": name,
-        "legendgroup": name,
-        "line": {"dash": dash, "color": colour, "width": 1.3},
-        "hovertemplate": f"{name}: %{{y:.1%}}<extra></extra>",
-    }
+    look = {"dash": dash, "color": colour, "width": 1.3}
+    shown = f"{name}: %{{y:.1%}}<extra></extra>"
+    return scatter("lines", span, [value, value], name, legendgroup=name, line=look, hovertemplate=shown)
 
 
 def _band(e: Estimate, span: list[float]) -> list[Trace]:
     """The interval of a model from outside, as a band behind its line."""
-    edge = {
-        "type": "scatter",
-        "mode": "lines",
-        "x": span,
-        "line": {"width": 0},
-        "showlegend": False,
-        "hoverinfo": "skip",
-        "name": "interval",
-    }
-    fill = {"fill": "tonexty", "fillcolor": "rgba(120,120,120,0.18)"}
-    return [edge | {"y": [e.low, e.low]}, edge | {"y": [e.high, e.high]} | fill]
+    hidden = {"line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
+    low, high = (scatter("lines", span, [end, end], "interval", **hidden) for end in (e.low, e.high))
+    return [low, high | {"fill": "tonexty", "fillcolor": "rgba(120,120,120,0.18)"}]
 
 
-def _stars(on: list[Point], x: list[float], k: int) -> list[Trace]:
+def _markers(at: Sequence[tuple[float, float | None]], name: str, **look: Any) -> list[Trace]:
+    """A trace of markers at (x, y), none without any."""
+    return [scatter("markers", [x for x, _ in at], [y for _, y in at], name, **look)] if at else []
+
+
+def _stars_and_seeds(on: list[Point], x: list[float], k: int) -> list[Trace]:
+    """A star at the baseline, and circles at the single seeds of means."""
     stars = [(at, p.estimate.value) for at, p in zip(x, on, strict=True) if p.condition.variant == "baseline"]
-    if not stars:
-        return []
-    return [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "x": [at for at, _ in stars],
-            "y": [value for _, value in stars],
-            "name": "baseline (gamma 1)",
-            "legendgroup": "baseline",
-            "marker": {"symbol": "star", "size": 15, "color": INK if k == 2 else mark(k).colour},
-            "hoverinfo": "skip",
-        }
-    ]
-
-
-def _single_seeds(on: list[Point], x: list[float], k: int) -> list[Trace]:
-    dots = [(at * 2**0.06, *seed) for at, p in zip(x, on, strict=True) for seed in p.seeds]
-    if not dots:
-        return []
-    return [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "x": [at for at, _, _ in dots],
-            "y": [value for _, _, value in dots],
-            "name": "single seeds",
-            "showlegend": False,
-            "marker": {"symbol": "circle-open", "size": 5, "color": mark(k).colour},
-            "text": [name for _, name, _ in dots],
-            "hovertemplate": "%{text}<br>%{y:.1%}<extra></extra>",
-        }
-    ]
+    seeds = [(at * 2**0.06, *seed) for at, p in zip(x, on, strict=True) for seed in p.seeds]
+    return _markers(
+        stars,
+        "baseline (gamma 1)",
+        legendgroup="baseline",
+        marker={"symbol": "star", "size": 15, "color": INK if k == 2 else mark(k).colour},
+        hoverinfo="skip",
+    ) + _markers(
+        [(at, value) for at, _, value in seeds],
+        "single seeds",
+        showlegend=False,
+        marker={"symbol": "circle-open", "size": 5, "color": mark(k).colour},
+        text=[name for _, name, _ in seeds],
+        hovertemplate="%{text}<br>%{y:.1%}<extra></extra>",
+    )
 
 
 def _expected(on: list[Point], x: list[float], forecasts: Mapping[str, float], k: int) -> list[Trace]:
     found = [(at, p.forecast(forecasts)) for at, p in zip(x, on, strict=True) if p.condition.variant != "baseline"]
-    known = [(at, value) for at, value in found if value is not None]
-    if not known:
-        return []
-    return [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "x": [at for at, _ in known],
-            "y": [value for _, value in known],
-            "name": "theory, from the baseline alone",
-            "legendgroup": "theory",
-            "marker": {"symbol": "line-ew-open", "size": 26, "color": mark(k).colour, "line": {"width": 4}},
-            "opacity": 0.35,
-            "hovertemplate": "forecast %{y:.1%}<extra></extra>",
-        }
-    ]
+    return _markers(
+        [(at, value) for at, value in found if value is not None],
+        "theory, from the baseline alone",
+        legendgroup="theory",
+        marker={"symbol": "line-ew-open", "size": 26, "color": mark(k).colour, "line": {"width": 4}},
+        opacity=0.35,
+        hovertemplate="forecast %{y:.1%}<extra></extra>",
+    )
 
 
 def _fit(estimates: Sequence[Estimate]) -> list[float]:

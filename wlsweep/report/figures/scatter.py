@@ -12,11 +12,14 @@ from wlsweep.report.figures.style import (
     Figure,
     Layout,
     Trace,
+    axes_of,
     axis,
     base_layout,
     error_bars,
     mark,
     panels,
+    plain_line,
+    scatter,
     share_axis,
 )
 from wlsweep.report.report_input import ReportInput
@@ -94,18 +97,18 @@ def _room(data: Sequence[Trace]) -> list[float]:
 
 def _cross(on: Sequence[ModelResult], name: str, colour: str, shape: str) -> Trace:
     thin = {"color": colour, "thickness": 0.8, "width": 0}
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [r["recall"].value for r in on],
-        "y": [r["precision"].value for r in on],
-        "error_x": error_bars([r["recall"] for r in on], **thin),
-        "error_y": error_bars([r["precision"] for r in on], **thin),
-        "name": name,
-        "marker": {"symbol": shape, "size": 11 if shape != "star" else 14, "color": colour},
-        "text": [f"{r.name}, F1 {PLAIN.value(r['f1'].value)}" for r in on],
-        "hovertemplate": "%{text}<br>recall %{x:.1%}, precision %{y:.1%}<extra></extra>",
-    }
+    recall, precision = [r["recall"] for r in on], [r["precision"] for r in on]
+    return scatter(
+        "markers",
+        [e.value for e in recall],
+        [e.value for e in precision],
+        name,
+        error_x=error_bars(recall, **thin),
+        error_y=error_bars(precision, **thin),
+        marker={"symbol": shape, "size": 11 if shape != "star" else 14, "color": colour},
+        text=[f"{r.name}, F1 {PLAIN.value(r['f1'].value)}" for r in on],
+        hovertemplate="%{text}<br>recall %{x:.1%}, precision %{y:.1%}<extra></extra>",
+    )
 
 
 def forecast_observed(report: ReportInput, caption: str) -> Figure:
@@ -115,13 +118,21 @@ def forecast_observed(report: ReportInput, caption: str) -> Figure:
     conditions = [parse_name(t.name) for t in reached]
     shifts = [s for t in reached for s in (t.expected_shift, t.observed_shift.value) if s is not None] or [0.0]
     span = [min(shifts) - 0.3, max(shifts) + 0.3]
-    data: list[Trace] = [_line([0, 1], [0, 1], "theory", FAINT, "dot", "x", "y", True)]
-    data.append(_line(span, span, "theory", FAINT, "dot", "x2", "y2", False))
+    left, right = axes_of(0), axes_of(1)
+
+    def line(x: list[float], y: list[float], name: str, colour: str, dash: str, more: Trace) -> Trace:
+        return plain_line(x, y, name, colour, dash, 1.3, legendgroup=name) | more
+
+    data = [
+        line([0, 1], [0, 1], "theory", FAINT, "dot", left | {"showlegend": True}),
+        line(span, span, "theory", FAINT, "dot", right | {"showlegend": False}),
+    ]
     fit = report.analysis.slope
     if fit.slope.value is not None and fit.intercept is not None:
         fitted = [fit.intercept + fit.slope.value * x for x in span]
         of = f" ({report.slope_kind})" if report.slope_kind else ""
-        data.append(_line(span, fitted, f"fit{of}: slope {SLOPE.full(fit.slope)}", INK, "solid", "x2", "y2", True))
+        name = f"fit{of}: slope {SLOPE.full(fit.slope)}"
+        data.append(line(span, fitted, name, INK, "solid", right | {"showlegend": True}))
     for name, found in by_proportion(conditions, report.words):
         on = [reached[i] for i in found]
         c = conditions[found[0]]
@@ -141,20 +152,16 @@ def forecast_observed(report: ReportInput, caption: str) -> Figure:
             "y": [e.value for e in seen],
             "error_x": error_bars(foreseen, **thin),
             "error_y": error_bars(seen, **thin),
-            "xaxis": "x",
-            "yaxis": "y",
             "hovertemplate": "%{text}<br>forecast %{x:.1%}, measured %{y:.1%}<extra></extra>",
         }
         moved = {
             "x": [t.expected_shift for t in on],
             "y": [t.observed_shift.value for t in on],
             "error_y": error_bars([t.observed_shift for t in on], **thin),
-            "xaxis": "x2",
-            "yaxis": "y2",
             "showlegend": False,
             "hovertemplate": "%{text}<br>expected %{x:.2f}, measured %{y:.2f}<extra></extra>",
         }
-        data += [shared | rates, shared | moved]
+        data += [shared | rates | left, shared | moved | right]
     titles = [f"predicted {report.words.rate}", "shift of the log-odds against the baseline"]
 
     def layout(columns: int, height: int, drop: float) -> Layout:
@@ -170,22 +177,6 @@ def forecast_observed(report: ReportInput, caption: str) -> Figure:
     return Figure(
         "forecast_vs_observed", "Forecast and measured", caption, data, layout(2, 430, -0.26), layout(1, 880, -0.11)
     )
-
-
-def _line(x: list[float], y: list[float], name: str, colour: str, dash: str, xa: str, ya: str, legend: bool) -> Trace:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": x,
-        "y": y,
-        "name": name,
-        "legendgroup": name,
-        "showlegend": legend,
-        "line": {"color": colour, "dash": dash, "width": 1.3},
-        "xaxis": xa,
-        "yaxis": ya,
-        "hoverinfo": "skip",
-    }
 
 
 def forest(
@@ -227,19 +218,13 @@ def two_a_row(
     data: list[Trace] = []
     for (name, colour, estimates), shape, up in ((upper, "circle", 0.14), (lower, "diamond-open", -0.14)):
         points = [e.scaled(100) for e in estimates]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "x": [e.value for e in points],
-                "y": [place + up for place in range(len(rows))],
-                "error_x": error_bars(points, color=colour, width=2),
-                "name": name,
-                "marker": {"symbol": shape, "size": 8, "color": colour},
-                "text": list(rows),
-                "hovertemplate": "%{text}<br>%{x:+.1f} points<extra></extra>",
-            }
-        )
+        look = {
+            "error_x": error_bars(points, color=colour, width=2),
+            "marker": {"symbol": shape, "size": 8, "color": colour},
+            "text": list(rows),
+            "hovertemplate": "%{text}<br>%{x:+.1f} points<extra></extra>",
+        }
+        data.append(scatter("markers", [e.value for e in points], [at + up for at in range(len(rows))], name, **look))
     layout = base_layout(
         130 + 19 * max(len(rows), 3), legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
     )

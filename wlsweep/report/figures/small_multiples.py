@@ -14,11 +14,15 @@ from wlsweep.report.figures.style import (
     Figure,
     Layout,
     Trace,
+    axes_of,
     axis,
     base_layout,
     error_bars,
     mark,
+    name_once,
     panels,
+    plain_line,
+    scatter,
     share_axis,
 )
 from wlsweep.report.report_input import ReportInput
@@ -51,22 +55,15 @@ def _look(result: ModelResult, words: Words) -> tuple[str, str, str]:
 
 
 def _grid(
-    report: ReportInput,
-    draw: Callable[[ModelResult, str, str], list[Trace]],
-    x: Axis,
-    y: Axis,
+    report: ReportInput, draw: Callable[[ModelResult, str, str], list[Trace]], x: Axis, y: Axis
 ) -> tuple[list[Trace], Layout, Layout]:
     shown = chosen(report.conditions, report.externals)
     data: list[Trace] = []
     titles = []
-    named: set[str] = set()
     for i, result in enumerate(shown):
         title, colour, shape = _look(result, report.words)
         titles.append(title)
-        suffix = str(i + 1) if i else ""
-        for t in draw(result, colour, shape):
-            data.append(t | {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "showlegend": t["name"] not in named})
-            named.add(t["name"])
+        data += [t | axes_of(i) for t in draw(result, colour, shape)]
 
     def layout(columns: int, each: int) -> Layout:
         rows = max(1, -(-len(shown) // columns))
@@ -80,7 +77,7 @@ def _grid(
                 made[f"yaxis{i + 1}"] |= {"showticklabels": False}
         return made
 
-    return data, layout(5, 132), layout(2, 170)
+    return name_once(data), layout(5, 132), layout(2, 170)
 
 
 def reliability(report: ReportInput, caption: str) -> Figure:
@@ -90,26 +87,23 @@ def reliability(report: ReportInput, caption: str) -> Figure:
 
     def draw(result: ModelResult, colour: str, shape: str) -> list[Trace]:
         bins = report.analysis.curves[result.name].reliability
-        out: list[Trace] = [_thin([0, 1], [0, 1], "perfect calibration", FAINT, "solid")]
+        out = [plain_line([0, 1], [0, 1], "perfect calibration", FAINT, "solid")]
         if (shift := shifts.get(result.name)) is not None:
             grid = [i / 30 for i in range(1, 30)]
             bent = [_shifted(p, -shift) for p in grid]
-            out.append(_thin(grid, bent, "a calibrated baseline, shifted as expected", INK, "dot"))
-        out.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "x": [b.mean_p for b in bins],
-                "y": [b.share.value for b in bins],
-                "error_y": error_bars([b.share for b in bins], color=colour, thickness=1, width=0),
-                "name": "measured, 95% interval",
-                "line": {"color": colour, "width": 1.4},
-                "marker": {"symbol": shape, "size": 6, "color": colour},
-                "text": [words.counted(b.n) for b in bins],
-                "hovertemplate": "predicted %{x:.2f}: measured %{y:.1%} (%{text})<extra></extra>",
-            }
+            out.append(plain_line(grid, bent, "a calibrated baseline, shifted as expected", INK, "dot"))
+        measured = scatter(
+            "lines+markers",
+            [b.mean_p for b in bins],
+            [b.share.value for b in bins],
+            "measured, 95% interval",
+            error_y=error_bars([b.share for b in bins], color=colour, thickness=1, width=0),
+            line={"color": colour, "width": 1.4},
+            marker={"symbol": shape, "size": 6, "color": colour},
+            text=[words.counted(b.n) for b in bins],
+            hovertemplate="predicted %{x:.2f}: measured %{y:.1%} (%{text})<extra></extra>",
         )
-        return out
+        return [*out, measured]
 
     ticks = {"tickvals": [0, 0.5, 1], "range": [-0.02, 1.02]}
     x, y = axis(f"P({words.positive})", **ticks), axis("measured", tickformat=".0%", **ticks)
@@ -123,18 +117,6 @@ def _shifted(p: float, by: float) -> float:
     return 1 / (1 + exp(-(log(p / (1 - p)) + by)))
 
 
-def _thin(x: Sequence[float], y: Sequence[float | None], name: str, colour: str, dash: str) -> Trace:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": x,
-        "y": y,
-        "name": name,
-        "line": {"color": colour, "dash": dash, "width": 1},
-        "hoverinfo": "skip",
-    }
-
-
 def per_year(report: ReportInput, caption: str) -> Figure:
     """Predicted rate, accuracy and the true rate by year, a panel a condition."""
     results, externals, words = report.conditions, report.externals, report.words
@@ -142,27 +124,21 @@ def per_year(report: ReportInput, caption: str) -> Figure:
     def draw(result: ModelResult, colour: str, shape: str) -> list[Trace]:
         at = [y.year for y in result.by_year]
         true = [y.metrics["actual_accept_rate"].value or 0.0 for y in result.by_year]
-        out: list[Trace] = [_thin(at, true, f"true {words.rate}", FAINT, "dot")]
+        out = [plain_line(at, true, f"true {words.rate}", FAINT, "dot")]
         drawn: tuple[tuple[MetricName, str, str, str, float], ...] = (
             ("predicted_accept_rate", f"predicted {words.rate}", colour, shape, -0.08),
             ("accuracy", "accuracy", FAINT, "line-ew-open", 0.08),
         )
         for metric, name, ink, symbol, left in drawn:
             estimates = [y.metrics[metric] for y in result.by_year]
-            out.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines+markers",
-                    "x": [a + left for a in at],
-                    "y": [e.value for e in estimates],
-                    "error_y": error_bars(estimates, color=ink, thickness=1, width=0),
-                    "name": name,
-                    "line": {"color": ink, "width": 1.3, "dash": "solid" if left < 0 else "dash"},
-                    "marker": {"symbol": symbol, "size": 6, "color": ink},
-                    "text": [f"{y.year}, {words.counted(y.metrics.n)}" for y in result.by_year],
-                    "hovertemplate": "%{text}: %{y:.1%}<extra></extra>",
-                }
-            )
+            look = {
+                "error_y": error_bars(estimates, color=ink, thickness=1, width=0),
+                "line": {"color": ink, "width": 1.3, "dash": "solid" if left < 0 else "dash"},
+                "marker": {"symbol": symbol, "size": 6, "color": ink},
+                "text": [f"{y.year}, {words.counted(y.metrics.n)}" for y in result.by_year],
+                "hovertemplate": "%{text}: %{y:.1%}<extra></extra>",
+            }
+            out.append(scatter("lines+markers", [a + left for a in at], [e.value for e in estimates], name, **look))
         return out
 
     years = sorted({y.year for r in chosen(results, externals) for y in r.by_year}) or [0, 1]
@@ -174,10 +150,6 @@ def per_year(report: ReportInput, caption: str) -> Figure:
 def _rank(c: Condition) -> tuple[bool, bool, int]:
     """Who is drawn first where not all can be: baselines, then what no other axis varies, then seed 0."""
     return c.variant != "baseline" or c.seed > 0, bool(family(c)), c.seed
-
-
-def _dash(c: Condition) -> str:
-    return {"baseline": "solid", "accept": "solid", "reject": "dash"}[c.variant]
 
 
 Line = tuple[Sequence[float], Sequence[float | None], Trace | None]
@@ -216,9 +188,7 @@ def by_mix(
     ks = sorted(groups)[:8]
     left_out = sum(max(0, len(groups[k]) - most) for k in ks) + sum(len(v) for k, v in groups.items() if k not in ks)
     data: list[Trace] = []
-    named: set[str] = set()
     for i, k in enumerate(ks):
-        suffix = str(i + 1) if i else ""
         shown = sorted(groups[k], key=lambda pair: _rank(pair[0]))[:most]
         top = max(c.gamma for c, _ in shown)
         for c, r in shown:
@@ -228,25 +198,20 @@ def by_mix(
             plain = c.variant == "baseline"
             colour = colour_of(c)
             line = short(c, words).replace(f" at 1/{c.k}", "")  # the panel says the mix
-            data.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines+markers" if len(xs) <= 40 else "lines",
-                    "x": xs,
-                    "y": ys,
-                    **({"error_y": bars | {"color": colour, "thickness": 0.7, "width": 0}} if bars else {}),
-                    "name": line,
-                    "legendgroup": line,
-                    "showlegend": line not in named,
-                    "line": {"color": colour, "dash": _dash(c), "width": 2 if plain else 1.4},
-                    "marker": {"symbol": mark(k).symbol + ("-open" if c.variant == "reject" else ""), "size": 5},
-                    "opacity": 1 if plain else 0.55 + 0.45 * min(1.0, c.gamma / top),
-                    "xaxis": f"x{suffix}",
-                    "yaxis": f"y{suffix}",
-                    "hovertemplate": f"{short(c, words)}<br>%{{x}}: %{{y:.3f}}<extra></extra>",
-                }
-            )
-            named.add(line)
+            look = {
+                "legendgroup": line,
+                "line": {
+                    "color": colour,
+                    "dash": "dash" if c.variant == "reject" else "solid",
+                    "width": 2 if plain else 1.4,
+                },
+                "marker": {"symbol": mark(k).symbol + ("-open" if c.variant == "reject" else ""), "size": 5},
+                "opacity": 1 if plain else 0.55 + 0.45 * min(1.0, c.gamma / top),
+                "hovertemplate": f"{short(c, words)}<br>%{{x}}: %{{y:.3f}}<extra></extra>",
+            }
+            if bars:
+                look["error_y"] = bars | {"color": colour, "thickness": 0.7, "width": 0}
+            data.append(scatter("lines+markers" if len(xs) <= 40 else "lines", xs, ys, line, **look, **axes_of(i)))
     titles = [f"1/{k} {words.positives} in training" for k in ks]
     if left_out:
         caption += f" {left_out} conditions are left out here."
@@ -262,7 +227,7 @@ def by_mix(
     narrow = layout(1, 250, 90)
     half = layout(2, 170, 84)
     half["font"] |= {"size": 11}
-    return Figure(slug, title, caption, data, layout(2, 230, 60), narrow, half)
+    return Figure(slug, title, caption, name_once(data), layout(2, 230, 60), narrow, half)
 
 
 def coverage(report: ReportInput, caption: str) -> Figure:
@@ -285,8 +250,8 @@ def coverage(report: ReportInput, caption: str) -> Figure:
     for e in report.externals:
         xs, ys, bars = series(e)
         for i, (xa, ya) in enumerate(panels_drawn):
-            line = _thin(xs, ys, e.name, INK, "longdashdot") | {"xaxis": xa, "yaxis": ya, "legendgroup": e.name}
-            figure.data.append(line | {"error_y": bars, "showlegend": not i})
+            line = plain_line(xs, ys, e.name, INK, "longdashdot", legendgroup=e.name, error_y=bars)
+            figure.data.append(line | {"xaxis": xa, "yaxis": ya, "showlegend": not i})
     return figure
 
 

@@ -142,12 +142,9 @@ def panels(titles: list[str], columns: int, x: Axis, y: Axis, gap: float = 0.08,
         left, top = column * (width + gap), 1 - row * (height + row_gap)
         suffix = str(i + 1) if i else ""
         across, up = [left, min(left + width, 1)], [max(top - height, 0), top]
-        out[f"xaxis{suffix}"] = x | {"domain": across, "anchor": f"y{suffix}"}
-        out[f"yaxis{suffix}"] = y | {"domain": up, "anchor": f"x{suffix}"}
-        if column:
-            out[f"yaxis{suffix}"] |= inner
-        if row < rows - 1 and i + columns < len(titles):
-            out[f"xaxis{suffix}"] |= inner
+        below = row < rows - 1 and i + columns < len(titles)
+        out[f"xaxis{suffix}"] = x | {"domain": across, "anchor": f"y{suffix}"} | (inner if below else {})
+        out[f"yaxis{suffix}"] = y | {"domain": up, "anchor": f"x{suffix}"} | (inner if column else {})
         out["annotations"].append(
             {
                 "text": f"<b>{title}</b>",
@@ -162,6 +159,34 @@ def panels(titles: list[str], columns: int, x: Axis, y: Axis, gap: float = 0.08,
             }
         )
     return out
+
+
+def scatter(mode: str, x: Sequence[float | None], y: Sequence[float | None], name: str, **look: Any) -> Trace:
+    """A series of points, lines or both (`mode`)."""
+    return {"type": "scatter", "mode": mode, "x": x, "y": y, "name": name, **look}
+
+
+def plain_line(
+    x: Sequence[float], y: Sequence[float | None], name: str, colour: str, dash: str, width: float = 1, **more: Any
+) -> Trace:
+    """A line that holds no measurement of its own, so that the reader's pointer passes over it."""
+    look = {"color": colour, "dash": dash, "width": width}
+    return scatter("lines", x, y, name, line=look, hoverinfo="skip", **more)
+
+
+def axes_of(panel: int) -> Trace:
+    """The axes that a trace of a panel of `panels` is drawn on, counted from 0."""
+    suffix = str(panel + 1) if panel else ""
+    return {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
+
+
+def name_once(data: Sequence[Trace]) -> list[Trace]:
+    """Traces of which only the first of each name stands in the legend, unless a trace says otherwise itself."""
+    named: set[str] = set()
+    for t in data:
+        t.setdefault("showlegend", t["name"] not in named)
+        named.add(t["name"])
+    return list(data)
 
 
 def error_bars(estimates: Sequence[Estimate], **look: Any) -> Trace:
