@@ -6,7 +6,7 @@ import pytest
 from tests.made_run import THE_19, make_run, shift_of
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.analysis.forecast import forecast_run
-from wlsweep.analysis.next_conditions import undecided
+from wlsweep.analysis.next_conditions import doubts, undecided
 from wlsweep.analysis.theory_check import needed_tests
 from wlsweep.errors import WlsweepError
 from wlsweep.spec.condition import parse_name
@@ -113,9 +113,7 @@ def test_running_what_is_wanted_ends_with_nothing_wanted(tmp_path):
 def test_the_most_doubtful_condition_comes_first(tmp_path):
     left = [n for n in THE_19[1:] if n not in ends()]
     made = forecast_run(make_run(tmp_path, n=60, leave_out=left, offset=0.6, blur=0.6), draws=DRAWS)
-    from wlsweep.analysis.doubts import doubts
-
-    bits, _ = doubts(made.hypotheses, made.measured, made.draws, made.size)
+    bits, _ = doubts(made)
     worth = [bits[n] for n in undecided(made).names]
     assert len(worth) > 1 and worth == sorted(worth, reverse=True) and np.isfinite(worth).all()
 

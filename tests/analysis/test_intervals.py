@@ -61,7 +61,7 @@ def test_delong_variance_equals_brute_force_over_pairs():
 @pytest.mark.parametrize("metric", ["auc", "average_precision", "f1", "accuracy", "brier"])
 def test_intervals_cover_the_true_value_about_95_times_in_100(metric):
     from wlsweep.analysis.condition_metrics import measure
-    from wlsweep.analysis.loaded_run import Scores
+    from wlsweep.run.predictions import Scores
 
     d = 1.2
 

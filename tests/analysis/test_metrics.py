@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 from wlsweep.analysis import metrics as m
 from wlsweep.analysis.condition_metrics import measure, probabilistic, readings
 from wlsweep.analysis.intervals import estimates_of_counts
-from wlsweep.analysis.loaded_run import Scores
+from wlsweep.run.predictions import Scores
 
 CLOSE = {"rel": 1e-12, "abs": 1e-12}
 LEVELS = [-800.0, -40.0, -2.0, -0.5, 0.0, 0.5, 2.0, 40.0, 800.0]

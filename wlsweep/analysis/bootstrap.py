@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from wlsweep.analysis.evaluation_records import MetricName
 from wlsweep.analysis.intervals import LEVEL, Interval, auc, average_precision
-from wlsweep.analysis.loaded_run import BoolArray, FloatArray
 from wlsweep.analysis.metrics import BINS, bin_of, equal_width_edges, log_losses, probability
+from wlsweep.run.predictions import BoolArray, FloatArray
 
 _CHUNK = 500  # draws per product; 500 x 20,000 float32 weights are 40 MB
 _COLUMNS = ("tp", "fp", "brier", "log_loss", "auc", "average_precision", "log_odds", "moved_tp", "moved_fp")

@@ -35,18 +35,20 @@ from wlsweep.analysis.evaluation_records import (
     TheoryRow,
 )
 from wlsweep.analysis.hypotheses import hypotheses, kinds_of, name_of
-from wlsweep.analysis.loaded_run import FloatArray, RunPredictions
+from wlsweep.analysis.loaded_run import RunPredictions
 from wlsweep.analysis.seed_groups import SEEDED, cell_tests, mean_over_seeds, seed_groups
 from wlsweep.analysis.seeds import cell
 from wlsweep.analysis.theory import Shift, calibration, expected_shift, forecast, moved_threshold
 from wlsweep.analysis.trainings import Trainings
 from wlsweep.analysis.verdicts import judge
 from wlsweep.estimate import Estimate
+from wlsweep.run.predictions import FloatArray
 from wlsweep.spec.condition import Condition, baseline_of, parse_name
 from wlsweep.spec.task import ICLR
 
 _BLOCK = 64  # models per matrix product: 64 x 19 columns of 20,000 rows are 97 MB
-_FORECAST: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy", "precision", "recall", "f1")
+FORECAST: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy", "precision", "recall", "f1")
+"""Metrics that are forecast."""
 
 
 def compare_conditions(loaded: RunPredictions, measured: Mapping[str, Metrics], draws: int) -> Findings:
@@ -241,7 +243,7 @@ def _forecasts(
 def summarised(point: bs.Draws, draws: bs.Draws) -> dict[MetricName, Estimate]:
     """The metrics of a forecast with their intervals."""
     out: dict[MetricName, Estimate] = {}
-    for metric in _FORECAST:
+    for metric in FORECAST:
         value, at = float(point[metric][0]), bs.percentile(draws[metric])
         out[metric] = Estimate(value if np.isfinite(value) else None, *(at or (None, None)))
     return out

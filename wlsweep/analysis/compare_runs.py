@@ -13,10 +13,11 @@ import numpy as np
 from wlsweep.analysis.bootstrap import Resamples, percentile
 from wlsweep.analysis.comparisons import holm, mcnemar, with_interval
 from wlsweep.analysis.evaluation_records import PairedTest
-from wlsweep.analysis.loaded_run import IntArray, RunPredictions, load_predictions
+from wlsweep.analysis.loaded_run import RunPredictions, load_predictions
 from wlsweep.errors import WlsweepError
 from wlsweep.estimate import Estimate
 from wlsweep.run.layout import RunDir
+from wlsweep.run.predictions import IntArray
 from wlsweep.spec.condition import select
 from wlsweep.spec.task import ICLR, Words
 

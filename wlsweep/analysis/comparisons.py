@@ -13,8 +13,8 @@ import numpy as np
 from wlsweep.analysis.bootstrap import Draws, percentile
 from wlsweep.analysis.evaluation_records import MovedThreshold, PairedTest
 from wlsweep.analysis.intervals import Interval
-from wlsweep.analysis.loaded_run import BoolArray
 from wlsweep.estimate import Estimate
+from wlsweep.run.predictions import BoolArray
 
 
 def mcnemar(correct: BoolArray, other: BoolArray) -> PairedTest:

@@ -18,7 +18,6 @@ from wlsweep.analysis.intervals import (
     estimates_of_counts,
     wilson,
 )
-from wlsweep.analysis.loaded_run import BoolArray, FloatArray, Scores
 from wlsweep.analysis.metrics import (
     BINS,
     bin_of,
@@ -28,13 +27,12 @@ from wlsweep.analysis.metrics import (
     coverage_accuracy,
     equal_mass_edges,
     equal_width_edges,
-    known_only,
     log_losses,
     probability,
-    read_as,
     reliability,
 )
 from wlsweep.estimate import Estimate
+from wlsweep.run.predictions import BoolArray, FloatArray, Scores
 
 COVERAGES = np.arange(1, 21) / 20
 """Shares of rows at which the coverage-accuracy curve is read."""
@@ -47,9 +45,9 @@ def subset(scores: Scores, rows: BoolArray) -> Scores:
 
 def readings(accept: BoolArray, scores: Scores) -> dict[str, dict[MetricName, Estimate]]:
     """Rates and F1 by reading: `margin`, `strict` (unknown = wrong), `parsed` (unknown left out)."""
-    margin = count(accept, read_as(scores, "margin"))
-    strict = count(accept, read_as(scores, "strict"))
-    return estimates_of_counts({"margin": margin, "strict": strict, "parsed": known_only(strict)})
+    margin, strict = count(accept, scores.decision.astype(np.int8)), count(accept, scores.parsed)
+    known = strict._replace(unknown_accept=0, unknown_reject=0)
+    return estimates_of_counts({"margin": margin, "strict": strict, "parsed": known})
 
 
 def probabilistic(accept: BoolArray, log_odds: FloatArray) -> dict[MetricName, Estimate]:
@@ -107,7 +105,7 @@ def measure(accept: BoolArray, scores: Scores) -> Metrics:
         brier_parts(accept, p, equal_width_edges()),
         noise,
         by_chance,
-        count(accept, read_as(scores, "margin")),
+        count(accept, scores.decision.astype(np.int8)),
         unknown=int((scores.parsed < 0).sum()),
         ties=int((scores.log_odds == 0).sum()),
         text_differs=int(text_differs.sum()),

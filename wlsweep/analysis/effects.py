@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wlsweep.analysis.evaluation_records import Effects, Judged, SeedShare, Term
-from wlsweep.analysis.loaded_run import FloatArray
 from wlsweep.estimate import PERCENT, PLAIN, Estimate, count
+from wlsweep.run.predictions import FloatArray
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.task import ICLR, Words
 

@@ -22,12 +22,12 @@ from wlsweep import __version__
 from wlsweep.analysis.compare_conditions import compare_conditions, ece_of
 from wlsweep.analysis.condition_metrics import curves, measure, subset
 from wlsweep.analysis.evaluation_records import Analysis, Inputs, LogLine, ModelResult, YearMetrics
-from wlsweep.analysis.loaded_run import RunPredictions, Scores, load_predictions
-from wlsweep.analysis.metrics import rows_of_year
+from wlsweep.analysis.loaded_run import RunPredictions, load_predictions
 from wlsweep.errors import DamagedError
 from wlsweep.files import JsonObject
 from wlsweep.run.layout import RunDir, atomic_files, json_text, read_json
 from wlsweep.run.metric_log import read_metric_log
+from wlsweep.run.predictions import Scores
 from wlsweep.spec.condition import select
 
 
@@ -101,7 +101,7 @@ def _chosen(whole: RunPredictions, only: str | None) -> RunPredictions:
 
 def _by_year(loaded: RunPredictions, scores: Scores) -> tuple[YearMetrics, ...]:
     truth = loaded.truth
-    masks = [(year, rows_of_year(truth, year)) for year in truth.years]
+    masks = [(year, truth.year == year) for year in truth.years]
     return tuple(YearMetrics(year, measure(truth.accept[rows], subset(scores, rows))) for year, rows in masks)
 
 

@@ -15,24 +15,22 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from wlsweep.analysis import bootstrap as bs
-from wlsweep.analysis.compare_conditions import summarised
-from wlsweep.analysis.doubts import Prospect, prospects
+from wlsweep.analysis.compare_conditions import FORECAST, summarised
 from wlsweep.analysis.evaluation_records import MetricName
 from wlsweep.analysis.hypotheses import Hypothesis, hypotheses, kinds_of
-from wlsweep.analysis.loaded_run import BoolArray, FloatArray, load_predictions
+from wlsweep.analysis.loaded_run import load_predictions
 from wlsweep.analysis.seed_groups import mean_over_seeds
 from wlsweep.analysis.seeds import cell
-from wlsweep.analysis.tested_forecast import forecast_unmeasured
 from wlsweep.analysis.theory import Calibration, Shift, calibration, expected_shift, forecast
-from wlsweep.analysis.theory_check import TheoryTest, judge_theory
+from wlsweep.analysis.theory_check import TheoryTest, forecast_unmeasured, judge_theory
+from wlsweep.analysis.verdicts import Prospect, prospects
 from wlsweep.errors import WlsweepError
 from wlsweep.estimate import Estimate, percent
 from wlsweep.files import JsonObject
 from wlsweep.run.layout import RunDir
+from wlsweep.run.predictions import BoolArray, FloatArray
 from wlsweep.spec.condition import Condition, baseline_of
 from wlsweep.spec.task import ICLR, Words
-
-METRICS: tuple[MetricName, ...] = ("predicted_accept_rate", "accuracy", "precision", "recall", "f1")
 
 
 @dataclass(frozen=True)
@@ -76,10 +74,9 @@ class RunForecast:
     done: frozenset[str]
     hypotheses: list[Hypothesis] = field(repr=False)
     measured: Mapping[str, Mapping[str, FloatArray]] = field(repr=False)
-    """By metric, by cell, of cells all of whose seeds are done: the measured value, shape (size,)."""
+    """By metric, by cell, of cells all of whose seeds are done: the measured value, shape (draws,)."""
     draws: Mapping[str, Mapping[str, FloatArray]] = field(repr=False)
     """The same with forecast draws of the other cells, where theory was tested and holds."""
-    size: int
     left_out: tuple[str, ...] = ()
     """Conditions of other kinds of fine-tuning than the baseline's, of which it says nothing."""
     words: Words = ICLR.words
@@ -121,7 +118,7 @@ class RunForecast:
         lines += ["", f"{'condition':34} {'precision %':>19}  {'recall %':>19}  {'F1 %':>19}"]
         for row in self.rows:
             if row.metrics is not None:
-                shown = "  ".join(f"{percent(row.metrics[m]):>19}" for m in METRICS[2:])
+                shown = "  ".join(f"{percent(row.metrics[m]):>19}" for m in FORECAST[2:])
                 lines.append(f"{row.name:34} {shown}")
         lines.append("")
         lines += [f"{p.key}  {p.title}: {p.sentence()}" for p in self.prospects]
@@ -214,7 +211,7 @@ def forecast_sweep(
             shifts[c.name].covered,
             shifts[c.name].note or ("" if c.name in drawn else reason),
             summarised(point[c.name], drawn[c.name]) if c.name in drawn else None,
-            {m: _finite(measured[c.name][m]) for m in METRICS} if c.name in measured else None,
+            {m: _finite(measured[c.name][m]) for m in FORECAST} if c.name in measured else None,
         )
         for c in declared
         if c.name != base
@@ -231,7 +228,6 @@ def forecast_sweep(
         judged,
         decided,
         values,
-        draws,
         words=words,
     )
 
@@ -264,7 +260,7 @@ def _foreseen(
 def _rates(decision: BoolArray, accept: BoolArray) -> dict[str, float]:
     tp, fp = np.array([float((decision & accept).sum())]), np.array([float((decision & ~accept).sum())])
     found = bs.from_counts(tp, fp, np.array([float(accept.sum())]), len(accept))
-    return {metric: float(found[metric][0]) for metric in METRICS}
+    return {metric: float(found[metric][0]) for metric in FORECAST}
 
 
 def _finite(value: float) -> float | None:

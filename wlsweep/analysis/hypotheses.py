@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 
 from wlsweep.analysis.evaluation_records import MetricName
-from wlsweep.analysis.loaded_run import FloatArray
 from wlsweep.analysis.seeds import cell
+from wlsweep.run.predictions import FloatArray
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.task import ICLR, Words, capital
 

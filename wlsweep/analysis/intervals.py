@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from wlsweep.analysis.evaluation_records import Counts, MetricName
-from wlsweep.analysis.loaded_run import BoolArray, FloatArray
 from wlsweep.analysis.metrics import Rate, placements, rates
 from wlsweep.estimate import Estimate
+from wlsweep.run.predictions import BoolArray, FloatArray
 
 LEVEL = 0.95
 """Level of every interval."""

@@ -9,7 +9,6 @@ another test set keeps its place, with its reason; it never becomes a metric ove
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,26 +16,12 @@ from typing import Literal
 
 from wlsweep.analysis.external import read_external
 from wlsweep.errors import WlsweepError, refuse_all
-from wlsweep.run.data_record import ClassCounts, DataRecord
+from wlsweep.run.data_record import DataRecord
 from wlsweep.run.layout import RunDir
-from wlsweep.run.predictions import UNKNOWN, BoolArray, FloatArray, IntArray, Scores, Truth, read_truth
+from wlsweep.run.predictions import Scores, Truth
 from wlsweep.run.records import SweepRecord
 from wlsweep.run.status import RunStatus, why_not_done
 from wlsweep.spec.condition import Condition, select
-
-__all__ = [
-    "UNKNOWN",
-    "BoolArray",
-    "FloatArray",
-    "IntArray",
-    "RunPredictions",
-    "Scores",
-    "Truth",
-    "load_predictions",
-    "logit",
-    "read_truth",
-    "share_of_accepts",
-]
 
 State = Literal["done", "trained", "failed", "missing", "unreadable"]
 
@@ -110,16 +95,3 @@ def load_predictions(
     return RunPredictions(
         run, status.record, status.data_record, truth, conditions, status.conditions, states, scores, others
     )
-
-
-def share_of_accepts(mixes: Mapping[str, ClassCounts], k: int) -> float:
-    """The accept share that training at proportion 1/k really saw: from the mix's counts, else 1/k itself."""
-    mix = mixes.get(f"1/{k}")
-    if mix and mix.accepts > 0 and mix.rejects > 0:
-        return mix.accepts / (mix.accepts + mix.rejects)
-    return 1 / k
-
-
-def logit(p: float) -> float:
-    """ln(p / (1 - p)) for 0 < p < 1."""
-    return math.log(p) - math.log1p(-p)

@@ -13,15 +13,14 @@ A number that does not exist (no predicted accepts, one class only) is None, nev
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from wlsweep.analysis.evaluation_records import BrierParts, Counts, MetricName
-from wlsweep.analysis.loaded_run import BoolArray, FloatArray, Scores, Truth
+from wlsweep.run.predictions import BoolArray, FloatArray
 
-Reading = Literal["margin", "strict", "parsed"]
 BINS = 10
 """Bins of the reliability curve and of both expected calibration errors."""
 _LOSS_CAP = -math.log(np.finfo(np.float64).eps)  # scikit-learn's log_loss clips probabilities at the same eps
@@ -53,16 +52,6 @@ def count(accept: BoolArray, reading: npt.NDArray[np.int8]) -> Counts:
     """Cross-table of labels and a reading coded 1 Accept, 0 Reject, -1 unknown; both of shape (n,)."""
     table = np.bincount((~accept).astype(np.int64) * 3 + (1 - reading.astype(np.int64)), minlength=6)
     return Counts(*(int(x) for x in table))
-
-
-def read_as(scores: Scores, reading: Reading) -> npt.NDArray[np.int8]:
-    """The coded decisions of a reading (unknowns stay -1 in both text readings), shape (n,)."""
-    return scores.decision.astype(np.int8) if reading == "margin" else scores.parsed
-
-
-def known_only(c: Counts) -> Counts:
-    """The same without the unknown rows."""
-    return c._replace(unknown_accept=0, unknown_reject=0)
 
 
 def rates(c: Counts) -> dict[MetricName, Rate]:
@@ -174,8 +163,3 @@ def coverage_accuracy(accept: BoolArray, log_odds: FloatArray, shares: FloatArra
     total = np.cumsum(mean[group])
     kept = np.unique(np.clip(np.ceil(shares * len(correct) - 1e-9).astype(int), 1, len(correct)))
     return [(k / len(correct), int(k), float(total[k - 1] / k)) for k in kept]
-
-
-def rows_of_year(truth: Truth, year: int | None) -> BoolArray:
-    """Mask of the rows of a year, or of all rows for None; shape (n,)."""
-    return np.ones(truth.n, dtype=bool) if year is None else truth.year == year

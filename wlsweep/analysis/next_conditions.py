@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from wlsweep.analysis.doubts import doubts
+import numpy as np
+
 from wlsweep.analysis.forecast import RunForecast
 from wlsweep.analysis.seeds import cell
+from wlsweep.analysis.verdicts import SURE, known_margins
 from wlsweep.spec.condition import baseline_of
 
 
@@ -37,7 +39,7 @@ def undecided(made: RunForecast) -> Decision:
     Args:
         made: a forecast of the run as it stands.
     """
-    bits, why = doubts(made.hypotheses, made.measured, made.draws, made.size)
+    bits, why = doubts(made)
     shifts = {row.name: row.shift for row in made.rows}
     uncovered = {row.name: row.note for row in made.rows if not row.covered}
     asked = any(p.open for p in made.prospects)
@@ -60,6 +62,39 @@ def undecided(made: RunForecast) -> Decision:
             skipped.append((c.name, _why_not(made, c.name)))
     wanted.sort(key=lambda item: item[0])  # stable: equal worth stays in the order of the sweep
     return Decision([(name, reason) for _, name, reason in wanted], skipped)
+
+
+def doubts(made: RunForecast) -> tuple[dict[str, float], dict[str, list[str]]]:
+    """How much each cell could tell about open hypotheses.
+
+    Returns:
+        bits by cell (the summed binary entropy of doubtful claims about it; infinite where the forecast does not
+        reach it), and by cell the doubtful claims in words.
+    """
+    bits: dict[str, float] = {}
+    why: dict[str, list[str]] = {}
+    for h, prospect in zip(made.hypotheses, made.prospects, strict=True):
+        if not prospect.open or h.key == "S1":  # S1 is H1 and H2 over again
+            continue
+        values = made.draws[h.metric]
+        # shared out over the claims: if each were as sure as this, the hypothesis would be forecast
+        unsure = (1 - SURE) / len(h.claims) if h.claims else 0.0
+        for claim, margin in zip(h.claims, known_margins(h, values), strict=True):
+            p = None if margin is None else float(np.mean(margin > 0))
+            if p is not None and (p >= 1 - unsure or p <= unsure):
+                continue
+            for name in claim.needs:
+                reached = name in values
+                worth = _entropy(p) if p is not None else 0.0 if reached else np.inf
+                bits[name] = bits.get(name, 0.0) + worth
+                if worth:
+                    chance = "no forecast" if p is None else f"forecast {p:.0%}"
+                    why.setdefault(name, []).append(f"{h.key}: {claim.text} ({chance})")
+    return bits, why
+
+
+def _entropy(p: float) -> float:
+    return 0.0 if p in (0.0, 1.0) else float(-p * np.log2(p) - (1 - p) * np.log2(1 - p))
 
 
 def _why_not(made: RunForecast, name: str) -> str:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from wlsweep.analysis.bootstrap import from_counts
-from wlsweep.analysis.loaded_run import BoolArray, FloatArray
 from wlsweep.analysis.metrics import log_losses, probability
+from wlsweep.run.predictions import BoolArray, FloatArray
 
 GRID = np.linspace(-3.0, 3.0, 31)
 """Offsets of log-odds at which metrics are measured."""

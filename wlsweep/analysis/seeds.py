@@ -14,9 +14,9 @@ import numpy as np
 
 from wlsweep.analysis.evaluation_records import SeedMean
 from wlsweep.analysis.intervals import LEVEL
-from wlsweep.analysis.loaded_run import FloatArray
 from wlsweep.analysis.total_noise import Total
 from wlsweep.estimate import Estimate
+from wlsweep.run.predictions import FloatArray
 from wlsweep.spec.condition import Condition
 
 

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from wlsweep.analysis.bootstrap import Draws, Resamples, from_counts
-from wlsweep.analysis.loaded_run import BoolArray, FloatArray, logit, share_of_accepts
 from wlsweep.run.data_record import ClassCounts
+from wlsweep.run.predictions import BoolArray, FloatArray
 from wlsweep.spec.condition import Condition
 
 _CHUNK = 500
@@ -49,7 +49,6 @@ class Calibration(NamedTuple):
 class Forecast:
     """Forecast counts of every condition in every draw, and at the baseline's own rows."""
 
-    names: list[str]
     point: dict[str, Draws]
     """By condition: each metric as an array of one number, on the rows as they are."""
     draws: dict[str, Draws]
@@ -64,7 +63,7 @@ def expected_shift(c: Condition, mixes: Mapping[str, ClassCounts], beta: float =
         mixes: training rows by proportion (`1/3`); they replace the nominal proportions where there are any.
         beta: of the effective number of samples, for `balance = "effective"`.
     """
-    value = c.signed_log_gamma + logit(share_of_accepts(mixes, c.k)) - logit(share_of_accepts(mixes, 2))
+    value = c.signed_log_gamma + _logit_of_accepts(mixes, c.k) - _logit_of_accepts(mixes, 2)
     if c.balance != "none":
         mix = mixes.get(f"1/{c.k}", ClassCounts(accepts=1, rejects=c.k - 1))
         if c.balance == "inverse":
@@ -75,6 +74,13 @@ def expected_shift(c: Condition, mixes: Mapping[str, ClassCounts], beta: float =
         kind = "focal" if c.focal else "smoothed"
         return Shift(value, False, f"a {kind} loss bends the log-odds instead of moving them")
     return Shift(value, True, "")
+
+
+def _logit_of_accepts(mixes: Mapping[str, ClassCounts], k: int) -> float:
+    """Of the accept share that training at proportion 1/k really saw: from the mix's counts, else 1/k itself."""
+    mix = mixes.get(f"1/{k}")
+    p = mix.accepts / (mix.accepts + mix.rejects) if mix and mix.accepts > 0 and mix.rejects > 0 else 1 / k
+    return math.log(p) - math.log1p(-p)
 
 
 def calibration(accept: BoolArray, log_odds: FloatArray) -> Calibration | None:
@@ -153,7 +159,6 @@ def forecast(
     alarms = (n - at) - hits
     count = np.array([float(accept.sum())])
     return Forecast(
-        names,
         {name: from_counts(hits[[i]], alarms[[i]], count, n) for i, name in enumerate(names)},
         {name: from_counts(tp[:, i], fp[:, i], accepts, n) for i, name in enumerate(names)},
     )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wlsweep.analysis.intervals import LEVEL, Interval
-from wlsweep.analysis.loaded_run import FloatArray
+from wlsweep.run.predictions import FloatArray
 
 SIMULATIONS = 4000
 """Trainings that are drawn to see what errors look like by chance."""

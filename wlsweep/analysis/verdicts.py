@@ -5,21 +5,25 @@
 
 The same claims are judged on measured rates (the verdict), on draws (how firm it is) and on forecast draws (what the full
 sweep would say). Verdicts are by the measured values; "not testable" is said only where missing conditions could still
-change the answer.
+change the answer. A verdict is decided before the sweep is done where no outcome of what is not measured could change it. A
+forecast verdict is what the full sweep would say in at least 97.5% of the draws; it never counts as the verdict.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from wlsweep.analysis.evaluation_records import Judged, Verdict
 from wlsweep.analysis.hypotheses import SAME_RATE, Claim, Hypothesis, Values
-from wlsweep.analysis.loaded_run import FloatArray
 from wlsweep.estimate import PERCENT, POINTS, Estimate, count
+from wlsweep.run.predictions import FloatArray
 
+SURE = 0.975
+"""Least share of draws in which a forecast verdict is the same."""
 _NO, _YES, _OPEN = 0, 1, 2
 _SAID: dict[int, Verdict] = {_NO: "fail", _YES: "pass", _OPEN: "not testable"}
 
@@ -191,3 +195,62 @@ def _sentence(
     if h.beside:
         parts.append(f"It is not about {h.beside}.")
     return " ".join(parts)
+
+
+class Prospect(NamedTuple):
+    """What is known of one hypothesis before the sweep is done."""
+
+    key: str
+    title: str
+    decided: str | None
+    """"pass" or "fail" where measurements alone decide it, whatever the rest will show."""
+    forecast: str | None
+    """"would pass" or "would fail" where a tested theory says so in nearly all draws."""
+    p_pass: float | None
+    """Share of draws in which it passes; None where measurements and forecasts do not reach all that it needs."""
+    note: str = ""
+    """What a pass of measured values does not say yet."""
+
+    @property
+    def open(self) -> bool:
+        """Whether a further condition could still tell something."""
+        return self.decided is None and self.forecast is None
+
+    def sentence(self) -> str:
+        """For the terminal and the page."""
+        if self.decided:
+            return f"decided by measurements: {self.decided}" + (self.note if self.decided == "pass" else "")
+        if self.forecast and self.p_pass is not None:
+            share = self.p_pass if self.forecast == "would pass" else 1 - self.p_pass
+            return f"forecast: {self.forecast} (in {share:.1%} of draws)"
+        if self.forecast:
+            return f"forecast: {self.forecast}"
+        return "open" if self.p_pass is None else f"open: passes in {self.p_pass:.1%} of draws"
+
+
+def prospects(
+    hypotheses: Sequence[Hypothesis], measured: Mapping[str, Values], values: Mapping[str, Values], size: int
+) -> list[Prospect]:
+    """Judge every hypothesis on measurements, then on measurements and forecasts.
+
+    Args:
+        hypotheses: all of a sweep.
+        measured: by metric, by cell that is done, shape (size,).
+        values: the same with forecast draws of other cells.
+        size: draws.
+    """
+    out = []
+    for h in hypotheses:
+        known = verdicts(h, measured[h.metric], size)
+        decided = "pass" if (known == _YES).all() else "fail" if (known == _NO).all() else None
+        codes = verdicts(h, values[h.metric], size)
+        passes, fails = float(np.mean(codes == _YES)), float(np.mean(codes == _NO))
+        ahead = "would pass" if passes >= SURE else "would fail" if fails >= SURE else None
+        reached = all(n in values[h.metric] for c in h.claims for n in c.needs) and bool(h.claims)
+        note = (
+            "; that the difference could not be larger is for the page's two one-sided tests"
+            if h.rule == "same"
+            else ""
+        )
+        out.append(Prospect(h.key, h.title, decided, None if decided else ahead, passes if reached else None, note))
+    return out
