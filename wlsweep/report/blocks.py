@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from wlsweep.analysis.evaluation_records import Judged
-from wlsweep.estimate import NONE, Estimate, Format
+from wlsweep.estimate import NONE, Estimate, Format, p_value
 from wlsweep.report.figures.style import Figure
 
 
@@ -89,11 +89,7 @@ class Code:
 
     text: str
     title: str = ""
-
-    @property
-    def kind(self) -> str:
-        """What the template draws."""
-        return "details" if self.title else "code"
+    kind: str = "code"
 
 
 Block = Table | Drawn | Pair | Answer | Listing | Code
@@ -109,6 +105,17 @@ class Section:
     blocks: list[Block] = field(default_factory=list)
 
 
+T = TypeVar("T")
+Columns = Sequence[tuple[str, Callable[[T], Cell]]]
+"""Each column's heading, and its cell in the row of something."""
+
+
+def table_of(slug: str, title: str, columns: Columns[T], things: Iterable[T], note: str, folded: bool = False) -> Table:
+    """A table with a row for each thing."""
+    rows = [Row([cell(thing) for _, cell in columns]) for thing in things]
+    return Table(slug, title, [heading for heading, _ in columns], rows, note, folded=folded)
+
+
 def number(e: Estimate, form: Format, ci: Format | None = None) -> Cell:
     """A number with its interval, which is written in the format `ci` where another is given."""
     if e.value is None:
@@ -120,3 +127,8 @@ def number(e: Estimate, form: Format, ci: Format | None = None) -> Cell:
 def text(value: object) -> Cell:
     """A word or a count."""
     return Cell(str(value), value if isinstance(value, int | float) else None, number=isinstance(value, int | float))
+
+
+def p_cell(p: float | None) -> Cell:
+    """A p value, or that there is none."""
+    return Cell(p_value(p), "" if p is None else p, number=True)

@@ -6,9 +6,9 @@ from textwrap import fill
 
 from rich.table import Table as Lines
 
-from wlsweep.analysis.compare_runs import RunComparison
+from wlsweep.analysis.compare_runs import RunComparison, RunDifference
 from wlsweep.estimate import POINTS, SHIFT, count, p_value
-from wlsweep.report.blocks import Cell, Drawn, Row, Section, Table, number, text
+from wlsweep.report.blocks import Columns, Drawn, Section, number, p_cell, table_of, text
 from wlsweep.report.figures.scatter import short, two_a_row
 from wlsweep.report.figures.style import Figure
 from wlsweep.report.page import render
@@ -38,23 +38,16 @@ def comparison_page(found: RunComparison, first: str, second: str) -> str:
     for where, names in ((first, found.only_first), (second, found.only_second)):
         if names:
             paragraphs.append(f"Predicted in {where} only: {', '.join(names)}.")
-    rows = [
-        Row(
-            [
-                text(d.name),
-                number(d.accept_rate, POINTS),
-                number(d.accuracy, POINTS),
-                number(d.log_odds, SHIFT),
-                text(d.decided_differently),
-                Cell(p_value(d.test.p), d.test.p, number=True),
-                Cell(p_value(d.p_holm), d.p_holm, number=True),
-            ]
-        )
-        for d in found.differences
-    ]
-    headings = ["condition", f"predicted {words.rate} (points)", "accuracy (points)", "mean log-odds"]
-    headings += [f"{words.items} decided differently", "McNemar p", "Holm p"]
-    table = Table("differences", "Differences by condition", headings, rows, _what(words))
+    columns: Columns[RunDifference] = (
+        ("condition", lambda d: text(d.name)),
+        (f"predicted {words.rate} (points)", lambda d: number(d.accept_rate, POINTS)),
+        ("accuracy (points)", lambda d: number(d.accuracy, POINTS)),
+        ("mean log-odds", lambda d: number(d.log_odds, SHIFT)),
+        (f"{words.items} decided differently", lambda d: text(d.decided_differently)),
+        ("McNemar p", lambda d: p_cell(d.test.p)),
+        ("Holm p", lambda d: p_cell(d.p_holm)),
+    )
+    table = table_of("differences", "Differences by condition", columns, found.differences, _what(words))
     section = Section("answer", "What differs", paragraphs, [Drawn(_figure(found)), table])
     tested = count(found.rows, f"test {words.item}", f"test {words.items}")
     lead = f"{first} and {second} on the same {tested}, paired by {words.item}. {_what(words)}"

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wlsweep import __version__
+from wlsweep.analysis.evaluate import Evaluation
 from wlsweep.report.blocks import Answer, Block, Drawn, Pair, Section
 from wlsweep.report.cards import write_cards
 from wlsweep.report.figures.style import Figure
@@ -24,9 +24,6 @@ from wlsweep.run.data_record import DataRecord
 from wlsweep.run.layout import RunDir, atomic_files, json_text
 from wlsweep.run.records import SweepRecord
 from wlsweep.run.usage import usage_of
-
-if TYPE_CHECKING:
-    from wlsweep.analysis.evaluate import Evaluation
 
 _HERE = Path(__file__).parent
 

@@ -10,6 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from wlsweep import __version__
@@ -21,18 +22,10 @@ from wlsweep.report.png import Format, Renderer, RendererError
 from wlsweep.report.report_input import ReportInput, classes
 from wlsweep.report.sections import chosen_by_test_set, sections
 from wlsweep.run.layout import RunDir, atomic_file
-from wlsweep.spec.condition import Condition
 
 FORMATS: tuple[Format, ...] = ("svg", "pdf", "png")
-_LATEX = {
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
@@ -156,17 +149,13 @@ def csv_table(table: Table) -> str:
         writer.writerow(
             value
             for cell, ends in zip(row.cells, wide, strict=True)
-            for value in ((_value(cell), _end(cell.low), _end(cell.high)) if ends else (_value(cell),))
+            for value in ((_value(cell), cell.low, cell.high) if ends else (_value(cell),))
         )
     return out.getvalue()
 
 
 def _value(cell: Cell) -> float | str:
     return cell.text if cell.value is None else cell.value
-
-
-def _end(value: float | None) -> float | str:
-    return "" if value is None else value
 
 
 def _verdicts(report: ReportInput) -> Table:
@@ -192,7 +181,7 @@ def methods(report: ReportInput) -> str:
     """A paragraph that states what was trained and tested, how, and with which versions."""
     analysis = report.analysis
     conditions, words = [c.condition for c in report.conditions if c.condition], report.words
-    plain = {_cell(c) for c in conditions}
+    plain = {replace(c, seed=0).name for c in conditions}
     versions = report.sweep.provenance.versions
     engines = ", ".join(
         f"{name} {versions[name]}"
@@ -239,10 +228,6 @@ def _of_comparisons(report: ReportInput) -> list[str]:
         + ("that t over seeds, or " if several else "")
         + "the exact McNemar test; equality of rates with two one-sided tests (Schuirmann 1987).",
     ]
-
-
-def _cell(c: Condition) -> str:
-    return c.name.removesuffix(f"_seed{c.seed}")
 
 
 def _folder(run: RunDir) -> Path:

@@ -110,7 +110,7 @@ class Renderer(AbstractContextManager["Renderer"]):
                 "font": {"size": 16},
             },
             "margin": figure.wide["margin"] | {"t": figure.wide["margin"]["t"] + TITLE},
-            "height": figure.height + TITLE,
+            "height": figure.wide["height"] + TITLE,
         }
         wanted = {
             "data": {"data": figure.data, "layout": layout},

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from wlsweep.analysis.answers import answer_warnings, unfinished
 from wlsweep.analysis.evaluation_records import MetricName, ModelResult, SeedMean
-from wlsweep.estimate import CHANGE, NONE, PERCENT, PLAIN, POINTS, Estimate, Format, count, p_value
-from wlsweep.report.blocks import Block, Cell, Code, Drawn, Listing, Pair, Row, Section, Table, number, text
+from wlsweep.estimate import CHANGE, NONE, PERCENT, PLAIN, POINTS, Estimate, Format, count
+from wlsweep.report.blocks import Block, Cell, Code, Drawn, Listing, Pair, Row, Section, Table, number, p_cell, text
 from wlsweep.report.figures.small_multiples import per_year, training
 from wlsweep.report.figures.style import axis, share_axis, upright
 from wlsweep.report.report_input import ReportInput, classes, columns, titles
@@ -83,10 +83,6 @@ def _conditions(report: ReportInput) -> Table:
     return Table("conditions", "Metrics by condition", headings, rows, note, frozenset(more))
 
 
-def _p(value: float | None) -> Cell:
-    return Cell(p_value(value), "" if value is None else value, number=True)
-
-
 def _differences(report: ReportInput) -> Table:
     analysis = report.analysis
     shown = [
@@ -102,8 +98,12 @@ def _differences(report: ReportInput) -> Table:
         cell = c.name if c.name in outside else replace(parse_name(c.name), seed=0).name
         changes = [number(c.difference[metric], form) for metric, _, form in shown]
         against, moved = (tests.get(cell) for tests in tested)
-        first = [_p(c.mcnemar.p), _p(against.p if against else None), _p(against.p_holm if against else None)]
-        second = [_p(c.moved_threshold.test.p), _p(moved.p_holm if moved else None)]
+        first = [
+            p_cell(c.mcnemar.p),
+            p_cell(against.p if against else None),
+            p_cell(against.p_holm if against else None),
+        ]
+        second = [p_cell(c.moved_threshold.test.p), p_cell(moved.p_holm if moved else None)]
         rows.append(Row([text(c.name), *changes, *first, number(c.moved_threshold.difference, POINTS), *second]))
     note = (
         f"Condition minus its baseline on the same {report.words.items}. In grey: 95% intervals. "

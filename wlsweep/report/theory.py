@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from statistics import median
 
-from wlsweep.analysis.evaluation_records import CellTest
+from wlsweep.analysis.evaluation_records import CellTest, MetricName, TheoryRow
 from wlsweep.estimate import CHANGE, PERCENT_BARE, PLAIN, SHIFT, SLOPE, Estimate
-from wlsweep.report.blocks import Block, Drawn, Listing, Row, Section, Table, number, text
+from wlsweep.report.blocks import Block, Cell, Columns, Drawn, Listing, Section, Table, number, table_of, text
 from wlsweep.report.figures.scatter import forecast_observed
 from wlsweep.report.report_input import ReportInput
 
@@ -113,41 +113,24 @@ def _beats(test: CellTest, sign: int) -> bool:
 
 
 def _theory_table(report: ReportInput) -> Table:
-    measured = {r.name: r for r in report.done}
-    rows = []
-    for t in report.analysis.theory:
-        if (r := measured.get(t.name)) is None:
-            continue
-        rate, accuracy = (
-            (t.forecast or {}).get(metric, Estimate(None)) for metric in ("predicted_accept_rate", "accuracy")
-        )
-        rows.append(
-            Row(
-                [
-                    text(t.name),
-                    number(Estimate(t.expected_shift), SHIFT),
-                    number(t.observed_shift, SHIFT),
-                    number(rate, PERCENT_BARE),
-                    number(r["predicted_accept_rate"], PERCENT_BARE),
-                    text({True: "yes", False: "no", None: t.note or "-"}[t.inside]),
-                    number(accuracy, PERCENT_BARE),
-                    number(r["accuracy"], PERCENT_BARE),
-                ]
-            )
-        )
-    headings = [
-        "condition",
-        "expected shift",
-        "measured shift",
-        f"forecast {report.words.rate} %",
-        f"measured {report.words.rate} %",
-        "inside the interval",
-        "forecast accuracy %",
-        "measured accuracy %",
-    ]
-    return Table(
-        "forecast", "Forecast and measured, by condition", headings, rows, "In grey: 95% intervals.", folded=True
+    measured, rate = {r.name: r for r in report.done}, report.words.rate
+
+    def foreseen(t: TheoryRow, metric: MetricName) -> Cell:
+        return number((t.forecast or {}).get(metric, Estimate(None)), PERCENT_BARE)
+
+    columns: Columns[TheoryRow] = (
+        ("condition", lambda t: text(t.name)),
+        ("expected shift", lambda t: number(Estimate(t.expected_shift), SHIFT)),
+        ("measured shift", lambda t: number(t.observed_shift, SHIFT)),
+        (f"forecast {rate} %", lambda t: foreseen(t, "predicted_accept_rate")),
+        (f"measured {rate} %", lambda t: number(measured[t.name]["predicted_accept_rate"], PERCENT_BARE)),
+        ("inside the interval", lambda t: text({True: "yes", False: "no", None: t.note or "-"}[t.inside])),
+        ("forecast accuracy %", lambda t: foreseen(t, "accuracy")),
+        ("measured accuracy %", lambda t: number(measured[t.name]["accuracy"], PERCENT_BARE)),
     )
+    known = [t for t in report.analysis.theory if t.name in measured]
+    title = "Forecast and measured, by condition"
+    return table_of("forecast", title, columns, known, "In grey: 95% intervals.", folded=True)
 
 
 def _effects_block(report: ReportInput) -> Block:

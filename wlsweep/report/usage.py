@@ -5,7 +5,7 @@ from __future__ import annotations
 from wlsweep.estimate import NONE, clock, count, hours_text, size_text
 from wlsweep.report.blocks import Block, Cell, Listing, Row, Section, Table, text
 from wlsweep.report.report_input import ReportInput
-from wlsweep.run.usage import ConditionUsage, Held, Usage
+from wlsweep.run.usage import Held, Usage
 
 TITLE = "What it took"
 
@@ -70,7 +70,10 @@ def _table(usage: Usage) -> Table:
             cells.append(Cell(NONE if dollars is None else f"{dollars:,.2f}", dollars, number=True))
         return Row([*cells, _size(checkpoints), _size(model)])
 
-    rows = [row(c.name, c.attempts, (c.training, c.prediction, c.unfinished), _of(c)) for c in usage.conditions]
+    rows = []
+    for c in usage.conditions:
+        more = c.planned_gpu_hours, c.dollars, float(c.checkpoint_bytes), float(c.model_bytes)
+        rows.append(row(c.name, c.attempts, (c.training, c.prediction, c.unfinished), more))
     none, free = Held(), (None, None, None, None)
     rows.append(row("getting ready", "", (usage.starting, none, none), free))
     rows.append(row("idle", "", (usage.waiting, none, none), free))
@@ -87,10 +90,6 @@ def _table(usage: Usage) -> Table:
         " themselves."
     )
     return Table("usage", "Used, by condition", headings, rows, note, folded=True)
-
-
-def _of(c: ConditionUsage) -> tuple[float | None, ...]:
-    return c.planned_gpu_hours, c.dollars, float(c.checkpoint_bytes), float(c.model_bytes)
 
 
 def _time(seconds: float) -> Cell:

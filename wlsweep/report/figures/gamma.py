@@ -78,7 +78,7 @@ def points(results: Sequence[ModelResult], seeds: Sequence[SeedGroup], metric: M
 
 def family(c: Condition) -> str:
     """What else distinguishes conditions of one proportion: the group without the seed."""
-    return "_".join(part for part in c.group.split("_") if part and not part.startswith("seed"))
+    return replace(c, seed=0).group
 
 
 def gamma_figure(

@@ -53,21 +53,6 @@ class Figure:
     half: Layout = field(default_factory=dict)
     """What differs from `wide` where the figure has half of the page's width."""
 
-    @property
-    def height(self) -> int:
-        """In CSS pixels, on a wide screen."""
-        return int(self.wide["height"])
-
-    @property
-    def narrow_height(self) -> int:
-        """The same on a narrow screen."""
-        return int(self.narrow.get("height", self.height))
-
-    @property
-    def half_height(self) -> int:
-        """The same at half of the page's width."""
-        return int(self.half.get("height", self.height))
-
 
 def mark(k: int) -> Mark:
     """The look of proportion 1/k, the same in every figure of every sweep."""
