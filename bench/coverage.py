@@ -19,8 +19,8 @@ from scipy.special import ndtr
 
 from wlsweep.analysis.bootstrap import Resamples, percentile
 from wlsweep.analysis.evaluation_records import TheoryRow
+from wlsweep.analysis.intervals import Total, over_papers_and_trainings
 from wlsweep.analysis.responses import responses
-from wlsweep.analysis.total_noise import Total, over_papers_and_trainings
 from wlsweep.analysis.training_noise import training_noise
 from wlsweep.analysis.trainings import Trainings
 from wlsweep.estimate import Estimate

@@ -126,7 +126,7 @@ def test_in_80_columns_a_long_name_folds_and_no_number_is_cut(tmp_path):
 
 
 def test_the_terminal_says_what_the_page_warns_of(tmp_path):
-    from wlsweep.analysis.answers import answer_warnings
+    from wlsweep.analysis.summary_table import answer_warnings
 
     found = evaluate(make_run(tmp_path, THE_19[:2], n=60, unknown_share=1.0), draws=DRAWS)
     console = Console(width=200, record=True, file=io.StringIO())

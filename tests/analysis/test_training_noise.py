@@ -7,8 +7,8 @@ import pytest
 
 from bench.coverage import WORLDS, covered
 from tests.made_run import THE_19, shift_of
+from wlsweep.analysis.intervals import over_papers_and_trainings
 from wlsweep.analysis.responses import GRID, Response
-from wlsweep.analysis.total_noise import over_papers_and_trainings
 from wlsweep.analysis.training_noise import UNSEEN, training_noise
 from wlsweep.spec.condition import parse_name
 

@@ -1,5 +1,5 @@
 """From Parquet predictions to numbers: no torch, Ray or vLLM, and nothing heavier than NumPy on import.
 
-What flows through: `load` reads and checks a run; `metrics`, `intervals`, `bootstrap`, `compare`, `theory`, `effects`,
-`seeds` and `hypotheses` are plain functions on arrays; `evaluate`, `forecast`, `decide` and `export` are the edges.
+`loaded_run` reads and checks a run; formulas, intervals, theory and verdicts are plain functions on arrays; `evaluate`,
+`forecast`, `next_conditions` and `results` are the edges.
 """

@@ -111,19 +111,14 @@ class Metrics:
     @classmethod
     def from_flat(cls, row: FlatRow) -> Metrics:
         """The inverse of `flat`."""
+        plain = ("n", "ece_noise", "ece_by_chance", "unknown", "ties", "text_differs", "p_other_mean")
         return cls(
-            row["n"],
-            {m: _estimate(row, m) for m in METRICS},
-            {m: _estimate(row["strict"], m) for m in RATES},
-            {m: _estimate(row["parsed"], m) for m in RATES},
-            BrierParts(*(row[f"brier_{part}"] for part in BrierParts._fields)),
-            row["ece_noise"],
-            row["ece_by_chance"],
-            Counts(**row["counts"]),
-            row["unknown"],
-            row["ties"],
-            row["text_differs"],
-            row["p_other_mean"],
+            estimates={m: _estimate(row, m) for m in METRICS},
+            strict={m: _estimate(row["strict"], m) for m in RATES},
+            parsed={m: _estimate(row["parsed"], m) for m in RATES},
+            brier_parts=BrierParts(*(row[f"brier_{part}"] for part in BrierParts._fields)),
+            counts=Counts(**row["counts"]),
+            **{name: row[name] for name in plain},
         )
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from wlsweep.analysis import bootstrap as bs
 from wlsweep.analysis.comparisons import holm
 from wlsweep.analysis.evaluation_records import CellTest, Comparison, MetricName, Metrics, SeedGroup, SeedMean
+from wlsweep.analysis.intervals import Total
 from wlsweep.analysis.loaded_run import RunPredictions
 from wlsweep.analysis.seeds import cells, over_seeds, with_total
-from wlsweep.analysis.total_noise import Total
 from wlsweep.analysis.trainings import Pairs, Trainings
 from wlsweep.estimate import Estimate
 from wlsweep.run.predictions import FloatArray

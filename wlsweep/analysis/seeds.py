@@ -13,8 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from wlsweep.analysis.evaluation_records import SeedMean
-from wlsweep.analysis.intervals import LEVEL
-from wlsweep.analysis.total_noise import Total
+from wlsweep.analysis.intervals import LEVEL, Total
 from wlsweep.estimate import Estimate
 from wlsweep.run.predictions import FloatArray
 from wlsweep.spec.condition import Condition

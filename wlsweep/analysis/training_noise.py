@@ -29,10 +29,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from wlsweep.analysis.intervals import SIMULATIONS, Contrast
 from wlsweep.analysis.responses import LOG_ODDS, Response
 from wlsweep.analysis.seeds import cell
 from wlsweep.analysis.theory_check import line_of
-from wlsweep.analysis.total_noise import SIMULATIONS, Contrast
 from wlsweep.run.predictions import FloatArray
 from wlsweep.spec.condition import Condition
 from wlsweep.spec.task import ICLR, Words

@@ -15,10 +15,9 @@ import numpy as np
 from wlsweep.analysis.bootstrap import Draws, percentile
 from wlsweep.analysis.comparisons import with_interval
 from wlsweep.analysis.evaluation_records import NoiseOfTrainings, Slope, TheoryRow
-from wlsweep.analysis.intervals import auc, average_precision
+from wlsweep.analysis.intervals import Total, auc, average_precision, over_papers_and_trainings
 from wlsweep.analysis.loaded_run import RunPredictions
 from wlsweep.analysis.responses import Response, responses
-from wlsweep.analysis.total_noise import Total, over_papers_and_trainings
 from wlsweep.analysis.training_noise import TrainingNoise, not_counted, training_noise
 from wlsweep.estimate import Estimate
 from wlsweep.run.predictions import FloatArray

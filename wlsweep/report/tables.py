@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from wlsweep.analysis.answers import answer_warnings, unfinished
 from wlsweep.analysis.evaluation_records import MetricName, ModelResult, SeedMean
+from wlsweep.analysis.summary_table import answer_warnings, unfinished
 from wlsweep.estimate import CHANGE, NONE, PERCENT, PLAIN, POINTS, Estimate, Format, count
 from wlsweep.report.blocks import Block, Cell, Code, Drawn, Listing, Pair, Row, Section, Table, number, p_cell, text
 from wlsweep.report.figures.small_multiples import per_year, training

@@ -1,7 +1,7 @@
 """What page and terminal say of conditions that are not done."""
 
-from wlsweep.analysis.answers import unfinished
 from wlsweep.analysis.evaluation_records import ModelResult
+from wlsweep.analysis.summary_table import unfinished
 
 
 def result(name, state, cause):
