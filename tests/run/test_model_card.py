@@ -12,8 +12,7 @@ from tests.made_run import THE_19, make_run
 from tests.train.made_rows import make_base
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.data.tokenise import find_answer_tokens, load_tokenizer
-from wlsweep.report.cards import write_cards
-from wlsweep.report.page import write_report
+from wlsweep.report.page import write_cards, write_report
 from wlsweep.run.adapter import weights_fingerprint
 from wlsweep.run.layout import read_json, write_json
 from wlsweep.run.model_card import CARD, card, write_card

@@ -1,4 +1,4 @@
-"""`wlsweep report`: one HTML file that needs nothing but a browser, and its figures as PNG.
+"""`wlsweep report`: one HTML file that needs nothing but a browser, its figures as PNG, and the cards of kept models.
 
 >>> write_report(run, evaluate(run)).page    # doctest: +SKIP
 PosixPath('runs/demo/report/index.html')
@@ -14,18 +14,23 @@ from pathlib import Path
 
 from wlsweep import __version__
 from wlsweep.analysis.evaluate import Evaluation
+from wlsweep.analysis.evaluation_records import MetricName, Metrics
+from wlsweep.estimate import PERCENT
 from wlsweep.report.blocks import Answer, Block, Drawn, Pair, Section
-from wlsweep.report.cards import write_cards
 from wlsweep.report.figures.style import Figure
 from wlsweep.report.png import Renderer, write_pngs
-from wlsweep.report.report_input import ReportInput
+from wlsweep.report.report_input import ReportInput, columns
 from wlsweep.report.sections import lead, sections
 from wlsweep.run.data_record import DataRecord
 from wlsweep.run.layout import RunDir, atomic_files, json_text
+from wlsweep.run.model_card import CardEvaluation, CardMetric, write_card
 from wlsweep.run.records import SweepRecord
 from wlsweep.run.usage import usage_of
+from wlsweep.spec.task import Words
 
 _HERE = Path(__file__).parent
+_HUB_NAMES: dict[MetricName, str] = {"auc": "roc_auc", "brier": "brier_score", "average_precision": "average_precision"}
+"""As the Hub names metrics, where that differs."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,23 @@ def write_report(run: RunDir, evaluation: Evaluation, renderer: Renderer | None 
     write_cards(run, evaluation)
     pngs, note = ([], "") if renderer is None else write_pngs(renderer, figures, run.plots)
     return ReportFiles(run.report, pngs, note)
+
+
+def write_cards(run: RunDir, evaluation: Evaluation) -> int:
+    """Write the card of each evaluated condition whose model is kept again, with the evaluation; returns how many."""
+    words = evaluation.analysis.words
+    return sum(
+        write_card(run, r.name, CardEvaluation(r.metrics.n, _card_metrics(r.metrics, words)))
+        for r in evaluation.conditions
+        if r.metrics is not None
+    )
+
+
+def _card_metrics(found: Metrics, words: Words) -> list[CardMetric]:
+    shown = [(m, title, form) for m, title, form in columns(words) if m != "ece_equal_mass"]
+    metrics = [CardMetric(_HUB_NAMES.get(m, m), title, found[m], form) for m, title, form in shown]
+    true = CardMetric("actual_accept_rate", f"true {words.rate} of the test set", found["actual_accept_rate"], PERCENT)
+    return [metrics[0], true, *metrics[1:]]
 
 
 def report_input_of(run: RunDir, evaluation: Evaluation) -> ReportInput:

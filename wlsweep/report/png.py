@@ -16,7 +16,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 from wlsweep.files import JsonObject
@@ -70,9 +69,7 @@ class Renderer(AbstractContextManager["Renderer"]):
         except (ImportError, OSError) as e:
             self._over = f"the renderer of images does not start: {e}"
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """End the process, if it has not ended."""
         self._end("the renderer of images was closed")
         self._errors.close()

@@ -5,28 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from math import sqrt
 
-from wlsweep.analysis.evaluation_records import MetricName, ModelResult, SeedMean
+from wlsweep.analysis.evaluation_records import LogLine, MetricName, ModelResult, SeedMean
 from wlsweep.analysis.summary_table import answer_warnings, unfinished
 from wlsweep.estimate import CHANGE, NONE, PERCENT, PLAIN, POINTS, Estimate, Format, count
 from wlsweep.report.blocks import Block, Cell, Code, Drawn, Listing, Pair, Row, Section, Table, number, p_cell, text
 from wlsweep.report.figures.small_multiples import per_year, training
 from wlsweep.report.figures.style import axis, share_axis, upright
 from wlsweep.report.report_input import ReportInput, classes, columns, titles
-from wlsweep.report.validation import validation_blocks
 from wlsweep.run.record import plain
 from wlsweep.spec.condition import parse_name
 from wlsweep.spec.data_section import system_notes
 from wlsweep.spec.task import Words
-
-_READINGS: tuple[MetricName, ...] = (
-    "predicted_accept_rate",
-    "accuracy",
-    "precision",
-    "recall",
-    "recall_reject",
-    "f1",
-)
 
 
 def tables(report: ReportInput) -> Section:
@@ -86,7 +77,9 @@ def _conditions(report: ReportInput) -> Table:
 def _differences(report: ReportInput) -> Table:
     analysis = report.analysis
     shown = [
-        (m, title, POINTS if form is PERCENT else CHANGE) for m, title, form in columns(report.words) if m in _COMPARED
+        (m, title, POINTS if form is PERCENT else CHANGE)
+        for m, title, form in columns(report.words)
+        if m not in ("precision_reject", "ece_equal_mass")
     ]
     headings = ["condition", *(title + (" (points)" if form is POINTS else "") for _, title, form in shown)]
     headings += ["McNemar p", "accuracy p", "Holm p", "accuracy - moved threshold (points)"]
@@ -115,9 +108,6 @@ def _differences(report: ReportInput) -> Table:
     more = {f"{titles(report.words)[m]} (points)" for m in ("recall_reject", "f1")}
     more |= {"average precision", "log loss", "McNemar p", "accuracy p", "McNemar p (moved)"}
     return Table("differences", "Differences to the baseline", headings, rows, note, frozenset(more), folded=True)
-
-
-_COMPARED: tuple[MetricName, ...] = (*_READINGS, "auc", "average_precision", "brier", "log_loss", "ece")
 
 
 def _readings(differing: Sequence[ModelResult], words: Words) -> Table:
@@ -239,7 +229,87 @@ def curves(report: ReportInput) -> Section:
         f"The predicted {words.rate} of training batches: where gamma acts, lines part within the first steps.",
         share_axis(upright(f"predicted {words.rate}")),
     )
-    return Section("training", title, [], [Pair([loss, rate]), *validation_blocks(report)])
+    return Section("training", title, [], [Pair([loss, rate]), *_validation_blocks(report)])
+
+
+def _legend(words: Words) -> str:
+    """How the lines of conditions are told apart."""
+    return f" Colour: mix; solid: weight on {words.positives}, dashed: weight on {words.negatives}, paler for smaller gamma."
+
+
+def _validation_blocks(report: ReportInput) -> list[Block]:
+    """Curves where a training was validated more than once, and a table of the last validations."""
+    validated = {
+        name: judged
+        for name, lines in report.analysis.training.items()
+        if (judged := [line for line in lines if line.get("validation_bce") is not None])
+    }
+    if not validated:
+        return []
+    drawn: list[Block] = _validation_curves(report) if any(len(lines) > 1 for lines in validated.values()) else []
+    return [*drawn, _validation_table(report, {name: lines[-1] for name, lines in validated.items()})]
+
+
+def _validation_curves(report: ReportInput) -> list[Block]:
+    words = report.words
+    bce = training(
+        report,
+        "validation_bce",
+        "validation_cross_entropy",
+        f"Cross-entropy on validation {words.items}",
+        f"Unweighted, on {words.items} that no condition trains on: a line that has turned up again is a training that"
+        " went on too long. Weighted conditions say other probabilities on purpose, so compare a line with itself."
+        + _legend(words),
+        axis("binary cross-entropy (nats)"),
+    )
+    auc = training(
+        report,
+        "validation_auc",
+        "validation_auc",
+        f"AUC on validation {words.items}",
+        f"How well {words.items} are ranked, which an offset of log-odds does not change: flat from the start means that"
+        " nothing was learnt that the base model did not know." + _legend(words),
+        axis("AUC"),
+    )
+    rate = training(
+        report,
+        "validation_accept_rate",
+        "validation_accept_rate",
+        f"Predicted {words.rate} on validation {words.items}",
+        f"The predicted {words.rate} of the validation {words.items}: a line that still moves at the end has not settled."
+        + _legend(words),
+        share_axis(f"predicted {words.rate}"),
+    )
+    loss = training(
+        report,
+        "validation_loss",
+        "validation_loss",
+        f"Weighted loss on validation {words.items}",
+        "Each condition's own loss, whose height its weights decide: compare shapes." + _legend(words),
+        axis("weighted loss", rangemode="tozero"),
+    )
+    return [Pair([bce, auc]), Pair([rate, loss])]
+
+
+def _validation_table(report: ReportInput, last: dict[str, LogLine]) -> Table:
+    papers, words = report.data.validation, report.words
+    n = papers.rows if papers else 0
+    headings = ["condition", "step", "cross-entropy", "AUC", "accuracy", f"predicted {words.rate}", "weighted loss"]
+    rows = []
+    for c in report.conditions:
+        if (at := last.get(c.name)) is None:
+            continue
+        numbers = (number(Estimate(at.get(f"validation_{key}")), PLAIN) for key in ("bce", "auc"))
+        shares = (number(Estimate(at.get(f"validation_{key}")), PERCENT) for key in ("accuracy", "accept_rate"))
+        loss = number(Estimate(at.get("validation_loss")), PLAIN)
+        rows.append(Row([text(c.name), text(int(at["step"] or 0)), *numbers, *shares, loss]))
+    who = f"{n:,} {words.items}{classes(papers, words)}" if papers else words.items.capitalize()
+    note = (
+        f"{who} of the training rows, in no mix and not in the test set, the same for every condition. Cross-entropy is"
+        " unweighted."
+        + (f" On so many an accuracy is known to about {98 / sqrt(n):.0f} points either way (95%)." if n else "")
+    )
+    return Table("validation", "Validation at the end of training", headings, rows, note)
 
 
 def warnings(report: ReportInput) -> Section:

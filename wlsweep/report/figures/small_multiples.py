@@ -32,6 +32,9 @@ from wlsweep.spec.task import Words
 MOST_PANELS = 24
 """Panels of a figure; of larger sweeps the first ones in the order of the sweep, baselines and externals first."""
 
+MOST_LINES = 8
+"""Panels of mixes, and lines in each."""
+
 
 def chosen(results: Sequence[ModelResult], externals: Sequence[ModelResult]) -> list[ModelResult]:
     """The models that get a panel."""
@@ -39,12 +42,6 @@ def chosen(results: Sequence[ModelResult], externals: Sequence[ModelResult]) -> 
     if len(done) + len(externals) > MOST_PANELS:
         done.sort(key=lambda r: r.condition is None or r.condition.variant != "baseline")
     return [*done[: MOST_PANELS - min(len(externals), MOST_PANELS - 1)], *externals][:MOST_PANELS]
-
-
-def cut_note(results: Sequence[ModelResult], externals: Sequence[ModelResult]) -> str:
-    """What a caption must add where not every condition has a panel."""
-    total = len([r for r in results if r.done]) + len(externals)
-    return f" {MOST_PANELS} of {total} are shown; the tables hold all." if total > MOST_PANELS else ""
 
 
 def _look(result: ModelResult, words: Words) -> tuple[str, str, str]:
@@ -55,14 +52,19 @@ def _look(result: ModelResult, words: Words) -> tuple[str, str, str]:
 
 
 def _grid(
-    report: ReportInput, draw: Callable[[ModelResult, str, str], list[Trace]], x: Axis, y: Axis
-) -> tuple[list[Trace], Layout, Layout]:
+    report: ReportInput,
+    draw: Callable[[ModelResult, str, str], list[Trace]],
+    axes: tuple[Axis, Axis],
+    slug: str,
+    title: str,
+    caption: str,
+) -> Figure:
     shown = chosen(report.conditions, report.externals)
     data: list[Trace] = []
     titles = []
     for i, result in enumerate(shown):
-        title, colour, shape = _look(result, report.words)
-        titles.append(title)
+        name, colour, shape = _look(result, report.words)
+        titles.append(name)
         data += [t | axes_of(i) for t in draw(result, colour, shape)]
 
     def layout(columns: int, each: int) -> Layout:
@@ -70,20 +72,22 @@ def _grid(
         height = 138 + each * rows
         legend = {"orientation": "h", "y": -60 / (height - 118), "yanchor": "top"}  # below the title of the last axis
         made = base_layout(height, legend=legend, margin={"l": 62, "r": 16, "t": 34, "b": 84})
-        made |= panels(titles, columns, x, y, 0.02 if columns > 2 else 0.09, min(0.34 / rows, 0.2))
+        made |= panels(titles, columns, *axes, 0.02 if columns > 2 else 0.09, min(0.34 / rows, 0.2))
         made["annotations"] = [a | {"font": {"size": 11}} for a in made["annotations"]]
         for i in range(len(shown)):  # ticks on the outer axes only
             if i % columns:
                 made[f"yaxis{i + 1}"] |= {"showticklabels": False}
         return made
 
-    return name_once(data), layout(5, 132), layout(2, 170)
+    if (total := len(report.done) + len(report.externals)) > MOST_PANELS:
+        caption += f" {MOST_PANELS} of {total} are shown; the tables hold all."
+    return Figure(slug, title, caption, name_once(data), layout(5, 132), layout(2, 170))
 
 
 def reliability(report: ReportInput, caption: str) -> Figure:
     """Predicted probability against the share accepted, a panel a condition; dotted: what the expected shift alone does."""
     shifts = {t.name: t.expected_shift for t in report.reached}
-    results, externals, words = report.conditions, report.externals, report.words
+    words = report.words
 
     def draw(result: ModelResult, colour: str, shape: str) -> list[Trace]:
         bins = report.analysis.curves[result.name].reliability
@@ -106,9 +110,8 @@ def reliability(report: ReportInput, caption: str) -> Figure:
         return [*out, measured]
 
     ticks = {"tickvals": [0, 0.5, 1], "range": [-0.02, 1.02]}
-    x, y = axis(f"P({words.positive})", **ticks), axis("measured", tickformat=".0%", **ticks)
-    data, wide, narrow = _grid(report, draw, x, y)
-    return Figure("reliability", "Calibration", caption + cut_note(results, externals), data, wide, narrow)
+    axes = axis(f"P({words.positive})", **ticks), axis("measured", tickformat=".0%", **ticks)
+    return _grid(report, draw, axes, "reliability", "Calibration", caption)
 
 
 def _shifted(p: float, by: float) -> float:
@@ -119,7 +122,7 @@ def _shifted(p: float, by: float) -> float:
 
 def per_year(report: ReportInput, caption: str) -> Figure:
     """Predicted rate, accuracy and the true rate by year, a panel a condition."""
-    results, externals, words = report.conditions, report.externals, report.words
+    words = report.words
 
     def draw(result: ModelResult, colour: str, shape: str) -> list[Trace]:
         at = [y.year for y in result.by_year]
@@ -141,10 +144,10 @@ def per_year(report: ReportInput, caption: str) -> Figure:
             out.append(scatter("lines+markers", [a + left for a in at], [e.value for e in estimates], name, **look))
         return out
 
-    years = sorted({y.year for r in chosen(results, externals) for y in r.by_year}) or [0, 1]
+    years = sorted({y.year for r in chosen(report.conditions, report.externals) for y in r.by_year}) or [0, 1]
     x = axis("year", range=[years[0] - 0.5, years[-1] + 0.5], tickvals=[years[0], years[-1]], tickformat="d")
-    data, wide, narrow = _grid(report, draw, x, share_axis("share", tickvals=[0, 0.5, 1]))
-    return Figure("per_year", "Rates and accuracy by year", caption + cut_note(results, externals), data, wide, narrow)
+    axes = x, share_axis("share", tickvals=[0, 0.5, 1])
+    return _grid(report, draw, axes, "per_year", "Rates and accuracy by year", caption)
 
 
 def _rank(c: Condition) -> tuple[bool, bool, int]:
@@ -165,10 +168,9 @@ def by_mix(
     x: Axis,
     y: Axis,
     words: Words,
-    most: int = 8,
 ) -> Figure:
     """Lines of conditions in a panel a proportion: variants of the positive class solid and filled, of the other one
-    dashed and open, paler for smaller gamma.
+    dashed and open, paler for smaller gamma. What is more than `MOST_LINES` is left out and counted in the caption.
 
     Args:
         results: whose lines to draw; those without points are left out.
@@ -179,17 +181,16 @@ def by_mix(
         x: axis of every panel.
         y: axis of every panel.
         words: of the task.
-        most: lines of a panel; more are left out and counted in the caption.
     """
     groups: dict[int, list[tuple[Condition, ModelResult]]] = {}
     for r in results:
         if r.condition is not None:
             groups.setdefault(r.condition.k, []).append((r.condition, r))
-    ks = sorted(groups)[:8]
-    left_out = sum(max(0, len(groups[k]) - most) for k in ks) + sum(len(v) for k, v in groups.items() if k not in ks)
+    ks = sorted(groups)[:MOST_LINES]
+    left_out = sum(len(found) - (min(len(found), MOST_LINES) if k in ks else 0) for k, found in groups.items())
     data: list[Trace] = []
     for i, k in enumerate(ks):
-        shown = sorted(groups[k], key=lambda pair: _rank(pair[0]))[:most]
+        shown = sorted(groups[k], key=lambda pair: _rank(pair[0]))[:MOST_LINES]
         top = max(c.gamma for c, _ in shown)
         for c, r in shown:
             xs, ys, bars = series(r)
