@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -64,7 +65,7 @@ def probabilistic(accept: BoolArray, log_odds: FloatArray) -> dict[MetricName, E
     }
 
 
-def calibration_noise(p: FloatArray, bins: int = BINS) -> tuple[float, float]:
+def calibration_noise(p: FloatArray) -> tuple[float, float]:
     """The equal-width ECE that a perfectly calibrated model with these probabilities would show from chance alone.
 
     In a bin of n rows the calibration gap has mean zero and variance sum p(1-p) / n^2; its mean absolute value is
@@ -73,15 +74,15 @@ def calibration_noise(p: FloatArray, bins: int = BINS) -> tuple[float, float]:
     Returns:
         its mean, and the value that it stays below in 97.5% of samples (from 2,500 draws of the gaps, seeded).
     """
-    variance = np.bincount(bin_of(p, equal_width_edges(bins)), weights=p * (1 - p), minlength=bins)
-    drawn = _standard_gaps(bins) @ np.sqrt(variance)
+    variance = np.bincount(bin_of(p, equal_width_edges()), weights=p * (1 - p), minlength=BINS)
+    drawn = _standard_gaps() @ np.sqrt(variance)
     return float(np.sqrt(2 / np.pi * variance).sum() / len(p)), float(np.quantile(drawn, 0.975) / len(p))
 
 
 @cache
-def _standard_gaps(bins: int) -> FloatArray:
-    """Absolute values of standard normal numbers, shape (2500, bins)."""
-    return np.abs(np.random.default_rng(0).standard_normal((2_500, bins)))
+def _standard_gaps() -> FloatArray:
+    """Absolute values of standard normal numbers, shape (2500, BINS)."""
+    return np.abs(np.random.default_rng(0).standard_normal((2_500, BINS)))
 
 
 def measure(accept: BoolArray, scores: Scores) -> Metrics:
@@ -120,7 +121,7 @@ def curves(accept: BoolArray, scores: Scores) -> Curves:
     def binned(edges: FloatArray) -> tuple[ReliabilityBin, ...]:
         bins = reliability(accept, p, edges)
         at = wilson([b.accepts for b in bins], [b.n for b in bins])
-        return tuple(ReliabilityBin(*b, Estimate(b.accepts / b.n, *i)) for b, i in zip(bins, at, strict=True) if i)
+        return tuple(replace(b, share=Estimate(b.share.value, *i)) for b, i in zip(bins, at, strict=True) if i)
 
     covered = coverage_accuracy(accept, scores.log_odds, COVERAGES)
     at = wilson([share * k for _, k, share in covered], [k for _, k, _ in covered])

@@ -109,11 +109,12 @@ class RunForecast:
             f"{'condition':34} {'shift':>6}  {heading:>{wide}}  {'accuracy %':>18}  measured %",
         ]
         for row in self.rows:
+            seen = "" if row.measured is None else f"{100 * (row.measured['predicted_accept_rate'] or 0):.1f}"
             if row.metrics is None:
-                lines.append(f"{row.name:34} {row.shift:+6.2f}  no forecast: {row.note}{_measured_text(row)}")
+                measured = f"; measured {seen}" if seen else ""
+                lines.append(f"{row.name:34} {row.shift:+6.2f}  no forecast: {row.note}{measured}")
                 continue
             rate, accuracy = percent(row.metrics["predicted_accept_rate"]), percent(row.metrics["accuracy"])
-            seen = "" if row.measured is None else f"{100 * (row.measured['predicted_accept_rate'] or 0):.1f}"
             lines.append(f"{row.name:34} {row.shift:+6.2f}  {rate:>{wide}}  {accuracy:>18}  {seen:>10}")
         lines += ["", f"{'condition':34} {'precision %':>19}  {'recall %':>19}  {'F1 %':>19}"]
         for row in self.rows:
@@ -129,10 +130,6 @@ class RunForecast:
                 " for its own kind alone)."
             )
         return "\n".join(line.rstrip() for line in lines)
-
-
-def _measured_text(row: ForecastRow) -> str:
-    return "" if row.measured is None else f"; measured {100 * (row.measured['predicted_accept_rate'] or 0):.1f}"
 
 
 def forecast_run(run: RunDir, draws: int = 10_000) -> RunForecast:
@@ -211,7 +208,7 @@ def forecast_sweep(
             shifts[c.name].covered,
             shifts[c.name].note or ("" if c.name in drawn else reason),
             summarised(point[c.name], drawn[c.name]) if c.name in drawn else None,
-            {m: _finite(measured[c.name][m]) for m in FORECAST} if c.name in measured else None,
+            {m: x if np.isfinite(x := measured[c.name][m]) else None for m in FORECAST} if c.name in measured else None,
         )
         for c in declared
         if c.name != base
@@ -261,7 +258,3 @@ def _rates(decision: BoolArray, accept: BoolArray) -> dict[str, float]:
     tp, fp = np.array([float((decision & accept).sum())]), np.array([float((decision & ~accept).sum())])
     found = bs.from_counts(tp, fp, np.array([float(accept.sum())]), len(accept))
     return {metric: float(found[metric][0]) for metric in FORECAST}
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None

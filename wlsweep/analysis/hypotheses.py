@@ -117,8 +117,8 @@ def _of_one_kind(
     outermost, lacking = _outermost(plain, by_name, rank)
     # the plan bounds gammas 2 and 4 at 1/8; theory puts accept gamma 8 there back at the baseline's rate
     eighth = [c for c in plain if c.k == 8 and c.gamma <= 4.0]
-    bounds = [_below(c, 0.5) for c in eighth if c.variant == "accept"]
-    bounds += [_below(c, 0.2) for c in eighth if c.variant == "reject"]
+    bounds = [_bounded(c, "below", 0.5) for c in eighth if c.variant == "accept"]
+    bounds += [_bounded(c, "below", 0.2) for c in eighth if c.variant == "reject"]
     beyond = [c.name for c in plain if (c.k == 2 and c.gamma > 8.0) or (c.k == 8 and c.gamma > 4.0)]
     unnamed = [v for v in ("accept", "reject") if not any(c.variant == v for c in eighth)]
     unbounded = [f"{words.variant(v)} conditions at 1/8" for v in unnamed]
@@ -134,7 +134,9 @@ def _of_one_kind(
         and abs(shifts.get(c.name, 1.0)) < NO_SHIFT
         and (base := Condition("baseline", 1.0, 2, lora=rank)).name in by_name
     ]
-    spread = [_below(c, 0.3, strict=False) for c in plain] + [_over(c, 0.7, strict=False) for c in plain]
+    spread = [_bounded(c, "below", 0.3, strict=False) for c in plain] + [
+        _bounded(c, "above", 0.7, strict=False) for c in plain
+    ]
     steps = tuple(_steps(cells, by_name))
     rate: MetricName = "predicted_accept_rate"
     return [
@@ -174,7 +176,7 @@ def _of_one_kind(
             "S4",
             "Accuracy above 60% for most",
             "accuracy",
-            tuple(_over(c, 0.6) for c in cells),
+            tuple(_bounded(c, "above", 0.6) for c in cells),
             "most",
             plan="criterion 4",
         ),
@@ -252,14 +254,9 @@ def _above(a: Condition, b: Condition) -> Claim:
     return Claim(f"{a.name} above {b.name}", (a.name, b.name), lambda v: v[a.name] - v[b.name])
 
 
-def _below(c: Condition, bound: float, strict: bool = True) -> Claim:
-    edge = 0.0 if strict else 1e-12
-    return Claim(f"{c.name} below {bound:.0%}", (c.name,), lambda v: bound - v[c.name] + edge)
-
-
-def _over(c: Condition, bound: float, strict: bool = True) -> Claim:
-    edge = 0.0 if strict else 1e-12
-    return Claim(f"{c.name} above {bound:.0%}", (c.name,), lambda v: v[c.name] - bound + edge)
+def _bounded(c: Condition, side: Literal["above", "below"], bound: float, strict: bool = True) -> Claim:
+    sign, edge = 1.0 if side == "above" else -1.0, 0.0 if strict else 1e-12
+    return Claim(f"{c.name} {side} {bound:.0%}", (c.name,), lambda v: sign * (v[c.name] - bound) + edge)
 
 
 def _same(a: Condition, b: Condition) -> Claim:

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from wlsweep.analysis.evaluation_records import BrierParts, Counts, MetricName
+from wlsweep.analysis.evaluation_records import BrierParts, Counts, MetricName, ReliabilityBin
+from wlsweep.estimate import Estimate
 from wlsweep.run.predictions import BoolArray, FloatArray
 
 BINS = 10
@@ -36,16 +37,6 @@ class Rate(NamedTuple):
     def value(self) -> float | None:
         """hits / n, or None of no rows."""
         return self.hits / self.n if self.n else None
-
-
-class Bin(NamedTuple):
-    """One bin of the reliability curve."""
-
-    low: float
-    high: float
-    n: int
-    mean_p: float
-    accepts: int
 
 
 def count(accept: BoolArray, reading: npt.NDArray[np.int8]) -> Counts:
@@ -97,9 +88,9 @@ def placements(accept: BoolArray, log_odds: FloatArray) -> tuple[FloatArray, Flo
     return of_accepts, of_rejects
 
 
-def equal_width_edges(bins: int = BINS) -> FloatArray:
-    """0, 1/bins, ..., 1."""
-    return np.linspace(0.0, 1.0, bins + 1)
+def equal_width_edges() -> FloatArray:
+    """0, 1/BINS, ..., 1."""
+    return np.linspace(0.0, 1.0, BINS + 1)
 
 
 def equal_mass_edges(p: FloatArray, bins: int = BINS) -> FloatArray:
@@ -113,20 +104,20 @@ def bin_of(p: FloatArray, edges: FloatArray) -> npt.NDArray[np.int64]:
     return np.clip(np.searchsorted(edges, p, side="left") - 1, 0, len(edges) - 2).astype(np.int64)
 
 
-def reliability(accept: BoolArray, p: FloatArray, edges: FloatArray) -> list[Bin]:
-    """The bins that hold rows: how often papers said to be accepted with about p were."""
+def reliability(accept: BoolArray, p: FloatArray, edges: FloatArray) -> list[ReliabilityBin]:
+    """The bins that hold rows: how often papers said to be accepted with about p were; without intervals."""
     index, bins = bin_of(p, edges), len(edges) - 1
     n = np.bincount(index, minlength=bins)
     total = np.bincount(index, weights=p, minlength=bins)
     hits = np.bincount(index, weights=accept, minlength=bins)
-    return [
-        Bin(float(edges[b]), float(edges[b + 1]), int(n[b]), float(total[b] / n[b]), round(hits[b]))
-        for b in range(bins)
-        if n[b]
-    ]
+    found = []
+    for b in np.flatnonzero(n):
+        low, high, rows, accepts = float(edges[b]), float(edges[b + 1]), int(n[b]), round(hits[b])
+        found.append(ReliabilityBin(low, high, rows, float(total[b] / rows), accepts, Estimate(accepts / rows)))
+    return found
 
 
-def calibration_error(curve: list[Bin]) -> float | None:
+def calibration_error(curve: list[ReliabilityBin]) -> float | None:
     """Expected calibration error: mean |mean p - accept share| over bins, weighted by rows."""
     n = sum(b.n for b in curve)
     return sum(abs(b.n * b.mean_p - b.accepts) for b in curve) / n if n else None

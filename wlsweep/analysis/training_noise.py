@@ -175,14 +175,6 @@ class TrainingNoise:
         )
 
 
-def not_counted(words: Words = ICLR.words) -> str:
-    """What the page says where there is no `TrainingNoise`."""
-    return (
-        f"Intervals count {words.items} alone: they hold for these {words.items} and these trainings, and say nothing of "
-        "other trainings; several seeds, or three mixes, would tell."
-    )
-
-
 def _squares(slopes: Mapping[str, FloatArray], group: Callable[[str], Any]) -> FloatArray:
     """Sum over groups of the squared sum of slopes."""
     sums: dict[Any, FloatArray] = {}

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from wlsweep.analysis.bootstrap import Draws, percentile
+from wlsweep.analysis.bootstrap import METRICS, Draws, percentile
 from wlsweep.analysis.comparisons import with_interval
 from wlsweep.analysis.evaluation_records import NoiseOfTrainings, Slope, TheoryRow
 from wlsweep.analysis.intervals import Total, auc, average_precision, over_papers_and_trainings
 from wlsweep.analysis.loaded_run import RunPredictions
 from wlsweep.analysis.responses import Response, responses
-from wlsweep.analysis.training_noise import TrainingNoise, not_counted, training_noise
+from wlsweep.analysis.training_noise import TrainingNoise, training_noise
 from wlsweep.estimate import Estimate
 from wlsweep.run.predictions import FloatArray
 from wlsweep.spec.task import ICLR, Words
@@ -27,16 +27,7 @@ Pairs = Sequence[tuple[str, str]]
 """(training, the baseline that it is compared with), of the seeds of one condition."""
 _OF_RANKS = {"auc": auc, "average_precision": average_precision}
 """Metrics that a common offset of log-odds leaves as they are. Only seeds show how far other trainings would move them."""
-_SHARES = (
-    "predicted_accept_rate",
-    "accuracy",
-    "precision",
-    "recall",
-    "precision_reject",
-    "recall_reject",
-    "f1",
-    *_OF_RANKS,
-)
+_SHARES = frozenset(METRICS) - {"brier", "log_loss"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,12 @@ class Trainings:
         counted = f"{self.words.items} {how}"
         ranks = f"AUC and average precision, which a common offset of log-odds does not move, count {counted}"
         if at is None:
-            return NoiseOfTrainings(None, None, None, None, None, not_counted(self.words), ranks)
+            items = self.words.items
+            alone = (
+                f"Intervals count {items} alone: they hold for these {items} and these trainings, and say nothing of "
+                "other trainings; several seeds, or three mixes, would tell."
+            )
+            return NoiseOfTrainings(None, None, None, None, None, alone, ranks)
         return NoiseOfTrainings(at.source, at.sd, at.own_sd, at.shared_sd, at.common_sd, at.sentence(self.words), ranks)
 
     @property
