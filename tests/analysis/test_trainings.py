@@ -10,7 +10,7 @@ from tests.made_run import THE_19, make_run, shift_of, write_predictions
 from wlsweep.analysis.evaluate import evaluate
 from wlsweep.analysis.evaluation_records import TheoryRow
 from wlsweep.analysis.responses import linear
-from wlsweep.analysis.seed_groups import mean_difference
+from wlsweep.analysis.seeds import mean_difference
 from wlsweep.analysis.training_noise import training_noise
 from wlsweep.analysis.trainings import Trainings
 from wlsweep.estimate import Estimate

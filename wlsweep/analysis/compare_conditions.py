@@ -36,8 +36,7 @@ from wlsweep.analysis.evaluation_records import (
 )
 from wlsweep.analysis.hypotheses import hypotheses, kinds_of, name_of
 from wlsweep.analysis.loaded_run import RunPredictions
-from wlsweep.analysis.seed_groups import SEEDED, cell_tests, mean_over_seeds, seed_groups
-from wlsweep.analysis.seeds import cell
+from wlsweep.analysis.seeds import SEEDED, cell, cell_tests, mean_over_seeds, seed_groups
 from wlsweep.analysis.theory import Shift, calibration, expected_shift, forecast, moved_threshold
 from wlsweep.analysis.trainings import Trainings
 from wlsweep.analysis.verdicts import judge

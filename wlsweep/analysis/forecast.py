@@ -19,8 +19,7 @@ from wlsweep.analysis.compare_conditions import FORECAST, summarised
 from wlsweep.analysis.evaluation_records import MetricName
 from wlsweep.analysis.hypotheses import Hypothesis, hypotheses, kinds_of
 from wlsweep.analysis.loaded_run import load_predictions
-from wlsweep.analysis.seed_groups import mean_over_seeds
-from wlsweep.analysis.seeds import cell
+from wlsweep.analysis.seeds import cell, mean_over_seeds
 from wlsweep.analysis.theory import Calibration, Shift, calibration, expected_shift, forecast
 from wlsweep.analysis.theory_check import TheoryTest, forecast_unmeasured, judge_theory
 from wlsweep.analysis.verdicts import Prospect, prospects

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wlsweep.analysis.evaluation_records import Counts, MetricName
-from wlsweep.analysis.metrics import Rate, placements, rates
+from wlsweep.analysis.metrics import Rate, rates
 from wlsweep.estimate import Estimate
 from wlsweep.run.predictions import BoolArray, FloatArray
 
@@ -89,10 +89,15 @@ def estimate_of_mean(values: FloatArray, most: float = np.inf) -> Estimate:
 
 def auc(accept: BoolArray, log_odds: FloatArray) -> tuple[float | None, FloatArray]:
     """Area under the ROC curve and each row's influence on it, shape (n,); None and zeros without both classes."""
+    from scipy.stats import rankdata
+
     influence = np.zeros(len(accept))
     if not accept.any() or accept.all():
         return None, influence
-    of_accepts, of_rejects = placements(accept, log_odds)
+    # Mann-Whitney: the share of rejects below each accept, and of accepts above each reject, ties counting one half
+    ranks, accepts, rejects = rankdata(log_odds), log_odds[accept], log_odds[~accept]
+    of_accepts = (ranks[accept] - rankdata(accepts)) / len(rejects)
+    of_rejects = 1 - (ranks[~accept] - rankdata(rejects)) / len(accepts)
     value = float(of_accepts.mean())
     influence[accept] = (of_accepts - value) / len(of_accepts)
     influence[~accept] = (of_rejects - value) / len(of_rejects)
@@ -188,13 +193,12 @@ class Total(NamedTuple):
         return (beyond + 1) / (len(self.studentised) + 1)
 
 
-def over_papers_and_trainings(papers: FloatArray, training: Contrast, seed: int = 0) -> Total | None:
+def over_papers_and_trainings(papers: FloatArray, training: Contrast) -> Total | None:
     """Add the two variances and find how large errors are against their estimate.
 
     Args:
         papers: the number in every bootstrap draw of papers, shape (draws,); NaN where a draw has none.
         training: its noise over trainings.
-        seed: of the simulations.
 
     Returns:
         None where more than one draw in twenty has no value.
@@ -204,6 +208,6 @@ def over_papers_and_trainings(papers: FloatArray, training: Contrast, seed: int 
         return None
     variance = float(known.var(ddof=1))
     total = variance + training.variance
-    errors = training.errors + np.random.default_rng([seed, 5]).normal(0, variance**0.5, SIMULATIONS)
+    errors = training.errors + np.random.default_rng([0, 5]).normal(0, variance**0.5, SIMULATIONS)
     expected = np.sqrt(np.maximum(variance + training.variances, 1e-30))
     return Total(total**0.5, np.sort(np.abs(errors) / expected))

@@ -74,28 +74,14 @@ def log_losses(accept: BoolArray, log_odds: FloatArray) -> FloatArray:
     return np.asarray(np.minimum(np.logaddexp(0.0, wrong_way), _LOSS_CAP))
 
 
-def placements(accept: BoolArray, log_odds: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(per accept, the share of rejects below it; per reject, the share of accepts above it), ties counting one half.
-
-    The mean of either is the AUC (Mann-Whitney); their spread is its variance (DeLong). Needs both classes.
-    """
-    from scipy.stats import rankdata
-
-    a, r = log_odds[accept], log_odds[~accept]
-    overall = rankdata(log_odds)
-    of_accepts = (overall[accept] - rankdata(a)) / len(r)
-    of_rejects = 1 - (overall[~accept] - rankdata(r)) / len(a)
-    return of_accepts, of_rejects
-
-
 def equal_width_edges() -> FloatArray:
     """0, 1/BINS, ..., 1."""
     return np.linspace(0.0, 1.0, BINS + 1)
 
 
-def equal_mass_edges(p: FloatArray, bins: int = BINS) -> FloatArray:
+def equal_mass_edges(p: FloatArray) -> FloatArray:
     """Quantiles of p with 0 and 1 as ends; fewer bins where rows tie across a quantile."""
-    inner = np.quantile(p, np.arange(1, bins) / bins) if len(p) else np.empty(0)
+    inner = np.quantile(p, np.arange(1, BINS) / BINS) if len(p) else np.empty(0)
     return np.unique(np.concatenate([[0.0], inner, [1.0]]))
 
 

@@ -195,11 +195,7 @@ def _misses(
 
 def _design(points: Sequence[Condition], lines: Sequence[Line], shifts: Mapping[str, float]) -> FloatArray:
     """A column for each line and one of expected shifts; shape (points, lines + 1)."""
-    x = np.zeros((len(points), len(lines) + 1))
-    for i, c in enumerate(points):
-        x[i, lines.index(line_of(c))] = 1.0
-        x[i, -1] = shifts[c.name]
-    return x
+    return np.array([[*(float(line_of(c) == line) for line in lines), shifts[c.name]] for c in points])
 
 
 def predicted_means(

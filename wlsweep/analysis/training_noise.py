@@ -31,7 +31,6 @@ import numpy as np
 
 from wlsweep.analysis.intervals import SIMULATIONS, Contrast
 from wlsweep.analysis.responses import LOG_ODDS, Response
-from wlsweep.analysis.seeds import cell
 from wlsweep.analysis.theory_check import line_of
 from wlsweep.run.predictions import FloatArray
 from wlsweep.spec.condition import Condition
@@ -80,12 +79,11 @@ class TrainingNoise:
     """What each mean square is."""
     observed: tuple[str, ...] = field(repr=False)
     """Conditions that they were made of."""
-    seed: int = 0
 
     @cached_property
     def offsets(self) -> dict[str, FloatArray]:
         """What every simulated training adds to the mean log-odds, by condition, shape (simulations,)."""
-        return self._drawn(np.random.default_rng([self.seed, 4]), np.ones((3, SIMULATIONS)))
+        return self._drawn(np.random.default_rng([0, 4]), np.ones((3, SIMULATIONS)))
 
     @cached_property
     def simulated(self) -> list[FloatArray]:
@@ -103,7 +101,7 @@ class TrainingNoise:
         by_mix = {at: shared * rng.normal(size=draws) for at in sorted({line_of(c) for c in members})}
         return {c.name: by_seed[c.seed] + by_mix[line_of(c)] + own * rng.normal(size=draws) for c in members}
 
-    def offset_draws(self, draws: int, seed: int = 0) -> dict[str, FloatArray]:
+    def offset_draws(self, draws: int) -> dict[str, FloatArray]:
         """What other trainings would add to the mean log-odds of each condition, by name, shape (draws,).
 
         The standard deviations are drawn too, as uncertain as the degrees of freedom of their mean squares leave them.
@@ -112,9 +110,8 @@ class TrainingNoise:
 
         Args:
             draws: how many.
-            seed: of the draws.
         """
-        rng = np.random.default_rng([seed, 6])
+        rng = np.random.default_rng([0, 6])
         degrees = [self.squares[-1].degrees, 1, 1]
         for s in self.squares[:-1]:
             degrees[2 if s.common else 1] = s.degrees
@@ -184,7 +181,7 @@ def _squares(slopes: Mapping[str, FloatArray], group: Callable[[str], Any]) -> F
 
 
 def training_noise(
-    conditions: Sequence[Condition], shifts: Mapping[str, float], means: Mapping[str, float], seed: int = 0
+    conditions: Sequence[Condition], shifts: Mapping[str, float], means: Mapping[str, float]
 ) -> TrainingNoise | None:
     """The noise of the trainings of a sweep, from seeds where there are some, else from the misfit of theory.
 
@@ -192,7 +189,6 @@ def training_noise(
         conditions: of the sweep.
         shifts: expected shift by name, of those that theory covers.
         means: mean log-odds on the test papers by name, of those that are done.
-        seed: of the simulations.
 
     Returns:
         None where neither tells: too few conditions, mixes or seeds.
@@ -202,10 +198,10 @@ def training_noise(
     of_one_seed = _with_slopes(_largest_seed([c for c in done if c.name in shifts]), shifts)
     squares = _misfit(of_one_seed, shifts)
     if table is not None and len(table) == 1 and squares is not None:
-        return _estimated("both", done, *_joined(table[0], of_one_seed, squares), means, seed)
+        return _estimated("both", done, *_joined(table[0], of_one_seed, squares), means)
     if table is not None:
-        return _estimated("seeds", done, [c for row in table for c in row], _between_seeds(table), means, seed)
-    return None if squares is None else _estimated("misfit", done, of_one_seed, squares, means, seed)
+        return _estimated("seeds", done, [c for row in table for c in row], _between_seeds(table), means)
+    return None if squares is None else _estimated("misfit", done, of_one_seed, squares, means)
 
 
 def _largest_seed(covered: Sequence[Condition]) -> list[Condition]:
@@ -255,7 +251,6 @@ def _estimated(
     observed: Sequence[Condition],
     squares: Sequence[_Square],
     means: Mapping[str, float],
-    seed: int,
 ) -> TrainingNoise:
     """Solve the mean squares for the variances."""
     y = np.array([[means[c.name] for c in observed]])
@@ -276,7 +271,6 @@ def _estimated(
         tuple(squares),
         tuple(found),
         tuple(c.name for c in observed),
-        seed,
     )
 
 
@@ -284,7 +278,7 @@ def _seed_table(done: Sequence[Condition]) -> list[list[Condition]] | None:
     """Rows of conditions, columns of seeds, without a gap: of all such tables, one with the most trainings."""
     cells: dict[str, dict[int, Condition]] = {}
     for c in done:
-        cells.setdefault(cell(c), {})[c.seed] = c
+        cells.setdefault(replace(c, seed=0).name, {})[c.seed] = c
     several = [at for at in cells.values() if len(at) > 1]
     if not several:
         return None
@@ -329,10 +323,6 @@ def _misfit(covered: Sequence[Condition], shifts: Mapping[str, float]) -> list[_
     Each kind of fine-tuning has a line of its own: that adapters move half as far is no noise of trainings. What theory
     gets wrong otherwise counts as noise here, so the intervals hold it too. None with fewer than three mixes (of two kinds,
     four between them, and so on) or fewer than two residual degrees of freedom within them.
-
-    Args:
-        covered: conditions whose kinds each show a slope within a mix.
-        shifts: their expected shifts.
     """
     if not covered:
         return None
