@@ -15,12 +15,7 @@ from functools import partial
 import numpy as np
 
 from wlsweep.analysis import bootstrap as bs
-from wlsweep.analysis.comparisons import (
-    against_moved_threshold,
-    difference_of_ece,
-    mcnemar,
-    with_interval,
-)
+from wlsweep.analysis.comparisons import difference_of_ece, mcnemar, with_interval
 from wlsweep.analysis.effects import effects, separable
 from wlsweep.analysis.evaluation_records import (
     BaselineCalibration,
@@ -31,6 +26,7 @@ from wlsweep.analysis.evaluation_records import (
     KindSlope,
     MetricName,
     Metrics,
+    MovedThreshold,
     OracleFit,
     TheoryRow,
 )
@@ -214,16 +210,20 @@ def _drawn(
 def _comparison(
     name: str, base: str, loaded: RunPredictions, difference: Mapping[MetricName, Estimate], found: bs.Draws
 ) -> Comparison:
+    """Against the baseline, and whether re-training did better than moving its threshold to the same accept rate."""
     accept, other = loaded.truth.accept, loaded.scores[base]
-    scores = loaded.scores[name] if name in loaded.scores else loaded.externals[name]
-    moved = moved_threshold(other.log_odds, int(scores.decision.sum()))
-    return Comparison(
-        name,
-        base,
-        difference,
-        mcnemar(scores.decision == accept, other.decision == accept),
-        against_moved_threshold(accept, scores.decision, moved, found),
+    decision = (loaded.scores[name] if name in loaded.scores else loaded.externals[name]).decision
+    moved = moved_threshold(other.log_odds, int(decision.sum()))
+    mine, theirs = decision == accept, moved == accept
+    at = bs.percentile(found["accuracy"] - found["moved_accuracy"])
+    against_moved = MovedThreshold(
+        accuracy=float(mine.mean()),
+        moved_accuracy=float(theirs.mean()),
+        difference=with_interval(float(mine.mean() - theirs.mean()), at),
+        test=mcnemar(mine, theirs),
+        papers_decided_differently=int(np.sum(decision != moved)),
     )
+    return Comparison(name, base, difference, mcnemar(mine, other.decision == accept), against_moved)
 
 
 def _forecasts(

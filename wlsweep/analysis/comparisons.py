@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from wlsweep.analysis.bootstrap import Draws, percentile
-from wlsweep.analysis.evaluation_records import MovedThreshold, PairedTest
+from wlsweep.analysis.evaluation_records import PairedTest
 from wlsweep.analysis.intervals import Interval
 from wlsweep.estimate import Estimate
 from wlsweep.run.predictions import BoolArray
@@ -64,23 +61,3 @@ def difference_of_ece(this: Estimate, base: Estimate) -> Estimate:
     if a is None or b is None:
         return Estimate(this.value - base.value)
     return Estimate(this.value - base.value, a[0] - b[1], a[1] - b[0])
-
-
-def against_moved_threshold(accept: BoolArray, decision: BoolArray, moved: BoolArray, draws: Draws) -> MovedThreshold:
-    """Did re-training do better than moving the baseline's threshold to the same accept rate?
-
-    Args:
-        accept: labels, shape (n,).
-        decision: of the condition, shape (n,).
-        moved: of the baseline with its threshold moved, as many accepts as `decision`, shape (n,).
-        draws: of the condition, with `accuracy` and `moved_accuracy`.
-    """
-    mine, theirs = decision == accept, moved == accept
-    at = percentile(draws["accuracy"] - draws["moved_accuracy"])
-    return MovedThreshold(
-        accuracy=float(mine.mean()),
-        moved_accuracy=float(theirs.mean()),
-        difference=with_interval(float(mine.mean() - theirs.mean()), at),
-        test=mcnemar(mine, theirs),
-        papers_decided_differently=int(np.sum(decision != moved)),
-    )

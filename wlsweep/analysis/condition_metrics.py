@@ -39,11 +39,6 @@ COVERAGES = np.arange(1, 21) / 20
 """Shares of rows at which the coverage-accuracy curve is read."""
 
 
-def subset(scores: Scores, rows: BoolArray) -> Scores:
-    """The scores of some rows."""
-    return Scores(scores.log_odds[rows], scores.parsed[rows], scores.p_other[rows])
-
-
 def readings(accept: BoolArray, scores: Scores) -> dict[str, dict[MetricName, Estimate]]:
     """Rates and F1 by reading: `margin`, `strict` (unknown = wrong), `parsed` (unknown left out)."""
     margin, strict = count(accept, scores.decision.astype(np.int8)), count(accept, scores.parsed)

@@ -205,7 +205,7 @@ def separable(fitted: Effects, missing: int, words: Words = ICLR.words, noise: s
         return [_unknown(key, f"It cannot be fitted: {fitted.note}.") for key in (s2, s2v)]
     known = {t.name: t.estimate for t in fitted.terms}
     gamma, mix = known["ln gamma"], known["logit proportion"]
-    share, numbers = _share(fitted, "gamma x proportion"), _numbers(fitted)
+    share = _share(fitted, "gamma x proportion")
     fits = share <= LARGEST_INTERACTION
     passed = (gamma.low or 0.0) > 0 and (mix.low or 0.0) > 0 and fits
     sentence = (
@@ -213,12 +213,12 @@ def separable(fitted: Effects, missing: int, words: Words = ICLR.words, noise: s
         f"proportion by {mix.value:.2f}; their interaction carries {PERCENT.value(share)} of what the model explains "
         f"(at most {LARGEST_INTERACTION:.0%} counts as separable)."
     )
-    out = [_judged(s2, passed, sentence, numbers, missing, fitted, noise)]
+    out = [_judged(s2, passed, sentence, missing, fitted, noise)]
     if not passed and fits:
         both = f"ln gamma {PLAIN.full(gamma)}, logit proportion {PLAIN.full(mix)}"
         if (gamma.value or 0.0) > 0 and (mix.value or 0.0) > 0:  # precision is lacking, and nothing else
             why = f" That both effects are above 0 is not shown: {both}."
-            untold = _judged(s2, None, sentence, numbers, missing, fitted, noise)
+            untold = _judged(s2, None, sentence, missing, fitted, noise)
             out = [replace(untold, sentence=untold.sentence + why)]
         else:
             out = [replace(out[0], sentence=f"{out[0].sentence} Both effects must be above 0: {both}.")]
@@ -231,7 +231,7 @@ def separable(fitted: Effects, missing: int, words: Words = ICLR.words, noise: s
         f" {words.positive} variant than in the {words.negative} variant, which carries {PERCENT.value(share)} of what the"
         f" model explains (at most {LARGEST_INTERACTION:.0%} counts as alike)."
     )
-    out.append(_judged(s2v, share <= LARGEST_INTERACTION, sentence, numbers, missing, fitted, noise))
+    out.append(_judged(s2v, share <= LARGEST_INTERACTION, sentence, missing, fitted, noise))
     return out
 
 
@@ -253,15 +253,9 @@ def _unknown(key: tuple[str, str], why: str) -> Judged:
 
 
 def _judged(
-    key: tuple[str, str],
-    passed: bool | None,
-    sentence: str,
-    numbers: list[str],
-    missing: int,
-    fitted: Effects,
-    noise: str,
+    key: tuple[str, str], passed: bool | None, sentence: str, missing: int, fitted: Effects, noise: str
 ) -> Judged:
-    plan = "criterion 2" if key[0] == "S2" else ""
+    plan, numbers = "criterion 2" if key[0] == "S2" else "", _numbers(fitted)
     if missing:
         sentence += f" {count(missing, 'condition is', 'conditions are')} not done, and the fit may change with them."
     if missing or passed is None:

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from wlsweep import __version__
 from wlsweep.analysis.compare_conditions import compare_conditions, ece_of
-from wlsweep.analysis.condition_metrics import curves, measure, subset
+from wlsweep.analysis.condition_metrics import curves, measure
 from wlsweep.analysis.evaluation_records import Analysis, Inputs, LogLine, ModelResult, YearMetrics
 from wlsweep.analysis.loaded_run import RunPredictions, load_predictions
 from wlsweep.errors import DamagedError
@@ -100,9 +100,12 @@ def _chosen(whole: RunPredictions, only: str | None) -> RunPredictions:
 
 
 def _by_year(loaded: RunPredictions, scores: Scores) -> tuple[YearMetrics, ...]:
-    truth = loaded.truth
-    masks = [(year, truth.year == year) for year in truth.years]
-    return tuple(YearMetrics(year, measure(truth.accept[rows], subset(scores, rows))) for year, rows in masks)
+    truth, found = loaded.truth, []
+    for year in truth.years:
+        rows = truth.year == year
+        of_year = Scores(scores.log_odds[rows], scores.parsed[rows], scores.p_other[rows])
+        found.append(YearMetrics(year, measure(truth.accept[rows], of_year)))
+    return tuple(found)
 
 
 def _write(

@@ -73,8 +73,9 @@ def load_predictions(
     Args:
         run: the run directory.
         only: a selection such as `0-6,accept_*`; without it all conditions.
-        externals: (name, file) of further predictions, Parquet, JSON Lines or a JSON array with the columns of
-            `wlsweep.run.columns.PREDICTION` (at least `row_id` and `p_accept` or both log-probabilities).
+        externals: (name, file) of further predictions: CSV, Parquet, Arrow, JSON Lines or a JSON array (gzip and zstd,
+            too), told apart by content, with the columns of `wlsweep.run.columns.PREDICTION` (at least `row_id` and
+            `p_accept` or both log-probabilities).
 
     Raises:
         WlsweepError: if the data stage is not done or damaged, or external predictions do not fit the test set, listing
@@ -110,13 +111,8 @@ def load_predictions(
 
 
 def _read_external(path: Path, truth: Truth) -> tuple[Scores | None, list[str]]:
-    """Predictions in the truth's order, or every way in which they do not fit.
-
-    Args:
-        path: CSV, Parquet, Arrow, JSON Lines or a JSON array (gzip and zstd, too), told apart by content. `parsed` may be
-            a label in any case, or a whole answer.
-        truth: of the run.
-    """
+    """Predictions in the truth's order, or every way in which they do not fit; `parsed` may be a label in any case, or a
+    whole answer."""
     rows: list[JsonObject] = []
     problems: list[str] = []
     try:

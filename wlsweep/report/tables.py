@@ -25,15 +25,12 @@ def tables(report: ReportInput) -> Section:
     blocks: list[Block] = [_conditions(report)]
     if report.analysis.comparisons:
         blocks.append(_differences(report))
-    if differing := [r for r in (*report.done, *report.externals) if _text_differs(r)]:
+    everyone = (*report.done, *report.externals)
+    if differing := [r for r in everyone if r.metrics and (r.metrics.unknown or r.metrics.text_differs)]:
         blocks.append(_readings(differing, report.words))
     if report.analysis.seeds:
         blocks.append(_seeds(report))
     return Section("tables", "Tables", [], blocks)
-
-
-def _text_differs(r: ModelResult) -> bool:
-    return r.metrics is not None and bool(r.metrics.unknown or r.metrics.text_differs)
 
 
 def _who(r: ModelResult, words: Words) -> list[Cell]:

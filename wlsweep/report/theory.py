@@ -39,10 +39,7 @@ def forecast_section(report: ReportInput) -> Section:
     ]
     if untested := [t.name for t in compared if t.seeds > 1 and t.p is None]:
         paragraphs.append(f"Not tested, because their seeds share a baseline: {', '.join(untested)}.")
-    if better:
-        paragraphs.append("Better: " + ", ".join(better) + ".")
-    if worse:
-        paragraphs.append("Worse: " + ", ".join(worse) + ".")
+    paragraphs += [f"{word}: {', '.join(names)}." for word, names in (("Better", better), ("Worse", worse)) if names]
     foreseen = [t for t in report.reached if t.inside is not None and t.forecast is not None]
     if foreseen:
         slope = analysis.slope

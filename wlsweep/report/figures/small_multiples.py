@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import exp, log
 
 from wlsweep.analysis.evaluation_records import MetricName, ModelResult
 from wlsweep.report.figures.gamma import family
@@ -115,8 +116,6 @@ def reliability(report: ReportInput, caption: str) -> Figure:
 
 
 def _shifted(p: float, by: float) -> float:
-    from math import exp, log
-
     return 1 / (1 + exp(-(log(p / (1 - p)) + by)))
 
 

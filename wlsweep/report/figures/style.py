@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import ceil, floor, log2, log10
 from textwrap import wrap
 from typing import Any
 
@@ -100,8 +101,6 @@ def upright(title: str, most: int = 22) -> str:
 
 def gamma_axis(gammas: list[float]) -> Axis:
     """A log2 axis that names the gammas of the sweep, or powers of two where it has too many."""
-    from math import ceil, floor, log2, log10
-
     ticks = sorted(set(gammas))
     if len(ticks) > 9:
         ticks = [2.0**i for i in range(floor(log2(ticks[0])), ceil(log2(ticks[-1])) + 1)]
