@@ -43,14 +43,14 @@ class Bounds(NamedTuple):
     intercept: float
     rates: int
     """Conditions of 19 whose accept rate lies in the binomial interval of the expected one; in proportion for others."""
-    ece: float
 
 
 CLUSTERS = 3
 """Fewest mixes from which a random effect of the mix can be estimated."""
-STRICT = Bounds(0.05, 0.05, 17, 0.03)
-DEMO = Bounds(0.12, 0.1, 12, 0.05)
-"""Of the demo, whose 4,000 rows move the strongest conditions by 0.9 of theory."""
+STRICT = Bounds(0.05, 0.05, 17)
+DEMO = Bounds(0.1, 0.1, 15)
+"""Of one seed of the demo. Over six seeds its slope is 0.97 and its intercept 0.00 with standard deviations of 0.04 each, so
+the mean of six meets the strict bounds and one seed in three does not."""
 
 
 def log_odds(run: RunDir, name: str) -> pd.Series:
@@ -70,6 +70,12 @@ def ece(p: np.ndarray, y: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error of P(Accept) in equal-width bins."""
     index = np.minimum((p * bins).astype(int), bins - 1)
     return sum(abs(p[index == b].mean() - y[index == b].mean()) * (index == b).mean() for b in np.unique(index))
+
+
+def ece_by_chance(p: np.ndarray, draws: int = 1000) -> float:
+    """The ECE that the true P(Accept) stay below in 95 % of draws of so many labels: papers are few in each bin."""
+    drawn = np.random.default_rng(0).random((draws, len(p))) < p
+    return float(np.quantile([ece(p, y) for y in drawn], 0.95))
 
 
 def regression(
@@ -131,13 +137,18 @@ def judge(run: RunDir, bounds: Bounds) -> tuple[list[Check], pd.DataFrame]:
     (intercept, slope), interval = regression(shifted["expected"].to_numpy(), shifted["observed"].to_numpy(), by_mix)
     b_slope = np.polyfit(true, base, 1)[0]
     correlation = np.corrcoef(true, base)[0, 1]
-    calibration = ece(expit(base.to_numpy()), y)
+    calibration, by_chance = ece(expit(base.to_numpy()), y), ece_by_chance(expit(true))
     rates_asked = math.ceil(bounds.rates / 19 * len(table))
     checks = [
         Check("conditions predicted", f"{len(names)} of {len(declared)}", "all", names == declared),
         Check("baseline log-odds on true log-odds, slope", f"{b_slope:.3f}", "1 +- 0.1", abs(b_slope - 1) <= 0.1),
         Check("baseline log-odds and true log-odds, correlation", f"{correlation:.3f}", "> 0.95", correlation > 0.95),
-        Check("baseline calibration error (ECE)", f"{calibration:.3f}", f"< {bounds.ece}", calibration < bounds.ece),
+        Check(
+            "baseline calibration error (ECE)",
+            f"{calibration:.3f}",
+            f"< {by_chance:.3f}, of the truth in 95 % of draws",
+            calibration < by_chance,
+        ),
         Check(
             "observed on expected shift, slope",
             f"{slope:.3f} ({interval[1][0]:.3f} to {interval[1][1]:.3f})",

@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 
-from bench.oracle import STRICT, expected_shift, judge, regression
+from bench.oracle import STRICT, ece, ece_by_chance, expected_shift, judge, regression
 from tests.made_run import THE_19, make_run, write_predictions
 from wlsweep.run.layout import read_json
 from wlsweep.spec.condition import parse_name
@@ -64,3 +65,11 @@ def test_what_all_conditions_learnt_of_their_papers_is_one_error_and_not_ninetee
     assert rates_inside(tmp_path / "a", lambda true: true + 0.3 * ((true > 1.5) & (true < 3))) == (19, True)
     assert rates_inside(tmp_path / "b", lambda true: true + 0.3) == (18, True), "the baseline's own rate is the truth's"
     assert rates_inside(tmp_path / "c", lambda true: true, gamma_works=False)[1] is False
+
+
+def test_true_probabilities_exceed_the_calibration_error_of_chance_in_5_of_100_draws_and_bent_ones_in_most():
+    rng = np.random.default_rng(1)
+    true = rng.normal(0, 2, 1000)
+    bound, labels = ece_by_chance(expit(true)), rng.random((400, 1000)) < expit(true)
+    assert np.mean([ece(expit(true), y) > bound for y in labels]) == pytest.approx(0.05, abs=0.03)
+    assert np.mean([ece(expit(1.6 * true), y) > bound for y in labels]) > 0.8

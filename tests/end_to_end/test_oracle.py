@@ -12,7 +12,7 @@ from wlsweep.run.layout import RunDir
 from wlsweep.spec.config import load_sweep
 
 pytestmark = pytest.mark.slow
-FEW_ROWS = Bounds(0.15, 0.2, 10, 0.05)
+FEW_ROWS = Bounds(0.15, 0.2, 10)
 GRID = """
 [[grid]]
 proportion = ["1/2"]
