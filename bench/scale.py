@@ -377,7 +377,7 @@ def look(folder: str) -> None:
     import threading
     from unittest.mock import Mock
 
-    from wlsweep.predict.stage import ModelWait
+    from wlsweep.predict.waiting import ModelWait
     from wlsweep.run.status import RunStatus
     from wlsweep.run.status_table import status_table
     from wlsweep.track.clients import CLIENTS

@@ -8,7 +8,7 @@ import pytest
 from tests.made_run import make_run
 from wlsweep.orchestrate.capacity import Capacity
 from wlsweep.orchestrate.predicting import OverlappedPrediction
-from wlsweep.predict import stage
+from wlsweep.predict import waiting
 from wlsweep.run.lease import hold
 
 A, B, C = "a", "b", "c"
@@ -56,12 +56,12 @@ def test_a_group_that_goes_home_before_second_stages_begin_leaves_its_room_to_th
 def test_an_engine_waits_for_what_is_trained_and_an_early_one_for_what_comes_later(
     tmp_path, monkeypatch, late, held, waits
 ):
-    monkeypatch.setattr(stage, "POLL_S", 0.01)
-    monkeypatch.setattr(stage, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(waiting, "POLL_S", 0.01)
+    monkeypatch.setattr(waiting, "PATIENCE_S", 0.05)
     run, training = make_run(tmp_path, [NAME, OTHER], n=20), tmp_path / "training"
     run.trained(NAME).unlink()
     training.touch()
-    thread = threading.Thread(target=stage.ModelWait(str(run.root), [NAME, OTHER], training, late), args=(NAME,))
+    thread = threading.Thread(target=waiting.ModelWait(str(run.root), [NAME, OTHER], training, late), args=(NAME,))
     with hold(run.lease(held), "a group") if held else nullcontext(True) as mine:
         assert mine
         thread.start()
