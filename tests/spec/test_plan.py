@@ -50,6 +50,12 @@ def test_the_storage_of_a_sweep_counts_two_checkpoints_while_one_replaces_the_ot
     assert storage["peak"] == round(15.23 + 2 * 91.39 + 15.23, 2)
 
 
+def test_the_storage_of_small_adapters_is_not_said_to_be_nothing(capsys):
+    plan_text(make_plan(load_sweep("demo_lora")))
+    said = capsys.readouterr().out
+    assert "storage: 136 kB of models (keep_models all/best/none: 136 kB / 7.17 kB / 0 bytes), 21.5 kB a resume" in said
+
+
 def test_a_wrong_command_line_is_one_clear_error():
     command = [sys.executable, "-m", "wlsweep", "plan", "search_spaces/demo.toml", "--only", "nothing_*"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -81,7 +87,7 @@ def test_the_plan_says_how_often_trainings_are_validated_and_what_that_adds(caps
 
 
 def test_too_small_a_share_for_validation_is_one_error_of_the_plan_and_off_is_no_word_of_it():
-    with pytest.raises(WlsweepError, match=r"data\.validation_share = 0\.001 of 2,000 accepts"):
+    with pytest.raises(WlsweepError, match=r"data\.validation_share = 0\.001 of 4,000 accepts"):
         make_plan(load_sweep("demo", settings=["data.validation_share=0.001"]))
     assert "validation" not in make_plan(load_sweep("demo"))
 

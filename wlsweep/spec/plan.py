@@ -192,7 +192,12 @@ def _cost(
             "peak": round(peak / 1e9, 2),
             "in_training": groups,
         },
-        "storage_bytes": {"models_kept": kept[sweep.keep_models], "peak": peak},
+        "storage_bytes": {
+            "models_kept": kept[sweep.keep_models],
+            "by_keep_models": kept,
+            "resume_checkpoint_each": checkpoint,
+            "peak": peak,
+        },
         "by_finetuning": {
             f"lora{rank}" if rank else "full": {
                 "conditions": sum(c.lora == rank for c in chosen),
@@ -259,17 +264,18 @@ def plan_text(plan: dict[str, Any]) -> None:
     )
     console.print(f"a condition needs {need['workers']} workers: {need['gpus']} GPUs, {need['cpus']} CPUs")
     if "parameters" in plan:
-        m, s = plan["memory_gib_per_worker"], plan["storage_gb"]
+        m, s = plan["memory_gib_per_worker"], plan["storage_bytes"]
         console.print(
             f"model: {plan['parameters']:,} parameters; memory a worker about {m['total']:.1f} GiB ("
             + ", ".join(f"{k.replace('_', ' ')} {v:.1f}" for k, v in m.items() if k != "total" and v)
             + ")"
         )
+        by_kind, each = map(size_text, s["by_keep_models"].values()), size_text(s["resume_checkpoint_each"])
         console.print(
-            f"storage: {s['models_kept']:g} GB of models (keep_models all/best/none: "
-            f"{'/'.join(f'{v:g}' for v in s['by_keep_models'].values())}), {s['resume_checkpoint_each']:g} GB a resume "
-            f"checkpoint, twice that while one replaces another; at most {s['peak']:g} GB with "
-            f"{count(s['in_training'], 'condition')} in training"
+            f"storage: {size_text(s['models_kept'])} of models (keep_models all/best/none: "
+            f"{' / '.join(by_kind)}), {each} a resume checkpoint, twice that while one replaces another; at most "
+            f"{size_text(s['peak'])} with "
+            f"{count(plan['storage_gb']['in_training'], 'condition')} in training"
         )
         for kind, k in plan["by_finetuning"].items():
             sizes = f"{size_text(k['model_bytes'])} each, a resume checkpoint {size_text(k['resume_checkpoint_bytes'])}"
