@@ -19,7 +19,7 @@ from wlsweep.spec.config import Sweep, load_sweep
 FROZEN = {
     # fingerprint, SHA-256 of the names in order, SHA-256 of all records: what runs that exist were made under
     "abstracts": ("2b03cdeea908bf5f", "49ef46a6fbd55f07", "557e5fc24f5865cf"),
-    "demo": ("df713de878733ac0", "49ef46a6fbd55f07", "557e5fc24f5865cf"),
+    "demo": ("346e885e6412ab1e", "49ef46a6fbd55f07", "557e5fc24f5865cf"),
     "evidence": ("aaf54b0575d872e2", "49ef46a6fbd55f07", "557e5fc24f5865cf"),
     "extended": ("3b21c046ae402984", "657a74a564a59a02", "11eb00ffa56c00bd"),
     "full36": ("3b21c046ae402984", "1dc58e9dd010e550", "ae157031c7f610a0"),

@@ -38,8 +38,8 @@ def test_all_errors_are_reported_at_once_with_their_place(tmp_path):
 
 def test_a_global_batch_that_cannot_be_cut_is_refused(tmp_path):
     bad = tmp_path / "bad.toml"
-    bad.write_text(Path("search_spaces/demo.toml").read_text().replace("global_batch = 32", "global_batch = 31"))
-    with pytest.raises(WlsweepError, match="global_batch 31 is no multiple of workers 2 x micro_batch 16"):
+    bad.write_text(Path("search_spaces/demo.toml").read_text().replace("global_batch = 64", "global_batch = 63"))
+    with pytest.raises(WlsweepError, match="global_batch 63 is no multiple of workers 2 x micro_batch 32"):
         load_sweep(bad)
 
 
@@ -53,7 +53,7 @@ def test_what_does_not_change_results_does_not_change_the_fingerprint(tmp_path):
         path.write_text(text.replace(old, new))
         return load_sweep(path).fingerprint()
 
-    assert changed("micro_batch = 16", "micro_batch = 8") == first
+    assert changed("micro_batch = 32", "micro_batch = 8") == first
     assert changed("workers = 2", "workers = 1") == first
     assert changed("lr = 1.0e-3", "lr = 2.0e-3") != first
     assert changed("cutoff = 256", "cutoff = 255") != first
