@@ -27,7 +27,7 @@ import torch
 
 from bench.papers import papers, paragraphs, write_array
 from bench.qwen_like import build
-from bench.results import BENCH, WLSWEEP, publish, timed
+from bench.results import BENCH, WLSWEEP, empty_folder, publish, timed
 from wlsweep.run.layout import RunDir, read_json
 from wlsweep.self_check import torchrun as one_rank
 from wlsweep.spec.architecture import Architecture, architecture
@@ -132,7 +132,7 @@ def prepare(
     text = SPACE.format(model=folder / "base", **kinds)
     there = not fresh and run.data_json.is_file() and space.is_file() and space.read_text() == text
     if not there:
-        fresh(folder)
+        empty_folder(folder)
         space.write_text(text)
     sweep = load_sweep(space)
     a = fitting(shape, sweep)

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.results import BENCH, WLSWEEP, fresh, publish, small_space, timed
+from bench.results import BENCH, WLSWEEP, empty_folder, publish, small_space, timed
 from wlsweep.run.layout import RunDir, read_json
 from wlsweep.spec.config import load_sweep
 
@@ -95,7 +95,7 @@ def quarters(ended: list[float], steps: list[float]) -> dict[str, float]:
 
 def run_case(case: Case) -> dict[str, object]:
     """Run a case from nothing and read off what it left."""
-    folder = fresh(WORK / case.label.replace(" ", "-"))
+    folder = empty_folder(WORK / case.label.replace(" ", "-"))
     space = small_space(folder, "growth", case.conditions, SPACE.format(test=case.rows // 4, **case._asdict()))
     run = RunDir(folder / "run")
     stage = "predict" if case.real else "train"

@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 
 from bench.papers import papers, write_array
-from bench.results import BENCH, WLSWEEP, fresh, publish, timed
+from bench.results import BENCH, WLSWEEP, empty_folder, publish, timed
 from bench.smollm2 import FOLDER
 from wlsweep.data.export import NAME, dataset_name
 from wlsweep.run.layout import RunDir, read_json, write_json
@@ -60,7 +60,7 @@ def prepare(work: Path, data: Path | None, limit: list[str], precision: str, rea
     """Make the search space, the base model, the rows and the exported mixes; nothing of it is timed."""
     from wlsweep.train.tiny_base import ensure_tiny_base
 
-    space = fresh(work) / SPACE.name
+    space = empty_folder(work) / SPACE.name
     text = SHIPPED.read_text().replace(str(WORK), str(work))
     if precision == "fp32":
         text = text.replace('dtype = "bf16"', 'dtype = "fp32"').replace('dtype = "bfloat16"', 'dtype = "float32"')

@@ -39,7 +39,7 @@ def publish(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequen
     console.print(f"JSON: {to}\n", highlight=False)
 
 
-def fresh(folder: Path) -> Path:
+def empty_folder(folder: Path) -> Path:
     """The folder, made empty."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -41,7 +41,7 @@ import pandas as pd
 from rich.console import Console
 
 from bench.analysis import STAGES, names, on_run
-from bench.results import BENCH, WLSWEEP, fresh, measured, publish, small_space
+from bench.results import BENCH, WLSWEEP, empty_folder, measured, publish, small_space
 from bench.syscalls import MARK, Asked, attached, family, mark, read, threads, traced
 from tests.made_run import make_run
 from tests.orchestrate.fakes import FakeStages, write_data, write_trained
@@ -228,7 +228,7 @@ def keep_busy(root: str, ranks: int, seconds: float) -> None:
 
 def parts_part(groups: int, ranks: int, seconds: float) -> None:
     """Count what the parts of a group ask that go on while it trains."""
-    _, every = traced_call(fresh(WORK / "parts"), keep_busy, ranks, seconds)
+    _, every = traced_call(empty_folder(WORK / "parts"), keep_busy, ranks, seconds)
     asked, length = between(every, "begin", "end")
     a_minute = {k: 60 * n / length for k, n in by_kind(asked).items()}
     later = [o for o in asked if o.at > asked[-1].at - length / 2]
@@ -256,7 +256,7 @@ def parts_part(groups: int, ranks: int, seconds: float) -> None:
 
 def driver_part(conditions: int, groups: int, idle_s: float) -> None:
     """Count what a driver asks over 1,000 conditions, and while it waits."""
-    folder = fresh(WORK / "driver")
+    folder = empty_folder(WORK / "driver")
     printed, all_asked = traced_call(folder, play, conditions, groups, idle_s)
     said, asked = json.loads(printed), list(shown(all_asked))
     idle, seconds = between(asked, "idle", "busy")
@@ -325,7 +325,7 @@ def trained_all(run: RunDir) -> None:
 
 def watch_group(root: Path, conditions: int, epochs: int, until: Callable[[RunDir], None]) -> tuple[list[Asked], float]:
     """Train conditions, and return what is asked from the first's first logged step, or its end, until some time."""
-    run, folder = RunDir(fresh(root).resolve()), root.parent  # which keeps the base model
+    run, folder = RunDir(empty_folder(root).resolve()), root.parent  # which keeps the base model
     toml = small_space(folder, "scale", 4 * conditions, SPACE.format(epochs=epochs))
     command = [*WLSWEEP, "run", str(toml), "--out", str(run.root), "--only", "*_prop1_2*", "--stage", "train"]
     begun = "conditions/*/metrics.jsonl" if conditions == 1 else "conditions/*/trained.json"
@@ -350,7 +350,7 @@ def watch_group(root: Path, conditions: int, epochs: int, until: Callable[[RunDi
 
 def readers_part(conditions: int) -> None:
     """Count what each look of those who read a run directory asks."""
-    folder = fresh(WORK / "readers")
+    folder = empty_folder(WORK / "readers")
     make_run(folder / "run", names(conditions), n=20, steps=4)
     _, asked = traced_call(folder, look)
     found: dict[str, Any] = {}
@@ -408,7 +408,7 @@ def look(folder: str) -> None:
 
 def page_part(conditions: int) -> None:
     """CPU seconds of evaluation and page, and the page's size."""
-    run = make_run(fresh(WORK / "page") / "run", names(conditions), n=2_024)
+    run = make_run(empty_folder(WORK / "page") / "run", names(conditions), n=2_024)
     found: dict[str, Any] = {}
     for stage in ("evaluate", "page"):
         _, found[f"{stage}_cpu_s"], found[f"{stage}_mib"] = measured(on_run(STAGES[stage], run.root))

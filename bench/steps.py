@@ -31,7 +31,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
 from bench.papers import papers, write_array
-from bench.results import BENCH, WLSWEEP, fresh, timed
+from bench.results import BENCH, WLSWEEP, empty_folder, timed
 from bench.smollm2 import FOLDER
 from wlsweep.data.load import load_mix
 from wlsweep.run.layout import existing_run, read_json
@@ -141,7 +141,7 @@ def prepare_smollm2() -> None:
     """
     if not FOLDER.is_dir():
         raise SystemExit(f"{FOLDER} is missing: make smollm2")
-    run = fresh(BENCH / "smollm2")
+    run = empty_folder(BENCH / "smollm2")
     write_array(run / "rows.json", papers(60, 30, characters=700, spread=0.4))
     changed = {
         "data.cutoff": 512,
