@@ -54,8 +54,8 @@ def names(space):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(space, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+def undisturbed(space, together):
+    out = together / "lora"
     finish(start(out, space=space))
     return RunDir(out)
 
@@ -93,7 +93,7 @@ def test_a_second_stage_starts_from_the_first_stages_adapter(undisturbed):
 
 def test_a_lora_sweep_that_is_killed_and_gone_on_with_ends_with_the_same_bits(undisturbed, space, names):
     """The driver is killed in the first of two adapters that are left; the other starts from a first stage that is there."""
-    out = undisturbed.root.parent / "killed"
+    out = undisturbed.root.with_name("lora-killed")
     shutil.copytree(undisturbed.root, out)
     run, left = RunDir(out), (PLAIN, TWO_STAGE)
     for name in left:
